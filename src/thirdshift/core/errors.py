@@ -1,0 +1,228 @@
+"""Every error a caller can meet, as one tree.
+
+Each constructor takes facts and forms the message: what happened, to what, and what to do. ::
+
+    ThirdshiftError
+    ├── UsageError                 the call itself is wrong; nothing was written
+    │   ├── NotImportable          the function cannot be found again by another process
+    │   ├── NotSerialisable        an argument or a result is not data
+    │   ├── PayloadTooLarge        an argument or a result is larger than the limit
+    │   └── NotSupported           this engine does not keep that promise (yet)
+    ├── QueueFull                  the queue holds as many tasks as it may
+    ├── TaskNotFound               no task has this id
+    ├── TaskFailed                 the task ended without a result
+    ├── WaitTimeout                the task was not finished in time; it goes on
+    ├── StoreError                 the file that holds the tasks cannot be used
+    │   ├── StoreBusy              somebody else holds the write lock
+    │   ├── StoreFull              the disk is full
+    │   ├── StoreReadOnly          the file or its folder cannot be written
+    │   ├── StoreDamaged           the file is not a sound database
+    │   ├── StoreTooNew            a newer version wrote the file
+    │   ├── StoreOnNetwork         the file lies on a network file system
+    │   └── OutcomeUnknown         a commit failed so that nobody knows whether it is on disk
+    ├── ConfigurationError         a configuration file or variable is wrong
+    ├── AlreadyRunning             another process holds the instance lock
+    ├── DiskTooFull                less space is free than the guard demands
+    └── DamagedDirectory           a checkpoint or snapshot does not match its manifest
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+class ThirdshiftError(Exception):
+    """Base of all errors that Thirdshift raises on purpose."""
+
+
+class UsageError(ThirdshiftError):
+    """The call is wrong; nothing was written."""
+
+
+class NotImportable(UsageError):
+    """The function cannot be found again by name, so no worker could run it."""
+
+    def __init__(self, what: str, why: str, instead: str) -> None:
+        super().__init__(f"{what} cannot be a task function: {why}. {instead}")
+
+
+class NotSerialisable(UsageError):
+    """A value is not data that can be stored and read back."""
+
+    def __init__(self, where: str, value: object, why: str = "") -> None:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        reason = f" ({why})" if why else ""
+        super().__init__(
+            f"{where} is a {kind}, which cannot be stored{reason}. Use JSON-like data, datetime, date, timedelta, "
+            "UUID, Decimal, Enum, Path, bytes, tuple, set, a dataclass, or a msgspec or pydantic model."
+        )
+
+
+class PayloadTooLarge(UsageError):
+    """A value is larger than a task may carry."""
+
+    def __init__(self, where: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"{where} takes {size_bytes:,} bytes; the limit is {limit_bytes:,}. "
+            "Store it in a file or table and pass its path or key."
+        )
+
+
+class NotSupported(UsageError):
+    """This engine does not keep that promise."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(f"{what} is not supported here. {instead}")
+
+
+class QueueFull(ThirdshiftError):
+    """The queue holds as many unfinished tasks as ``queue_size`` allows."""
+
+    def __init__(self, queue_size: int, waited_s: float) -> None:
+        waited = f" after waiting {waited_s:g} s" if waited_s else ""
+        super().__init__(
+            f"{queue_size} tasks are queued and queue_size is {queue_size}{waited}; nothing was submitted. "
+            "Submit later, wait for room, or raise queue_size."
+        )
+        self.queue_size = queue_size
+
+
+class TaskNotFound(ThirdshiftError):
+    """No task has this id."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"no task has the id {task_id!r}; it was never submitted here, or it was pruned")
+        self.task_id = task_id
+
+
+class TaskFailed(ThirdshiftError):
+    """The task ended without a result: it failed for good or was cancelled.
+
+    ``type``, ``message`` and ``traceback`` are what the last attempt recorded. The original exception class is
+    never raised: it may not exist in this process.
+    """
+
+    def __init__(self, task_id: str, type: str, message: str, traceback: str | None) -> None:  # noqa: A002
+        super().__init__(f"task {task_id}: {type}: {message}")
+        self.task_id = task_id
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+
+
+class WaitTimeout(ThirdshiftError, TimeoutError):
+    """The task was not finished in time. The task itself goes on."""
+
+    def __init__(self, task_id: str, waited_s: float, status: str) -> None:
+        super().__init__(
+            f"task {task_id} is still {status} after {waited_s:g} s; it goes on, wait again for its result"
+        )
+        self.task_id = task_id
+
+
+class StoreError(ThirdshiftError):
+    """The file that holds the tasks cannot be used as asked."""
+
+
+class StoreBusy(StoreError):
+    """Somebody else holds the write lock of the file."""
+
+    def __init__(self, path: str, waited_s: float) -> None:
+        super().__init__(
+            f"{path} has been locked by another connection for {waited_s:g} s; nothing was written. Look for a program "
+            "that holds a transaction open on it (a shell, a database browser, a backup) and end that transaction."
+        )
+
+
+class StoreFull(StoreError):
+    """The disk is full."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the disk that holds {path} is full; nothing was written. Free some space and try again.")
+
+
+class StoreReadOnly(StoreError):
+    """The file or its folder cannot be written."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} cannot be written. The file and its folder must be writable by this user "
+            "(ls -ld shows the permissions; a read-only mount refuses too)."
+        )
+
+
+class StoreDamaged(StoreError):
+    """The file is not a sound database."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"{path} is not a sound Thirdshift database: {why}. It was left as it is. Move it and its -wal file aside "
+            "together, and restore a backup or start with a new file."
+        )
+
+
+class StoreTooNew(StoreError):
+    """A newer version of Thirdshift wrote the file."""
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(
+            f"{path} has schema version {found}; this version of Thirdshift knows {known}. "
+            "Upgrade Thirdshift, or use another database file."
+        )
+
+
+class StoreOnNetwork(StoreError):
+    """The file lies on a network file system, where SQLite's locks cannot be trusted."""
+
+    def __init__(self, path: str, file_system: str) -> None:
+        super().__init__(
+            f"{path} lies on {file_system}, a network file system: locks there cannot be trusted and tasks would be "
+            "lost. Put the database on a local disk."
+        )
+
+
+class OutcomeUnknown(StoreError):
+    """A commit failed after its writes had begun, so nobody knows whether they are on disk."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"committing to {path} failed ({why}); whether the write is on disk is unknown. The engine has stopped. "
+            "Check the disk, restart, and submit again with the same id: that never makes a second task."
+        )
+
+
+class ConfigurationError(ThirdshiftError):
+    """One or more values of the configuration are wrong; all problems are listed."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class AlreadyRunning(ThirdshiftError):
+    """Another process holds the instance lock."""
+
+    def __init__(self, what: str, lock_path: Path, pid: int | None) -> None:
+        owner = f" (process {pid})" if pid else ""
+        super().__init__(
+            f"{what} is already running{owner}; it holds {lock_path}. Stop it first, or use another workspace."
+        )
+        self.pid = pid
+
+
+class DiskTooFull(ThirdshiftError):
+    """Less space is free than the guard demands."""
+
+    def __init__(self, path: Path, free_gb: float, needed_gb: float) -> None:
+        super().__init__(
+            f"{free_gb:.2f} GB are free on the disk of {path}, {needed_gb:g} GB are demanded. Free some space, "
+            "or lower disk.min_free_gb in the configuration."
+        )
+
+
+class DamagedDirectory(ThirdshiftError):
+    """A checkpoint or snapshot does not match its manifest."""
+
+    def __init__(self, directory: Path, problems: Iterable[str]) -> None:
+        self.directory = directory
+        self.problems = tuple(problems)
+        super().__init__(f"{directory} is damaged: {'; '.join(self.problems)}")

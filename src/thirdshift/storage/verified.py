@@ -1,0 +1,169 @@
+"""Directories that exist only when whole: the one mechanism under checkpoints and snapshots.
+
+A verified directory is filled under a temporary name, every file is hashed (BLAKE3) and fsynced, ``manifest.json`` is
+written last, and only then is the directory renamed to its real name. Whoever sees the name may trust that the writer
+came to the end; whoever needs to know that the disk kept the bytes calls :func:`verify`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from thirdshift.core.errors import DamagedDirectory
+from thirdshift.host.files import sync_directory, sync_file, write_atomically
+
+MANIFEST_NAME = "manifest.json"
+_TEMPORARY_MARK = ".tmp-"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """One file of a verified directory: its path inside it, its size and its BLAKE3 hash in hex."""
+
+    path: str
+    size_bytes: int
+    blake3: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a verified directory holds, and what its writer wants known about it (``facts``, plain JSON)."""
+
+    files: tuple[FileEntry, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files together, the manifest itself not counted."""
+        return sum(entry.size_bytes for entry in self.files)
+
+
+def publish(target: Path, fill: Callable[[Path], None], *, facts: Mapping[str, Any] | None = None) -> Manifest:
+    """Make *target* appear as one step, with what *fill* writes into the folder it is given.
+
+    Raises :class:`FileExistsError` when *target* exists. A crash or an exception leaves nothing under the name
+    *target*; what it leaves under a temporary name is removed by :func:`sweep_temporaries`.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} exists; a verified directory is never overwritten")
+    temporary = target.with_name(f"{target.name}{_TEMPORARY_MARK}{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True, mode=0o700)
+    try:
+        fill(temporary)
+        manifest = Manifest(files=_entries(temporary), facts=dict(facts or {}))
+        for entry in manifest.files:
+            sync_file(temporary / entry.path)
+        for folder in sorted({(temporary / entry.path).parent for entry in manifest.files}):
+            sync_directory(folder)
+        write_atomically(temporary / MANIFEST_NAME, _encode(manifest))
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(target.parent)
+    return manifest
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return the manifest of *directory*; raises :class:`DamagedDirectory` when there is none that can be read."""
+    try:
+        document = json.loads((directory / MANIFEST_NAME).read_bytes())
+        files = tuple(FileEntry(**entry) for entry in document["files"])
+        return Manifest(files=files, facts=document["facts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedDirectory(directory, [f"{MANIFEST_NAME} cannot be read ({error})"]) from error
+
+
+def verify(directory: Path) -> Manifest:
+    """Read every byte of *directory* and compare it with its manifest.
+
+    Raises :class:`DamagedDirectory` naming every file that is missing, has another size or another hash, or does not
+    belong there.
+    """
+    manifest = read_manifest(directory)
+    problems = [problem for entry in manifest.files if (problem := _problem(directory, entry))]
+    expected = {entry.path for entry in manifest.files}
+    problems += [f"{path} is not in the manifest" for path in _paths(directory) if path not in expected]
+    if problems:
+        raise DamagedDirectory(directory, problems)
+    return manifest
+
+
+def copy_verified(source: Path, target: Path, *, facts: Mapping[str, Any] | None = None) -> Manifest:
+    """Publish a copy of the verified directory *source* at *target*, then verify the copy by reading it back.
+
+    *facts* are added to those of the source. When the copy does not verify it is removed and
+    :class:`DamagedDirectory` is raised.
+    """
+    origin = read_manifest(source)
+
+    def fill(folder: Path) -> None:
+        for entry in origin.files:
+            copy = folder / entry.path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / entry.path, copy)
+            if problem := _problem(folder, entry):
+                raise DamagedDirectory(source, [f"copying it: {problem}"])
+
+    publish(target, fill, facts={**origin.facts, **(facts or {})})
+    try:
+        return verify(target)
+    except DamagedDirectory:
+        shutil.rmtree(target)
+        raise
+
+
+def sweep_temporaries(parent: Path) -> list[Path]:
+    """Remove what interrupted writers left in *parent*; returns what was removed.
+
+    Only call it while no writer of *parent* can be at work.
+    """
+    left = sorted(path for path in parent.glob(f"*{_TEMPORARY_MARK}*") if path.is_dir())
+    for path in left:
+        shutil.rmtree(path)
+    return left
+
+
+def hash_file(path: Path) -> str:
+    """Return the BLAKE3 hash of *path* in hex."""
+    hasher = blake3()
+    hasher.update_mmap(path)
+    return hasher.hexdigest()
+
+
+def _paths(directory: Path) -> list[str]:
+    found = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
+    return sorted(path for path in found if path != MANIFEST_NAME)
+
+
+def _entries(directory: Path) -> tuple[FileEntry, ...]:
+    return tuple(
+        FileEntry(path=path, size_bytes=(directory / path).stat().st_size, blake3=hash_file(directory / path))
+        for path in _paths(directory)
+    )
+
+
+def _problem(directory: Path, entry: FileEntry) -> str | None:
+    path = directory / entry.path
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        return f"{entry.path} cannot be read ({error.strerror})"
+    if size_bytes != entry.size_bytes:
+        return f"{entry.path} has {size_bytes:,} bytes instead of {entry.size_bytes:,}"
+    if hash_file(path) != entry.blake3:
+        return f"{entry.path} has other bytes than were written (BLAKE3 differs)"
+    return None
+
+
+def _encode(manifest: Manifest) -> bytes:
+    document = {"format": _FORMAT, "facts": dict(manifest.facts), "files": [asdict(entry) for entry in manifest.files]}
+    return json.dumps(document, indent=1).encode()
