@@ -1,0 +1,132 @@
+"""Thirdshift: durable background work for Python. The public API; everything is imported when it is first used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thirdshift.core.declare import task
+    from thirdshift.core.errors import (
+        AlreadyRunning,
+        ConfigurationError,
+        NotImportable,
+        NotSerialisable,
+        NotSupported,
+        OutcomeUnknown,
+        PayloadTooLarge,
+        QueueFull,
+        StoreBusy,
+        StoreDamaged,
+        StoreError,
+        StoreFull,
+        StoreOnNetwork,
+        StoreReadOnly,
+        StoreTooNew,
+        TaskFailed,
+        TaskNotFound,
+        ThirdshiftError,
+        UsageError,
+        WaitTimeout,
+    )
+    from thirdshift.core.outcome import Cancel, Retry, Snooze
+    from thirdshift.core.status import TaskPriority, TaskStatus
+    from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, TaskError
+    from thirdshift.manager import (
+        BackgroundTaskManager,
+        TaskHandle,
+        get_task_manager,
+        submit_background_task,
+    )
+    from thirdshift.runtime.context import TaskContext, current_task
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AlreadyRunning": "core.errors",
+    "Attempt": "core.task",
+    "AttemptOutcome": "core.task",
+    "BackgroundTask": "core.task",
+    "BackgroundTaskManager": "manager",
+    "Cancel": "core.outcome",
+    "ConfigurationError": "core.errors",
+    "NotImportable": "core.errors",
+    "NotSerialisable": "core.errors",
+    "NotSupported": "core.errors",
+    "OutcomeUnknown": "core.errors",
+    "PayloadTooLarge": "core.errors",
+    "QueueFull": "core.errors",
+    "Retry": "core.outcome",
+    "Snooze": "core.outcome",
+    "StoreBusy": "core.errors",
+    "StoreDamaged": "core.errors",
+    "StoreError": "core.errors",
+    "StoreFull": "core.errors",
+    "StoreOnNetwork": "core.errors",
+    "StoreReadOnly": "core.errors",
+    "StoreTooNew": "core.errors",
+    "TaskContext": "runtime.context",
+    "TaskError": "core.task",
+    "TaskFailed": "core.errors",
+    "TaskHandle": "manager",
+    "TaskNotFound": "core.errors",
+    "TaskPriority": "core.status",
+    "TaskStatus": "core.status",
+    "ThirdshiftError": "core.errors",
+    "UsageError": "core.errors",
+    "WaitTimeout": "core.errors",
+    "current_task": "runtime.context",
+    "get_task_manager": "manager",
+    "submit_background_task": "manager",
+    "task": "core.declare",
+}
+
+__all__ = [  # sorted, as a test checks; spelled out for tools that read names without importing
+    "AlreadyRunning",
+    "Attempt",
+    "AttemptOutcome",
+    "BackgroundTask",
+    "BackgroundTaskManager",
+    "Cancel",
+    "ConfigurationError",
+    "NotImportable",
+    "NotSerialisable",
+    "NotSupported",
+    "OutcomeUnknown",
+    "PayloadTooLarge",
+    "QueueFull",
+    "Retry",
+    "Snooze",
+    "StoreBusy",
+    "StoreDamaged",
+    "StoreError",
+    "StoreFull",
+    "StoreOnNetwork",
+    "StoreReadOnly",
+    "StoreTooNew",
+    "TaskContext",
+    "TaskError",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskNotFound",
+    "TaskPriority",
+    "TaskStatus",
+    "ThirdshiftError",
+    "UsageError",
+    "WaitTimeout",
+    "current_task",
+    "get_task_manager",
+    "submit_background_task",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

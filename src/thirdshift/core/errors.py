@@ -7,7 +7,9 @@ Each constructor takes facts and forms the message: what happened, to what, and 
     │   ├── NotImportable          the function cannot be found again by another process
     │   ├── NotSerialisable        an argument or a result is not data
     │   ├── PayloadTooLarge        an argument or a result is larger than the limit
-    │   └── NotSupported           this engine does not keep that promise (yet)
+    │   ├── NotSupported           this engine does not keep that promise (yet)
+    │   ├── UnsafePath             a name or a path leads out of the folder it must stay in
+    │   └── FileNotQueued          no file of this name is where the call looks for it
     ├── QueueFull                  the queue holds as many tasks as it may
     ├── TaskNotFound               no task has this id
     ├── TaskFailed                 the task ended without a result
@@ -72,6 +74,22 @@ class NotSupported(UsageError):
 
     def __init__(self, what: str, instead: str) -> None:
         super().__init__(f"{what} is not supported here. {instead}")
+
+
+class UnsafePath(UsageError):
+    """A name or a path leads out of the folder it must stay in."""
+
+    def __init__(self, path: Path | str, why: str) -> None:
+        super().__init__(f"{str(path)!r} is refused: {why}")
+        self.path = path
+
+
+class FileNotQueued(UsageError):
+    """No file of this name is where the call looks for it."""
+
+    def __init__(self, name: str, where: str) -> None:
+        super().__init__(f"no file {name!r} is {where}; `thirdshift train status` shows what is queued")
+        self.name = name
 
 
 class QueueFull(ThirdshiftError):

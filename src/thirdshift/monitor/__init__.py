@@ -1,0 +1,1 @@
+"""What people see of the runtime: it listens to events and reads the store."""

@@ -1,0 +1,85 @@
+"""What a training daemon can be told, declared beside its meaning; reading files is the configuration's affair."""
+
+from dataclasses import dataclass, field
+
+from thirdshift.apps.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiskConfig:
+    """When the disk counts as full; 1 GB is 10^9 bytes."""
+
+    min_free_gb: float = 10
+    """GB under which training and snapshots are refused; 0 never refuses."""
+
+    warn_free_gb: float = 50
+    """GB under which the status warns; 0 never warns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """Puzzles that are made when people drop too little."""
+
+    enabled: bool = True
+    """Whether training data is generated at all."""
+
+    count: int = 1000
+    """Rows of one generated file."""
+
+    levels: tuple[int, ...] = (1, 2, 3)
+    """Levels of difficulty, 1 to 10; each row's is drawn evenly from them."""
+
+    min_queue_size: int = 2
+    """A file is generated when fewer than so many wait."""
+
+    timeout_s: float = 300
+    """Seconds after which a generation is ended."""
+
+    seed: int = 0
+    """Seed of the first generated file; each further file takes the next number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackgroundConfig:
+    """The chores beside the training."""
+
+    enabled: bool = True
+    """False runs the chores in line, as a last resort: the daemon waits for each."""
+
+    max_workers: int = 1
+    """Chores that run at once."""
+
+    snapshot_interval_hours: float = 6
+    """Hours after which a newer checkpoint gets a snapshot, whoever takes the daily one."""
+
+    use_cron_for_retention: bool = True
+    """True leaves retention, daily snapshot and weekly consolidation to the system's timers; False to the daemon."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DaemonConfig:
+    """All settings of a training daemon; every one has a default that suits a single machine."""
+
+    poll_interval_s: float = 0.5
+    """Seconds between two looks at inbox and control folder."""
+
+    settle_s: float = 1.0
+    """Seconds for which a dropped file must not change before it is taken."""
+
+    shutdown_timeout_seconds: float = 30
+    """Seconds that a stop waits for the work in hand before it is ended."""
+
+    max_attempts: int = 3
+    """Times that a failing file is tried in all; a stop, a crash of the daemon or a full disk is no attempt."""
+
+    disk: DiskConfig = field(default_factory=DiskConfig)
+    """When the disk counts as full."""
+
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    """Puzzles that are made when people drop too little."""
+
+    background: BackgroundConfig = field(default_factory=BackgroundConfig)
+    """The chores beside the training."""
+
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    """How a file is trained."""

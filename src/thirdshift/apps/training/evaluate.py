@@ -1,0 +1,125 @@
+"""The examination: questions that were never trained, answered greedily, and right only when letter for letter so."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thirdshift.apps.training.batches import pad_rows
+from thirdshift.apps.training.encoding import EncodedRow, encode_question, encode_row
+from thirdshift.apps.training.job import Evaluation
+from thirdshift.apps.training.loss import summed_loss
+from thirdshift.apps.training.rows import Row, read_rows
+
+
+def examples_from_jsonl(path: Path, limit: int | None = None) -> list[Row]:
+    """Return the first *limit* rows of *path* that ask something; their "level" keys are kept."""
+    return list(islice((row for _, row in read_rows(path) if row.messages), limit))
+
+
+@torch.no_grad()
+def exact_match(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Row],
+    *,
+    batch_size: int = 64,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] = lambda _asked, _of: None,
+) -> Evaluation | None:
+    """Ask *examples* and compare each answer, stripped, with the expected one; None when *should_stop* became true.
+
+    *on_progress* is told (asked, of) after each batch. Raises ``BadRow`` when an answer does not fit the context.
+    """
+    was_training = model.training
+    model.eval()
+    context = int(model.config.max_position_embeddings)
+    encoded = [(row, encode_row(row, tokenizer, context)) for row in examples]
+    encoded.sort(key=lambda pair: len(pair[1].ids))
+    marks: list[tuple[str, bool]] = []
+    loss, tokens = 0.0, 0
+    for start in range(0, len(encoded), batch_size):
+        part = encoded[start : start + batch_size]
+        answers = _answers(model, tokenizer, part, should_stop)
+        if answers is None:
+            return None
+        marks += [(row.level, said == row.answer.strip()) for (row, _), said in zip(part, answers, strict=True)]
+        loss += float(summed_loss(model, pad_rows([(row.ids, row.trained) for _, row in part], _pad_id(tokenizer))))
+        tokens += sum(sum(row.trained) for _, row in part)
+        on_progress(len(marks), len(encoded))
+    model.train(was_training)
+    return Evaluation(
+        asked=len(marks),
+        right=sum(is_right for _, is_right in marks),
+        loss=loss / tokens if tokens else 0.0,
+        by_level=_by_level(marks),
+    )
+
+
+def _answers(
+    model: Any, tokenizer: Any, part: Sequence[tuple[Row, EncodedRow]], should_stop: Callable[[], bool]
+) -> list[str] | None:
+    """Return what the model says to each question, in at most as many tokens as the longest right answer has."""
+    context = int(model.config.max_position_embeddings)
+    longest = max(_answer_length(row) for _, row in part)
+    questions = [encode_question(row.question, tokenizer, context - longest) for row, _ in part]
+    said: list[torch.Tensor] = []
+    is_done = torch.zeros(len(part), dtype=torch.bool)
+    for token in islice(_greedy(model, questions, _pad_id(tokenizer)), longest):
+        if should_stop():
+            return None
+        said.append(token)
+        is_done |= token == tokenizer.eos_token_id
+        if bool(is_done.all()):
+            break
+    return [_text(tokens, tokenizer) for tokens in torch.stack(said, dim=1).tolist()]
+
+
+def _greedy(model: Any, questions: Sequence[list[int]], pad_id: int) -> Iterator[torch.Tensor]:
+    """Yield the most probable next token of each question, of shape ``(batch,)``, for ever; padded on the left."""
+    time = max(map(len, questions))
+    ids = torch.tensor([[pad_id] * (time - len(question)) + question for question in questions])
+    mask = torch.tensor([[0] * (time - len(question)) + [1] * len(question) for question in questions])
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    cache = None
+    while True:
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            logits_to_keep=1,
+            use_cache=True,
+        )
+        token = output.logits[:, -1].argmax(dim=-1)
+        yield token
+        cache, ids, positions = output.past_key_values, token[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+
+
+def _text(tokens: list[int], tokenizer: Any) -> str:
+    """Return the answer up to its end token; one that does not end is not an answer."""
+    if tokenizer.eos_token_id not in tokens:
+        return ""
+    spoken = tokens[: tokens.index(tokenizer.eos_token_id)]
+    return str(tokenizer.decode(spoken, skip_special_tokens=True)).strip()
+
+
+def _answer_length(row: EncodedRow) -> int:
+    """Count the tokens of the last answer: the trained ones at the end."""
+    return next((place for place, trained in enumerate(reversed(row.trained)) if not trained), len(row.trained))
+
+
+def _by_level(marks: Iterable[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
+    levels: dict[str, tuple[int, int]] = {}
+    for level, is_right in sorted(marks):
+        right, asked = levels.get(level, (0, 0))
+        levels[level] = (right + is_right, asked + 1)
+    levels.pop("", None)
+    return levels
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)

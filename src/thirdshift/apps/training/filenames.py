@@ -1,0 +1,48 @@
+"""Names of files that people chose: kept as they are, unless a namesake or the file system forces a change."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from thirdshift.core.errors import UnsafePath
+
+REPORT_SUFFIX = ".report.json"
+"""What is added to a file's name for the report beside it."""
+
+_LIMIT_BYTES = 200  # of the 255 a file system allows; the rest is for -1, .report.json and marks of temporary files
+
+
+def demand_plain_name(name: str) -> str:
+    """Return *name*; raises :class:`UnsafePath` when it is anything but the plain name of one visible file."""
+    if not name or "/" in name or "\0" in name or name.startswith("."):
+        raise UnsafePath(name, "a file is named without any folder, and not with a dot first")
+    if name.endswith(REPORT_SUFFIX):
+        raise UnsafePath(name, f"names ending in {REPORT_SUFFIX} are kept for reports")
+    return name
+
+
+def shortened(name: str) -> str:
+    """*name*, its stem cut where it is too long for what has to be added to it."""
+    path = Path(name)
+    stem = path.stem
+    while len(os.fsencode(stem + path.suffix)) > _LIMIT_BYTES and len(stem) > 1:
+        stem = stem[:-1]
+    return stem + path.suffix
+
+
+def numbered(name: str) -> Iterator[str]:
+    """*name*, then ``stem-1.suffix``, ``stem-2.suffix`` and so on without end."""
+    yield name
+    path = Path(name)
+    number = 1
+    while True:
+        yield f"{path.stem}-{number}{path.suffix}"
+        number += 1
+
+
+def free_name(folder: Path, name: str) -> str:
+    """The first of :func:`numbered` under which *folder* holds neither a file nor a report."""
+    for candidate in numbered(name):
+        if not any(os.path.lexists(folder / f"{candidate}{end}") for end in ("", REPORT_SUFFIX)):
+            return candidate
+    raise AssertionError("unreachable: the names never end")

@@ -1,0 +1,168 @@
+"""Models as directories that transformers opens without our help: making a tiny one, loading one, naming one by hash.
+
+Nothing is ever fetched: a model is a local directory with ``config.json``, safetensors weights and tokenizer files.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from blake3 import blake3
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from thirdshift.core.errors import ThirdshiftError
+from thirdshift.host.files import sync_directory, sync_file
+from thirdshift.storage.verified import hash_file
+
+SIZES: dict[str, dict[str, Any]] = {
+    "nano": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
+    "tiny": {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256},
+    "small": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 352},
+}
+TINY_CONTEXT = 512
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+
+_PAD, _END = "<|pad|>", "<|end|>"
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+class NotAModel(ThirdshiftError):
+    """A directory does not hold a model that can be loaded."""
+
+    def __init__(self, directory: Path, why: str) -> None:
+        super().__init__(
+            f"{directory} holds no model that can be loaded: {why}. It needs config.json, safetensors weights and the "
+            "files of a tokenizer."
+        )
+        self.directory = directory
+
+
+def create_tiny_model(directory: Path, *, seed: int = 0, size: str = "tiny") -> None:
+    """Write a Llama with tied embeddings and a byte-level tokenizer to *directory*; the weights follow from *seed*.
+
+    *size* is "nano" (for tests), "tiny" (0.36 million parameters) or "small" (0.8 million). The directory appears as
+    one step; raises :class:`OSError` when it exists and is not empty.
+    """
+    tokenizer = _byte_tokenizer()
+    config = LlamaConfig(
+        **SIZES[size],
+        vocab_size=len(tokenizer),
+        max_position_embeddings=TINY_CONTEXT,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tokenizer.save_pretrained(temporary)
+    model.save_pretrained(temporary)
+    for path in temporary.iterdir():
+        sync_file(path)
+    sync_directory(temporary)
+    temporary.rename(directory)
+    sync_directory(directory.parent)
+
+
+def load_model(directory: Path, *, attention: str = "sdpa") -> tuple[Any, Any]:
+    """Return (model in float32, tokenizer) from *directory*; raises :class:`NotAModel` with the cause.
+
+    Weights are copied into memory of their own: a mapped file could change under them, and its alignment could
+    change the last bits of a product.
+    """
+    if not (directory / "config.json").is_file():
+        raise NotAModel(directory, "there is no config.json")
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            directory,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=attention,
+        )
+    except Exception as error:
+        raise NotAModel(directory, f"{type(error).__name__}: {error}") from error
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+    return model, tokenizer
+
+
+def context_of(directory: Path) -> int:
+    """Return the number of tokens that the model in *directory* can look at."""
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+        return int(config["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotAModel(directory, f"config.json does not say its context ({error!r})") from error
+
+
+def tokenizer_files(directory: Path) -> dict[str, bytes]:
+    """Return the tokenizer's files in *directory*, name to content."""
+    return {name: path.read_bytes() for name in TOKENIZER_FILES if (path := directory / name).is_file()}
+
+
+def model_hash(directory: Path) -> str:
+    """Return one BLAKE3 hash over configuration and weights of *directory*."""
+    return _hash_of([directory / "config.json", *sorted(directory.glob("model*.safetensors"))])
+
+
+def tokenizer_hash(directory: Path) -> str:
+    """Return one BLAKE3 hash over the tokenizer's files of *directory*."""
+    return _hash_of([directory / name for name in TOKENIZER_FILES if (directory / name).is_file()])
+
+
+def _hash_of(paths: list[Path]) -> str:
+    hasher = blake3()
+    for path in paths:
+        hasher.update(f"{path.name} {hash_file(path)}\n".encode())
+    return hasher.hexdigest()
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Every byte is one token (0-255); the five special tokens follow."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = (_PAD, _END, "<|system|>", "<|user|>", "<|assistant|>")
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=_PAD,
+        eos_token=_END,
+        additional_special_tokens=list(names[2:]),
+        chat_template=_CHAT_TEMPLATE,
+        model_max_length=TINY_CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,263 @@
+"""The line of files that wait for training. The place of a file is its state, and a move is one atomic rename. ::
+
+    inbox ──add──▶ high │ normal │ low ──get_next──▶ processing ──mark_completed──▶ archive
+                       ▲                              │      └─────mark_failed────▶ failed
+                       ├───────── give_back ──────────┘                               │
+                       └─────────────────────────── retry ────────────────────────────┘
+
+A crash leaves a file in exactly one of these places. What a place cannot say (when the file arrived, which priority it
+had before processing) stands in a sidecar, ``.meta/<name>.json``; a missing or damaged one means "normal, as old as
+the file". While a file waits, the folder it lies in is its priority, whatever the sidecar says: a person may move it.
+
+Leaving processing takes two things, the move and the report beside the file. Both are written into the sidecar first;
+that write is the decision, and the next start carries it out when a crash came between.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from thirdshift.apps.training.filenames import REPORT_SUFFIX, free_name, shortened
+from thirdshift.apps.training.places import Places, is_regular_file, move, names_in
+from thirdshift.apps.training.plain import iso, plain
+from thirdshift.apps.training.sidecars import Leaving, Sidecar
+from thirdshift.apps.training.workspace import PRIORITIES
+from thirdshift.core.errors import UnsafePath
+from thirdshift.host.files import sync_directory, sync_file, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueuedFile:
+    """A file that waits, or that was just taken.
+
+    ``path`` is where it lies, ``priority`` its own, ``arrived_at`` aware UTC; ``goes_first`` marks one that was
+    interrupted in the middle of its training.
+    """
+
+    name: str
+    path: Path
+    priority: str
+    arrived_at: datetime
+    goes_first: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecoveredFile:
+    """A file that a crashed daemon left in between, and where it lies now.
+
+    ``finished`` is true when its end had been decided and only the move or the report was missing; otherwise it waits
+    again.
+    """
+
+    name: str
+    path: Path
+    finished: bool
+
+
+class TrainingQueue:
+    """The queue in *queue_dir*; its folders are made when they are missing. *clock* gives Unix seconds.
+
+    ``add``, ``set_priority``, ``retry``, ``remove`` and all questions may be called by any process and thread at any
+    time. Taking files (``get_next``), what follows it (``give_back``, ``mark_completed``, ``mark_failed``) and
+    ``recover_orphans`` belong to the one process that holds the workspace's instance lock.
+    """
+
+    def __init__(self, queue_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._places = Places(Path(queue_dir), clock)
+        self._sidecars = self._places.sidecars
+
+    def add(self, path: Path, priority: str = "normal") -> Path:
+        """Move the file *path* to the end of the line of *priority*; returns where it lies now.
+
+        A namesake in the queue is never overwritten: the newcomer becomes ``name-1.jsonl``. Raises
+        :class:`UnsafePath` for anything but a regular file, and :class:`OSError` when it lies on another file system.
+        """
+        if not is_regular_file(path):
+            raise UnsafePath(path, "only a regular file can be trained (no directory, symbolic link or FIFO)")
+        with contextlib.suppress(PermissionError):  # a file nobody may read is for the validation to refuse
+            sync_file(path)
+        return self._places.enter(path, shortened(path.name), priority)
+
+    def get_next(self) -> QueuedFile | None:
+        """Move the first file of the line to processing and return it; ``None`` when nobody waits.
+
+        First what was interrupted, then high before normal before low, and in order of arrival.
+        """
+        for file in self.queued():
+            try:
+                return self._take(file)
+            except FileNotFoundError:  # somebody removed it or changed its priority meanwhile
+                continue
+        return None
+
+    def queued(self) -> list[QueuedFile]:
+        """All waiting files in the order in which they will be taken."""
+        rank = {priority: number for number, priority in enumerate(PRIORITIES)}
+        paths = [folder / name for folder in self._places.waiting.values() for name in names_in(folder)]
+        files = [file for path in paths if (file := self._describe(path))]
+        return sorted(files, key=lambda file: (not file.goes_first, rank[file.priority], file.arrived_at, file.name))
+
+    def size(self) -> int:
+        """Number of waiting files; those in processing are not counted."""
+        return sum(len(names_in(folder)) for folder in self._places.waiting.values())
+
+    def get_queue_status(self) -> dict[str, Any]:
+        """Plain data for the status: how many wait, in all and of each priority, what is processed, how many failed."""
+        counts = {priority: len(names_in(folder)) for priority, folder in self._places.waiting.items()}
+        return {
+            "total_queued": sum(counts.values()),
+            **counts,
+            "processing": names_in(self._places.processing),
+            "failed": len(names_in(self._places.failed)),
+        }
+
+    def mark_completed(self, name: str, report: Mapping[str, Any], archive: Path) -> Path:
+        """Move *name* from processing to *archive*, ``<name>.report.json`` beside it; returns where it lies now."""
+        return self._leave(self._in_processing(name), Path(archive), self._document(name, report))
+
+    def mark_failed(self, name: str, report: Mapping[str, Any]) -> Path:
+        """Move *name* from processing to ``failed``, ``<name>.report.json`` beside it; returns where it lies now.
+
+        *report* says ``attempts``, ``cause`` and ``problems`` (with line numbers); ``file`` and ``when`` are added.
+        """
+        return self._leave(self._in_processing(name), self._places.failed, self._document(name, report))
+
+    def reject(self, path: Path, report: Mapping[str, Any]) -> Path:
+        """Move *path*, a file or a directory that never was in the queue, to ``failed`` with a report beside it."""
+        failed = self._places.failed
+        target = move(path, failed / free_name(failed, shortened(path.name)))
+        _write_report(target, self._document(path.name, report))
+        return target
+
+    def give_back(self, name: str, *, priority: str | None = None, goes_first: bool = False) -> Path:
+        """Move *name* from processing back to its own priority and its old place in the line, or to *priority*.
+
+        With *goes_first* it is the next to be taken, whatever else waits: for a file in the middle of its training.
+        """
+        source = self._in_processing(name)
+        known = self._places.sidecar_of(source)
+        folder = self._places.folder_of(priority or known.priority)
+        sidecar = replace(known, priority=folder.name, goes_first=goes_first, leaving=None)
+        self._sidecars.write(name, sidecar)
+        return self._places.move_within(source, folder, sidecar)
+
+    def recover_orphans(self) -> list[RecoveredFile]:
+        """Bring everything to rest that a crashed daemon left in between; call it once, before the first get_next.
+
+        Files whose end had been decided reach it; all others in processing go back to their own priority and are
+        taken first. Nothing is lost, nothing doubled.
+        """
+        self._sidecars.remove_temporaries()
+        recovered = [self._recover(self._places.processing / name) for name in names_in(self._places.processing)]
+        without_file = [name for name in self._sidecars.names() if self._places.place_of(name) is None]
+        return recovered + [found for name in without_file if (found := self._settle(name))]
+
+    def set_priority(self, name: str, priority: str) -> Path:
+        """Move the waiting file *name* to the line of *priority*, keeping its time of arrival."""
+        folder = self._places.folder_of(priority)
+        source = self._places.find(name, self._places.waiting.values(), "waiting in the queue")
+        if source.parent == folder:
+            return source
+        return self._places.move_within(source, folder, self._places.sidecar_of(source))
+
+    def retry(self, name: str, priority: str = "low") -> Path:
+        """Put the failed file *name* at the end of the line again; its report is removed."""
+        source = self._places.find(name, [self._places.failed], "in queue/failed")
+        target = self._places.enter(source, name, priority)
+        _report_of(source).unlink(missing_ok=True)
+        return target
+
+    def remove(self, name: str) -> None:
+        """Delete the waiting file *name*, or else the failed one with its report."""
+        folders = [*self._places.waiting.values(), self._places.failed]
+        path = self._places.find(name, folders, "waiting or failed")
+        path.unlink()
+        sync_directory(path.parent)
+        if path.parent == self._places.failed:
+            _report_of(path).unlink(missing_ok=True)
+        else:
+            self._sidecars.remove(name)
+
+    def _take(self, file: QueuedFile) -> QueuedFile:
+        """The sidecar is made true before the move: in processing it alone knows the priority."""
+        arrived_at = file.arrived_at.isoformat(timespec="microseconds")
+        sidecar = Sidecar(priority=file.priority, arrived_at=arrived_at, goes_first=file.goes_first)
+        if self._sidecars.read(file.name) != sidecar:
+            self._sidecars.write(file.name, sidecar)
+        path = self._places.move_within(file.path, self._places.processing, sidecar)
+        return replace(file, name=path.name, path=path)
+
+    def _leave(self, source: Path, folder: Path, report: Mapping[str, Any]) -> Path:
+        """Decide, move, write the report; a move that is refused takes the decision back."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        known = self._places.sidecar_of(source)
+        where = os.path.relpath(folder, self._places.queue_dir)
+        leaving = Leaving(folder=where, name=free_name(folder, source.name), report=report)
+        self._sidecars.write(source.name, replace(known, leaving=leaving))
+        try:
+            move(source, folder / leaving.name)
+        except OSError:
+            self._sidecars.write(source.name, replace(known, leaving=None))
+            raise
+        return self._finish(source.name, leaving)
+
+    def _finish(self, name: str, leaving: Leaving) -> Path:
+        """What remains to be done once the file has left processing; may be done twice."""
+        target = self._resolve(leaving) / leaving.name
+        if target.exists():
+            _write_report(target, leaving.report)
+        self._sidecars.remove(name)
+        return target
+
+    def _recover(self, path: Path) -> RecoveredFile:
+        leaving = self._places.sidecar_of(path).leaving
+        if leaving is None:
+            return RecoveredFile(name=path.name, path=self.give_back(path.name, goes_first=True), finished=False)
+        target = self._leave(path, self._resolve(leaving), leaving.report)
+        return RecoveredFile(name=path.name, path=target, finished=True)
+
+    def _settle(self, name: str) -> RecoveredFile | None:
+        """A sidecar without a file: its file has left processing, was never moved in, or was removed."""
+        sidecar = self._sidecars.read(name)
+        if sidecar is None or sidecar.leaving is None:
+            self._sidecars.remove(name)
+            return None
+        return RecoveredFile(name=name, path=self._finish(name, sidecar.leaving), finished=True)
+
+    def _describe(self, path: Path) -> QueuedFile | None:
+        try:
+            sidecar = self._places.sidecar_of(path)
+        except FileNotFoundError:  # moved on since the folder was listed
+            return None
+        return QueuedFile(
+            name=path.name,
+            path=path,
+            priority=path.parent.name,
+            arrived_at=datetime.fromisoformat(sidecar.arrived_at),
+            goes_first=sidecar.goes_first,
+        )
+
+    def _in_processing(self, name: str) -> Path:
+        return self._places.find(name, [self._places.processing], "in processing")
+
+    def _resolve(self, leaving: Leaving) -> Path:
+        return self._places.queue_dir.joinpath(leaving.folder).resolve()
+
+    def _document(self, name: str, report: Mapping[str, Any]) -> dict[str, Any]:
+        return {"file": name, "when": iso(self._clock()), **report}
+
+
+def _report_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}{REPORT_SUFFIX}")
+
+
+def _write_report(target: Path, report: Mapping[str, Any]) -> None:
+    if not _report_of(target).exists():
+        write_atomically(_report_of(target), json.dumps(plain(report), indent=1).encode())

@@ -1,0 +1,80 @@
+"""How a file is trained: what its plan freezes, and what may change from one attempt to the next."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanSettings:
+    """Everything that decides a number of the result; frozen in the plan when a file is claimed."""
+
+    epochs: int = 4
+    """Times that every row is trained."""
+
+    batch_size: int = 32
+    """Rows of one optimizer step."""
+
+    micro_batch_size: int = 32
+    """Rows that go through the model at once; smaller needs less memory and gives the same gradient."""
+
+    learning_rate: float = 5e-3
+    """Highest learning rate; the default suits the tiny model (a billion parameters want about 1e-5)."""
+
+    schedule: str = "cosine"
+    """After the warm-up: "cosine" or "linear" down to ``final_fraction``, or "constant"."""
+
+    warmup_steps: int = 20
+    """Optimizer steps in which the learning rate rises from zero; at most a tenth of all steps is used."""
+
+    final_fraction: float = 0.0
+    """Share of the learning rate that is left at the last step."""
+
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices; vectors (norms, biases) are not decayed."""
+
+    beta1: float = 0.9
+    """Decay of AdamW's mean of gradients."""
+
+    beta2: float = 0.98
+    """Decay of AdamW's mean of squared gradients."""
+
+    clip_norm: float = 1.0
+    """Gradients longer than this are shortened to it; 0 leaves them as they are."""
+
+    max_context: int = 512
+    """Tokens of a row; the model's own limit counts when it is lower."""
+
+    held_out_percent: float = 5.0
+    """Percent of the file's different questions that are kept for the examination and never trained; 0 for none."""
+
+    held_out_limit: int = 64
+    """At most so many examples are held out."""
+
+    threads: int = min(2, os.cpu_count() or 1)
+    """Threads of torch; another number may give other last bits, so it is part of the plan."""
+
+    optimizer_implementation: str = "fused"
+    """AdamW's loop: "fused", "foreach" or "plain"; they differ in speed and in the last bits."""
+
+    attention: str = "sdpa"
+    """Attention of transformers: "sdpa" or "eager"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSettings(PlanSettings):
+    """The plan's settings, and those that may change between two attempts without changing the result."""
+
+    checkpoint_interval_s: float = 20.0
+    """Seconds of training between two checkpoints; what a crash can cost at most."""
+
+    checkpoint_steps: int = 0
+    """Also a checkpoint after so many optimizer steps; 0 for none."""
+
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay; older ones go, but never the last one that verifies."""
+
+    evaluation_limit: int = 256
+    """Examples of each held-out file that are asked."""
+
+    evaluation_batch_size: int = 64
+    """Questions that are answered at once."""

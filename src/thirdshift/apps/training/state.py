@@ -1,0 +1,83 @@
+"""What a checkpoint holds, tensor by tensor: written from a model and its optimizer, and put back into them.
+
+Weights are written by transformers, so a checkpoint opens without us. Optimizer tensors are stored under the *name* of
+their parameter, never its position. Only safetensors is used: reading a file runs no code.
+"""
+
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import transformers
+
+from thirdshift.apps.training.settings import PlanSettings
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def write_state(
+    folder: Path, *, model: Any, optimizer: torch.optim.Optimizer, tokenizer_files: Mapping[str, bytes]
+) -> None:
+    """Write weights, configuration, tokenizer and optimizer to *folder*."""
+    model.save_pretrained(folder, max_shard_size="1TB")
+    for name, content in tokenizer_files.items():
+        (folder / name).write_bytes(content)
+    tensors = {
+        f"{name}.{moment}": optimizer.state[parameter][moment].contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for moment in MOMENTS
+    }
+    safetensors.torch.save_file(tensors, folder / OPTIMIZER_FILE)
+
+
+def read_optimizer(folder: Path, *, model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Put the optimizer tensors of *folder* back, each copied into memory of its own."""
+    tensors = safetensors.torch.load_file(folder / OPTIMIZER_FILE)
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = {moment: tensors[f"{name}.{moment}"].clone() for moment in MOMENTS}
+
+
+def make_optimizer(model: Any, settings: PlanSettings) -> torch.optim.AdamW:
+    """Return AdamW over *model* that decays matrices and leaves vectors alone."""
+    matrices = [parameter for _, parameter in _trainable(model) if parameter.ndim >= 2]
+    vectors = [parameter for _, parameter in _trainable(model) if parameter.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        fused=settings.optimizer_implementation == "fused",
+        foreach=settings.optimizer_implementation == "foreach",
+    )
+
+
+def prepare_numerics(settings: PlanSettings) -> dict[str, str]:
+    """Make torch repeat itself bit for bit, and return the fingerprint under which it does so.
+
+    Threads and determinism are switches of the whole process: call it in a process that does nothing but train.
+    """
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and nothing here reads such memory
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "dtype": "float32",
+        "device": "cpu",
+    }
+
+
+def _trainable(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter

@@ -1,0 +1,201 @@
+"""The configuration file of a workspace: one YAML file, decoded into the typed values that its owners declare.
+
+All problems of a file are reported at once, each with file, line and column, and with what would be allowed.
+"""
+
+import difflib
+import os
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from thirdshift.core.errors import ConfigurationError
+
+T = TypeVar("T")
+
+FILE_NAME = "thirdshift.yaml"
+DATABASE_NAME = "thirdshift.db"
+WORKSPACE_VARIABLE = "THIRDSHIFT_WORKSPACE"
+_APPLICATION_SECTIONS = ("training",)
+_SIZE_LIMIT_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadedWorkerConfig:
+    """The worker of :func:`thirdshift.get_task_manager`."""
+
+    max_workers: int = 4
+    """Tasks that run at once in each pool."""
+
+    queue_size: int | None = None
+    """Most tasks that may wait to run; ``null``: no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundTaskConfig:
+    """The top level of the configuration file; applications own further sections."""
+
+    worker_type: str = "threaded"
+    """``threaded`` or ``process``: where functions run that declare no pool."""
+
+    database: str | None = None
+    """The database file, relative to the workspace; ``null``: ``thirdshift.db``."""
+
+    threaded_worker: ThreadedWorkerConfig = field(default_factory=ThreadedWorkerConfig)
+    """The worker's size."""
+
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+
+    shutdown_timeout_seconds: float = 30.0
+    """How long a stop waits for the work in hand."""
+
+
+def find_workspace() -> Path:
+    """Return the workspace: the folder that ``THIRDSHIFT_WORKSPACE`` names, or the current one."""
+    return Path(os.environ.get(WORKSPACE_VARIABLE) or ".").absolute()
+
+
+def load_settings(workspace: Path) -> BackgroundTaskConfig:
+    """Return the top level of the workspace's file, or the defaults when there is none."""
+    return _load(workspace / FILE_NAME, BackgroundTaskConfig, ())
+
+
+def load_section(workspace: Path, name: str, section: type[T]) -> T:
+    """Return the application section *name* of the workspace's file as *section*, defaults where it says nothing.
+
+    Raises :class:`ConfigurationError` listing every problem of the section.
+    """
+    return _load(workspace / FILE_NAME, section, (name,))
+
+
+def _load(path: Path, target: type[T], keys: tuple[str, ...]) -> T:
+    root = _compose(path)
+    reader = _Reader(path)
+    node = root
+    for key in keys:
+        node = None if node is None else reader.child(node, key)
+    extra = () if keys else _APPLICATION_SECTIONS
+    value: Any = target() if node is None else reader.read_dataclass(target, node, ".".join(keys), extra)
+    if reader.problems:
+        raise ConfigurationError(reader.problems)
+    result: T = value
+    return result
+
+
+def _compose(path: Path) -> yaml.Node | None:
+    """Parse *path* into nodes, which know their place; ``None`` when the file does not exist or is empty."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) > _SIZE_LIMIT_BYTES:
+        raise ConfigurationError([f"{path}: {len(data):,} bytes; a configuration has at most {_SIZE_LIMIT_BYTES:,}"])
+    try:
+        return yaml.compose(data.decode("utf-8"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise ConfigurationError([f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"]) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigurationError([f"{place}: {error.problem}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError([f"{path}: {error}"]) from error
+
+
+class _Reader:
+    """Decodes nodes into values and collects problems instead of stopping at the first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.problems: list[str] = []
+
+    def child(self, node: yaml.Node, key: str) -> yaml.Node | None:
+        """Return the node under *key*, ``None`` when there is none."""
+        return next((value for name, value in self._entries(node, "") if name.value == key), None)
+
+    def read_dataclass(self, target: type[Any], node: yaml.Node, name: str, extra: tuple[str, ...] = ()) -> Any:
+        """Return *target* made from a mapping; keys in *extra* belong to somebody else."""
+        hints = get_type_hints(target)
+        known = [each.name for each in fields(target)]
+        values: dict[str, Any] = {}
+        for key, value in self._entries(node, name):
+            where = f"{name}.{key.value}" if name else str(key.value)
+            if key.value in extra:
+                continue
+            if key.value not in known:
+                self._problem(key, f"unknown key {where}{_suggestion(str(key.value), [*known, *extra])}")
+            elif key.value in values:
+                self._problem(key, f"the key {where} stands here twice")
+            else:
+                values[key.value] = self._read(hints[key.value], value, where)
+        return None if self.problems else self._make(target, values, node)
+
+    def _read(self, kind: Any, node: yaml.Node, where: str) -> Any:
+        if is_dataclass(kind) and isinstance(kind, type):
+            return self.read_dataclass(kind, node, where)
+        if get_origin(kind) in (Union, types.UnionType):
+            choices = [choice for choice in get_args(kind) if choice is not type(None)]
+            return None if _is_null(node) else self._read(choices[0], node, where)
+        if get_origin(kind) is tuple:
+            return self._read_tuple(get_args(kind)[0], node, where)
+        return self._read_scalar(kind, node, where)
+
+    def _read_tuple(self, kind: Any, node: yaml.Node, where: str) -> tuple[Any, ...]:
+        if not isinstance(node, yaml.SequenceNode):
+            self._problem(node, f"{where} must be a list")
+            return ()
+        return tuple(self._read(kind, item, f"{where}[{number}]") for number, item in enumerate(node.value))
+
+    def _read_scalar(self, kind: type[Any], node: yaml.Node, where: str) -> Any:
+        value = _scalar(node)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            self._problem(node, f"{where} must be {_WORDS[kind]}, not {_described(node, value)}")
+        return value
+
+    def _entries(self, node: yaml.Node, name: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+        if isinstance(node, yaml.MappingNode):
+            yield from node.value
+        elif not _is_null(node):
+            self._problem(node, f"{name or 'the file'} must hold keys with values")
+
+    def _make(self, target: type[Any], values: Mapping[str, Any], node: yaml.Node) -> Any:
+        try:
+            return target(**values)
+        except ValueError as error:  # a check of the section's owner
+            self._problem(node, str(error))
+            return None
+
+    def _problem(self, node: yaml.Node, text: str) -> None:
+        mark = node.start_mark
+        self.problems.append(f"{self._path}:{mark.line + 1}:{mark.column + 1}: {text}")
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _scalar(node: yaml.Node) -> Any:
+    if not isinstance(node, yaml.ScalarNode):
+        return node
+    return yaml.constructor.SafeConstructor().construct_object(node)
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def _described(node: yaml.Node, value: Any) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return repr(value)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "keys with values"
+
+
+def _suggestion(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"

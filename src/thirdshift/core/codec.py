@@ -1,0 +1,276 @@
+"""Arguments and results as bytes: JSON with tags for the types that JSON lacks, never pickle.
+
+Version 1 is a JSON array that starts with its version: ``[1, args, kwargs]`` for arguments, ``[1, value]`` for results.
+A value that JSON has no form for becomes an object with one key that starts with ``$``; a dict that has such a key
+itself is written as ``{"$dict": [[key, value], …]}``. Reading gives back equal values of the same types.
+"""
+
+import base64
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from thirdshift.core.errors import NotSerialisable, PayloadTooLarge
+from thirdshift.core.reference import reference_of, resolve
+
+VERSION = 1
+LIMIT_BYTES = 1_000_000
+"""The most bytes that the arguments, or the result, of one task may take."""
+
+_PLAIN = frozenset({str, int, bool, type(None)})
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+class DecodeError(ValueError):
+    """Stored bytes are not what this version can read."""
+
+
+def encode_arguments(args: Sequence[Any], kwargs: dict[str, Any], *, limit_bytes: int = LIMIT_BYTES) -> bytes:
+    """Return *args* and *kwargs* as bytes.
+
+    Raises :class:`NotSerialisable` naming the argument, or :class:`PayloadTooLarge`.
+    """
+    positional = [
+        value if type(value) in _PLAIN else _wrap_as(f"argument {number}", value)
+        for number, value in enumerate(args, start=1)
+    ]
+    named = {
+        name: value if type(value) in _PLAIN else _wrap_as(f"argument {name!r}", value)
+        for name, value in kwargs.items()
+    }
+    return _encode([VERSION, positional, named], "the arguments", limit_bytes)
+
+
+def decode_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what :func:`encode_arguments` was given; raises :class:`DecodeError`."""
+    _, args, kwargs = _decode(data, 3)
+    return tuple(map(_unwrap, args)), {name: _unwrap(value) for name, value in kwargs.items()}
+
+
+def encode_result(value: Any, *, limit_bytes: int = LIMIT_BYTES) -> bytes:
+    """Return *value* as bytes; raises :class:`NotSerialisable` or :class:`PayloadTooLarge`."""
+    return _encode([VERSION, _wrap_as("the result", value)], "the result", limit_bytes)
+
+
+def decode_result(data: bytes) -> Any:
+    """Return what :func:`encode_result` was given; raises :class:`DecodeError`."""
+    return _unwrap(_decode(data, 2)[1])
+
+
+def _encode(document: list[Any], where: str, limit_bytes: int) -> bytes:
+    data = _encode_json(document).encode("utf-8", "surrogatepass")
+    if len(data) > limit_bytes:
+        raise PayloadTooLarge(where, len(data), limit_bytes)
+    return data
+
+
+def _decode(data: bytes, length: int) -> list[Any]:
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise DecodeError(f"stored bytes are not JSON ({error})") from error
+    if not isinstance(document, list) or not document or document[0] != VERSION or len(document) != length:
+        raise DecodeError(f"stored bytes are not payload version {VERSION}; a newer Thirdshift may have written them")
+    return document
+
+
+def _wrap_as(where: str, value: Any) -> Any:
+    try:
+        return _wrap(value)
+    except _CannotWrap as refusal:
+        raise NotSerialisable(where, refusal.value, refusal.why) from refusal.__cause__
+    except RecursionError:
+        raise NotSerialisable(where, value, "it contains itself or is nested too deeply") from None
+
+
+class _CannotWrap(Exception):  # never leaves this module
+    def __init__(self, value: Any, why: str = "") -> None:
+        self.value = value
+        self.why = why
+
+
+def _wrap(value: Any) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    wrap = _WRAPPERS.get(kind)
+    if wrap is not None:
+        return wrap(value)
+    for matches, wrap in _WRAPPERS_BY_TEST:
+        if matches(value):
+            return wrap(value)
+    raise _CannotWrap(value)
+
+
+def _wrap_float(value: float) -> Any:
+    return value if math.isfinite(value) else {"$float": repr(value)}
+
+
+def _wrap_list(value: list[Any]) -> Any:
+    return [_wrap(item) for item in value]
+
+
+def _wrap_dict(value: dict[Any, Any]) -> Any:
+    for key in value:
+        if type(key) is not str:
+            raise _CannotWrap(key, "keys of a dict must be strings")
+    if any(key.startswith("$") for key in value):
+        return {"$dict": [[key, _wrap(item)] for key, item in value.items()]}
+    return {key: _wrap(item) for key, item in value.items()}
+
+
+def _wrap_datetime(value: datetime) -> Any:
+    zone = value.tzinfo.key if isinstance(value.tzinfo, ZoneInfo) else None
+    return {"$datetime": [value.isoformat(), zone, value.fold]}
+
+
+def _wrap_timedelta(value: timedelta) -> Any:
+    return {"$timedelta": [value.days, value.seconds, value.microseconds]}
+
+
+def _wrap_enum(value: Enum) -> Any:
+    return {"$enum": [_class_reference(value), value.name]}
+
+
+def _wrap_dataclass(value: Any) -> Any:
+    fields = {field.name: _wrap(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {"$dataclass": [_class_reference(value), fields]}
+
+
+def _wrap_msgspec(value: Any) -> Any:
+    return {"$msgspec": [_class_reference(value), sys.modules["msgspec"].to_builtins(value, str_keys=True)]}
+
+
+def _wrap_pydantic(value: Any) -> Any:
+    return {"$pydantic": [_class_reference(value), value.model_dump(mode="json")]}
+
+
+def _class_reference(value: Any) -> str:
+    try:
+        return reference_of(type(value))
+    except Exception as error:
+        raise _CannotWrap(value, "its class cannot be imported") from error
+
+
+def _is_instance_of(module: str, name: str) -> Callable[[Any], bool]:
+    """Test for a class of an optional library without importing it: who holds an instance has imported it."""
+
+    def matches(value: Any) -> bool:
+        library = sys.modules.get(module)
+        return library is not None and isinstance(value, getattr(library, name))
+
+    return matches
+
+
+_WRAPPERS: dict[type, Callable[[Any], Any]] = {
+    float: _wrap_float,
+    list: _wrap_list,
+    dict: _wrap_dict,
+    tuple: lambda value: {"$tuple": _wrap_list(value)},
+    set: lambda value: {"$set": [_wrap(item) for item in value]},
+    frozenset: lambda value: {"$frozenset": [_wrap(item) for item in value]},
+    bytes: lambda value: {"$bytes": base64.b64encode(value).decode()},
+    datetime: _wrap_datetime,
+    date: lambda value: {"$date": value.isoformat()},
+    timedelta: _wrap_timedelta,
+    UUID: lambda value: {"$uuid": value.hex},
+    Decimal: lambda value: {"$decimal": str(value)},
+}
+
+_WRAPPERS_BY_TEST: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (lambda value: isinstance(value, Enum), _wrap_enum),
+    (lambda value: isinstance(value, PurePath), lambda value: {"$path": str(value)}),
+    (lambda value: dataclasses.is_dataclass(value) and not isinstance(value, type), _wrap_dataclass),
+    (_is_instance_of("msgspec", "Struct"), _wrap_msgspec),
+    (_is_instance_of("pydantic", "BaseModel"), _wrap_pydantic),
+)
+
+
+def _unwrap(value: Any) -> Any:
+    kind = type(value)
+    if kind is list:
+        return [_unwrap(item) for item in value]
+    if kind is not dict:
+        return value
+    if len(value) == 1:
+        (tag,) = value
+        if tag.startswith("$"):
+            return _untag(tag, value[tag])
+    return {key: _unwrap(item) for key, item in value.items()}
+
+
+def _untag(tag: str, payload: Any) -> Any:
+    unwrap = _UNWRAPPERS.get(tag)
+    if unwrap is None:
+        raise DecodeError(f"stored bytes use the unknown tag {tag}; a newer Thirdshift may have written them")
+    try:
+        return unwrap(payload)
+    except (ImportError, AttributeError) as error:
+        raise DecodeError(f"a stored value needs a class that cannot be imported here: {error}") from error
+
+
+def _unwrap_datetime(payload: list[Any]) -> datetime:
+    text, zone, fold = payload
+    moment = datetime.fromisoformat(text).replace(fold=fold)
+    return moment if zone is None else moment.replace(tzinfo=ZoneInfo(zone))
+
+
+def _unwrap_enum(payload: list[Any]) -> Any:
+    return _resolve_class(payload[0], lambda found: issubclass(found, Enum))[payload[1]]
+
+
+def _unwrap_dataclass(payload: list[Any]) -> Any:
+    cls = _resolve_class(payload[0], dataclasses.is_dataclass)
+    values = {name: _unwrap(value) for name, value in payload[1].items()}
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    instance = cls(**{name: value for name, value in values.items() if name not in fields or fields[name].init})
+    for name, value in values.items():
+        if name in fields and not fields[name].init:
+            object.__setattr__(instance, name, value)
+    return instance
+
+
+def _unwrap_msgspec(payload: list[Any]) -> Any:
+    cls = _resolve_class(payload[0], lambda found: hasattr(found, "__struct_fields__"))
+    return sys.modules["msgspec"].convert(payload[1], cls)
+
+
+def _unwrap_pydantic(payload: list[Any]) -> Any:
+    return _resolve_class(payload[0], lambda found: hasattr(found, "model_validate")).model_validate(payload[1])
+
+
+def _resolve_class(reference: str, is_expected: Callable[[Any], bool]) -> Any:
+    """Import the class that *reference* names; anything else under that name is refused, so data cannot call code."""
+    found = resolve(reference)
+    if not isinstance(found, type) or not is_expected(found):
+        raise DecodeError(f"{reference} is not the kind of class that the stored value says it is")
+    return found
+
+
+_UNWRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "$dict": lambda payload: {key: _unwrap(value) for key, value in payload},
+    "$float": float,
+    "$tuple": lambda payload: tuple(map(_unwrap, payload)),
+    "$set": lambda payload: set(map(_unwrap, payload)),
+    "$frozenset": lambda payload: frozenset(map(_unwrap, payload)),
+    "$bytes": base64.b64decode,
+    "$datetime": _unwrap_datetime,
+    "$date": date.fromisoformat,
+    "$timedelta": lambda payload: timedelta(days=payload[0], seconds=payload[1], microseconds=payload[2]),
+    "$uuid": UUID,
+    "$decimal": Decimal,
+    "$path": Path,
+    "$enum": _unwrap_enum,
+    "$dataclass": _unwrap_dataclass,
+    "$msgspec": _unwrap_msgspec,
+    "$pydantic": _unwrap_pydantic,
+}

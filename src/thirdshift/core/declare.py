@@ -1,0 +1,70 @@
+"""``@task``: what a function says about itself, once, where it is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from thirdshift.core.task import PoolKind
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ATTRIBUTE = "__thirdshift__"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskDeclaration:
+    """Options that a function declares; ``None`` leaves the choice to the submitter or the manager."""
+
+    name: str | None = None
+    queue: str | None = None
+    max_retries: int | None = None
+    timeout_s: float | None = None
+    pool: PoolKind | None = None
+
+
+@overload
+def task(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    queue: str | None = None,
+    max_retries: int | None = None,
+    timeout: float | None = None,
+    pool: Literal["thread", "process", "async"] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def task(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    queue: str | None = None,
+    max_retries: int | None = None,
+    timeout: float | None = None,
+    pool: Literal["thread", "process", "async"] | None = None,
+) -> Any:
+    """Declare options of a task function. The function stays an ordinary callable. ``timeout`` is in seconds. ::
+
+    @task(queue="mail", max_retries=5, timeout=30, pool="process")
+    def send(to: str) -> None: ...
+    """
+    declaration = TaskDeclaration(
+        name=name,
+        queue=queue,
+        max_retries=max_retries,
+        timeout_s=timeout,
+        pool=None if pool is None else PoolKind(pool),
+    )
+
+    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(function, _ATTRIBUTE, declaration)
+        return function
+
+    return declare if function is None else declare(function)
+
+
+def declaration_of(function: Callable[..., Any]) -> TaskDeclaration:
+    """Return what *function* declared with :func:`task`, or an empty declaration."""
+    found = getattr(function, _ATTRIBUTE, None)
+    return found if isinstance(found, TaskDeclaration) else TaskDeclaration()

@@ -1,0 +1,88 @@
+"""What happened, as values. The runtime announces them after they are durable; adapters turn them into log lines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from thirdshift.core.engine import Rescue
+from thirdshift.core.outcome import Settlement
+from thirdshift.core.task import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """A worker claims from now on."""
+
+    worker: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopped:
+    """A worker claims no more; ``running`` attempts go on until they end or the process does."""
+
+    worker: str
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptClaimed:
+    """A worker took a task."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSettled:
+    """An attempt's end is recorded."""
+
+    settlement: Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLost:
+    """An attempt ended, but its task was no longer this worker's; nothing was recorded."""
+
+    settlement: Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRescued:
+    """A dead worker's task may run again."""
+
+    rescue: Rescue
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOverran:
+    """A thread attempt ran past its time limit; it cannot be killed and was asked to stop."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUnavailable:
+    """A pass of the worker failed because of the store; it is tried again."""
+
+    error: Exception
+    retry_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailed:
+    """A worker gave up: the store cannot be trusted any more, or Thirdshift itself has a fault."""
+
+    error: Exception
+
+
+Event = (
+    WorkerStarted
+    | WorkerStopped
+    | AttemptClaimed
+    | AttemptSettled
+    | AttemptLost
+    | TaskRescued
+    | AttemptOverran
+    | StoreUnavailable
+    | WorkerFailed
+)
+Observer = Callable[[Event], None]

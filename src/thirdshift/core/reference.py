@@ -1,0 +1,114 @@
+"""Functions and classes by name: ``package.module:Qualified.name``, found again in any process.
+
+Only what another process can import may be stored. The refusals say what to do instead.
+"""
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from thirdshift.core.errors import NotImportable
+
+_MOVE_IT = "Move it to the top level of a module and pass its data as arguments."
+_known: WeakKeyDictionary[Callable[..., Any], str] = WeakKeyDictionary()
+
+
+def reference_of(function: Callable[..., Any]) -> str:
+    """Return the reference of *function*; raises :class:`NotImportable` when no other process could find it."""
+    found = _known.get(function)
+    if found is None:
+        found = _checked_reference(function)
+        _known[function] = found
+    return found
+
+
+def resolve(reference: str) -> Any:
+    """Import what *reference* names.
+
+    Raises :class:`ImportError` when the module cannot be imported (or fails while it is), :class:`AttributeError` when
+    it has no such name.
+    """
+    module_name, _, qualified_name = reference.partition(":")
+    found: Any = _main_module_as(module_name) or importlib.import_module(module_name)
+    for part in qualified_name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def bare_name(reference: str) -> str:
+    """Return the last part of *reference*: the function's bare ``__name__``."""
+    return reference.rpartition(":")[2].rpartition(".")[2]
+
+
+def _checked_reference(function: Callable[..., Any]) -> str:
+    reference = f"{_module_name(function)}:{_qualified_name(function)}"
+    try:
+        found = resolve(reference)
+    except (ImportError, AttributeError) as error:
+        raise NotImportable(repr(function), f"{reference} cannot be imported ({error})", _MOVE_IT) from error
+    if found != function:
+        raise NotImportable(
+            repr(function),
+            f"{reference} names another object",
+            "If a decorator replaced it, let the decorator use functools.wraps and submit the decorated function.",
+        )
+    return reference
+
+
+def _qualified_name(function: Callable[..., Any]) -> str:
+    if isinstance(function, functools.partial):
+        raise NotImportable(repr(function), "it is a partial", "Submit the function itself with all its arguments.")
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str):
+        raise NotImportable(repr(function), "it is an object, not a function", "Submit a function.")
+    if "<lambda>" in name:
+        raise NotImportable(repr(function), "it is a lambda", "Give it a name at the top level of a module.")
+    if "<locals>" in name:
+        raise NotImportable(repr(function), "it is defined inside another function", _MOVE_IT)
+    owner = getattr(function, "__self__", None)
+    if owner is not None and not inspect.isclass(owner) and not inspect.ismodule(owner):
+        raise NotImportable(
+            repr(function),
+            "it is bound to one object, which exists only in this process",
+            "Submit a plain function that makes or finds the object, and pass what identifies it as an argument.",
+        )
+    return name
+
+
+def _module_name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__module__", None)
+    if not name:
+        raise NotImportable(repr(function), "it belongs to no module", _MOVE_IT)
+    return _name_of_main(function) if name == "__main__" else str(name)
+
+
+def _name_of_main(function: Callable[..., Any]) -> str:
+    """Return the name under which another process imports the script that runs here as ``__main__``."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    if not file or not Path(file).stem.isidentifier():
+        raise NotImportable(
+            repr(function),
+            "it is defined in an interactive session or in a script whose name cannot be imported",
+            "Put it into a module file with a plain name (letters, digits, underscores).",
+        )
+    return Path(file).stem
+
+
+def _main_module_as(module_name: str) -> Any:
+    """Return the running script when it is *module_name*, so that it is not imported a second time."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if main is None or not file or module_name in sys.modules:
+        return None
+    spec = getattr(main, "__spec__", None)
+    name = spec.name if spec is not None else Path(file).stem
+    return main if name == module_name else None

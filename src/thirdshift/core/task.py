@@ -1,0 +1,158 @@
+"""The task and its attempts, as values.
+
+:class:`NewTask` is what a submitter asks for, :class:`Claim` what a worker needs to run one attempt,
+:class:`BackgroundTask` what everybody may read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, NewType
+
+from thirdshift.core import codec
+from thirdshift.core.status import TaskPriority, TaskStatus
+
+TaskId = NewType("TaskId", str)
+"""32 hexadecimal digits, unique for ever; chosen by the submitter, so that submitting again is safe."""
+
+
+class PoolKind(Enum):
+    """Where a function runs."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+    ASYNC = "async"
+
+
+class AttemptOutcome(Enum):
+    """How one attempt ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    """The function raised, or its result could not be stored."""
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    """The worker stopped or died; uses up no retry."""
+    SNOOZED = "snoozed"
+    """The function asked to be run again later; uses up no retry."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewTask:
+    """One task to be stored. ``run_at`` is an aware moment or ``None`` for now; ``timeout_s`` is in seconds."""
+
+    id: TaskId
+    name: str
+    function: str
+    arguments: bytes
+    queue: str
+    pool: PoolKind
+    priority: int = TaskPriority.NORMAL
+    run_at: datetime | None = None
+    max_retries: int = 3
+    timeout_s: float | None = None
+    tags: tuple[str, ...] = ()
+    durable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """One attempt that a worker holds. ``(seq, attempt, owner)`` is its fence: every write of it must match."""
+
+    seq: int
+    id: TaskId
+    attempt: int
+    owner: str
+    name: str
+    function: str
+    arguments: bytes
+    queue: str
+    pool: PoolKind
+    priority: int
+    failures: int
+    max_retries: int
+    timeout_s: float | None
+    durable: bool
+    claimed_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskError:
+    """What an attempt raised: the exception's class name, its message and the formatted traceback if there is one."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One ended run of a task. ``started_at`` is ``None`` when the worker died before anybody knew."""
+
+    number: int
+    outcome: AttemptOutcome
+    worker: str
+    claimed_at: datetime
+    started_at: datetime | None
+    finished_at: datetime
+    error: TaskError | None = None
+    encoded_result: bytes | None = field(default=None, repr=False)
+
+    @property
+    def run_time(self) -> timedelta | None:
+        """How long the function ran, ``None`` when that was not measured."""
+        return None if self.started_at is None else self.finished_at - self.started_at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackgroundTask:
+    """One durable request to run a function, as it stands in the store. Moments are aware and in UTC."""
+
+    id: TaskId
+    name: str
+    function: str
+    queue: str
+    pool: PoolKind
+    priority: int
+    status: TaskStatus
+    max_retries: int
+    timeout_s: float | None
+    tags: tuple[str, ...]
+    submitted_at: datetime
+    due_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    worker: str | None
+    """The worker that holds it now."""
+    cancel_requested: bool
+    failures: int
+    """Failed attempts so far; ``max_retries`` bounds them."""
+    attempts: tuple[Attempt, ...]
+    """The ended attempts, oldest first."""
+    progress: Mapping[str, Any] | None = None
+    """What the running attempt reported last."""
+    encoded_arguments: bytes = field(default=b"", repr=False)
+
+    @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments as submitted."""
+        return codec.decode_arguments(self.encoded_arguments)
+
+    @property
+    def result(self) -> Any:
+        """What the function returned; ``None`` while there is no result."""
+        if self.status is not TaskStatus.COMPLETED or self.attempts[-1].encoded_result is None:
+            return None
+        return codec.decode_result(self.attempts[-1].encoded_result)
+
+    @property
+    def error(self) -> TaskError | None:
+        """The error of the last ended attempt; ``None`` for a completed task."""
+        if self.status is TaskStatus.COMPLETED or not self.attempts:
+            return None
+        return self.attempts[-1].error

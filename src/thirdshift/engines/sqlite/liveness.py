@@ -1,0 +1,84 @@
+"""Who is alive is asked of the kernel: a worker and each of its children hold file locks that die with them.
+
+No clock, PID or guess decides. A stopped, slow or suspended process keeps its locks and is never robbed.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from thirdshift.host.lock import FileLock, held_by_somebody, read_pid
+
+
+class SQLiteRegistration:
+    """A worker of this process; its lock is held until :meth:`close` or the end of the process."""
+
+    def __init__(self, folder: Path, forget: Callable[[str], None]) -> None:
+        self.id = uuid4().hex
+        self._folder = folder
+        self._forget = forget
+        self._lock = FileLock(_worker_lock(folder, self.id))
+        if not self._lock.try_acquire():
+            raise AssertionError(f"the new lock {self._lock.path} is held by somebody")
+
+    def child_lock(self, number: int) -> str:
+        """Return the path of the lock file that child *number* must hold while it lives."""
+        return str(self._folder / f"{self.id}.child-{number}.lock")
+
+    def close(self) -> None:
+        """Forget the worker and release its lock."""
+        self._forget(self.id)
+        self._lock.release()
+        _remove_files(self._folder, self.id)
+
+
+class DeadWorker:
+    """A worker whose death is certain, because the caller now holds its lock. :meth:`forget` ends that."""
+
+    def __init__(self, folder: Path, worker: str, lock: FileLock) -> None:
+        self.id = worker
+        self._folder = folder
+        self._lock = lock
+
+    def forget(self) -> None:
+        """Remove what is left of it in the file system."""
+        _remove_files(self._folder, self.id)
+        self._lock.release()
+
+
+def dead_workers(folder: Path, workers: Sequence[str]) -> Iterator[DeadWorker]:
+    """Yield those of *workers* that are dead and whose children are dead too.
+
+    A child that outlived its worker is killed first; its task is not touched before its lock is free.
+    """
+    for worker in workers:
+        lock = FileLock(_worker_lock(folder, worker))
+        if not lock.try_acquire():
+            continue
+        if _end_orphans(folder, worker):
+            yield DeadWorker(folder, worker, lock)
+        else:
+            lock.release()
+
+
+def _end_orphans(folder: Path, worker: str) -> bool:
+    """Kill children of a dead worker; returns whether all of them are gone. The next look finds those just killed."""
+    alive = [path for path in folder.glob(f"{worker}.child-*.lock") if held_by_somebody(path)]
+    for path in alive:
+        pid = read_pid(path)  # written by the holder after it took the lock, so it cannot be another program's
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return not alive
+
+
+def _remove_files(folder: Path, worker: str) -> None:
+    for path in folder.glob(f"{worker}.*"):
+        path.unlink(missing_ok=True)
+
+
+def _worker_lock(folder: Path, worker: str) -> Path:
+    return folder / f"{worker}.lock"

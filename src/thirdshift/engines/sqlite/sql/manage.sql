@@ -1,0 +1,31 @@
+-- name: find_by_id
+SELECT seq, status FROM task WHERE id = ?;
+
+-- name: cancel_waiting
+UPDATE task SET status = 'cancelled', finished_at = :now, cancel_requested_at = :now
+WHERE id = :id AND status IN ('pending', 'scheduled', 'waiting', 'retrying');
+
+-- name: request_cancel
+UPDATE task SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE id = :id AND status = 'running';
+
+-- name: retry
+-- An explicit retry starts over: all retries are available again, the attempts so far stay.
+UPDATE task
+SET status = 'pending', due_at = :now, failures = 0, finished_at = NULL, cancel_requested_at = NULL
+WHERE id = :id AND status IN ('completed', 'failed', 'cancelled');
+
+-- name: record_event
+INSERT INTO event (task, at, kind, detail) SELECT seq, :now, :kind, :detail FROM task WHERE id = :id;
+
+-- name: pause_queue
+INSERT INTO queue (name, paused_at) VALUES (:queue, :now)
+ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at WHERE paused_at IS NULL;
+
+-- name: resume_queue
+UPDATE queue SET paused_at = NULL WHERE name = :queue AND paused_at IS NOT NULL;
+
+-- name: delete_finished
+-- In batches, so that a large clean-up never holds the write lock for long. Attempts and events go with the task.
+DELETE FROM task WHERE seq IN (
+    SELECT seq FROM task WHERE finished_at < :before AND status IN ('completed', 'failed', 'cancelled') LIMIT :limit
+);

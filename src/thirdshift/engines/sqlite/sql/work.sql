@@ -1,0 +1,81 @@
+-- name: promote
+-- Retrying and scheduled tasks whose moment has come become runnable; their due time keeps them ahead of later ones.
+UPDATE task SET status = 'pending'
+WHERE seq IN (
+    SELECT seq FROM task WHERE status IN ('scheduled', 'retrying') AND due_at <= :now ORDER BY due_at LIMIT :limit
+);
+
+-- name: next_due
+SELECT min(due_at) FROM task WHERE status IN ('scheduled', 'retrying');
+
+-- name: open_queues
+SELECT name FROM queue WHERE paused_at IS NULL ORDER BY name;
+
+-- name: runnable
+-- Read inside the transaction that claims, so nobody can take these rows in between. Walks task_runnable in its order.
+SELECT priority, due_at, seq, id, attempt, name, function, arguments, queue, pool, failures, max_retries, timeout_us,
+       durable
+FROM task
+WHERE status = 'pending' AND queue = ? AND pool = ?
+ORDER BY priority DESC, due_at, seq
+LIMIT ?;
+
+-- name: claim
+UPDATE task SET status = 'running', attempt = attempt + 1, owner = ?, claimed_at = ?
+WHERE seq = ? AND status = 'pending';
+
+-- name: record_attempt
+-- Fenced: writes nothing when the task is no longer this attempt's. Runs before settle, in the same transaction.
+INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result, error_type,
+                     error_message, error_traceback)
+SELECT seq, attempt, CASE WHEN cancel_requested_at IS NULL OR :outcome = 'interrupted' THEN :outcome ELSE 'cancelled' END,
+       owner, claimed_at, :started_at, :finished_at, iif(cancel_requested_at IS NULL, :result, NULL),
+       :error_type, :error_message, :error_traceback
+FROM task
+WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running';
+
+-- name: settle
+-- Fenced like record_attempt. A task whose cancellation was asked for ends as cancelled, whatever the function did:
+-- cancel_task answered True, which means that the task will not complete.
+UPDATE task
+SET status      = iif(cancel_requested_at IS NULL, :status, 'cancelled'),
+    finished_at = iif(cancel_requested_at IS NOT NULL OR :status IN ('completed', 'failed', 'cancelled'),
+                      :finished_at, NULL),
+    due_at      = coalesce(:due_at, due_at),
+    failures    = failures + :failed,
+    owner       = NULL,
+    claimed_at  = NULL
+WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running';
+
+-- name: give_back
+-- The function was never called: no attempt row, and the due time that keeps its place in the line. One whose
+-- cancellation was asked for meanwhile is cancelled instead.
+UPDATE task
+SET status      = iif(cancel_requested_at IS NULL, 'pending', 'cancelled'),
+    finished_at = iif(cancel_requested_at IS NULL, NULL, :now),
+    owner       = NULL,
+    claimed_at  = NULL
+WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running';
+
+-- name: record_progress
+INSERT INTO progress (task, attempt, at, facts)
+SELECT seq, attempt, :at, :facts FROM task
+WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running'
+ON CONFLICT (task) DO UPDATE SET attempt = excluded.attempt, at = excluded.at, facts = excluded.facts;
+
+-- name: cancel_requests
+SELECT id FROM task WHERE status = 'running' AND owner = ? AND cancel_requested_at IS NOT NULL;
+
+-- name: other_owners
+SELECT DISTINCT owner FROM task WHERE status = 'running' AND owner <> ?
+UNION
+SELECT id FROM worker WHERE id <> ?;
+
+-- name: held_by
+SELECT seq, id, name, attempt FROM task WHERE status = 'running' AND owner = ?;
+
+-- name: register_worker
+INSERT INTO worker (id, pid, host, started_at, slots) VALUES (?, ?, ?, ?, ?);
+
+-- name: forget_worker
+DELETE FROM worker WHERE id = ?;

@@ -1,0 +1,144 @@
+"""Waking who waits, without polling: a call inside a process, a datagram between processes.
+
+Every process that listens binds a Unix datagram socket in the folder beside the database; who changed something sends a
+byte to each socket of that topic. A lost byte loses no task: everybody looks again at its safety interval.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Callback = Callable[[], None]
+
+WORK = "work"
+"""There may be something to claim or to cancel."""
+FINISHED = "done"
+"""Tasks finished."""
+
+_PATH_LIMIT = 100
+"""Longest path that a Unix socket address can hold, with room to spare (the kernel's limit is 107 bytes)."""
+
+_MTIME_TICK_NS = 50_000_000
+"""Folder times step by the kernel's tick, at most 10 ms."""
+
+
+class WakeHub:
+    """The listeners of one process and the sockets of the others, for one database."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._mutex = threading.Lock()
+        self._callbacks: dict[str, list[Callback]] = {WORK: [], FINISHED: []}
+        self._receivers: dict[str, _Receiver] = {}
+        self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sender.setblocking(False)
+        self._folder_descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._seen_mtime_ns = -1
+        self._others: dict[str, list[str]] = {WORK: [], FINISHED: []}
+
+    def listen(self, topic: str, callback: Callback) -> Callback:
+        """Call *callback* at every announcement of *topic*; returns what ends that. Callbacks must be quick."""
+        with self._mutex:
+            self._callbacks[topic] = [*self._callbacks[topic], callback]
+            if topic not in self._receivers:
+                name = f"{self._identity}.{topic}"
+                self._receivers[topic] = _Receiver(self._address(name), self._folder / name, self._call(topic))
+        return lambda: self._unlisten(topic, callback)
+
+    def announce(self, topic: str) -> None:
+        """Wake every listener of *topic* in this and the other processes."""
+        for callback in self._callbacks[topic]:
+            callback()
+        self._look_for_others()
+        for name in self._others[topic]:
+            self._nudge(name)
+
+    def close(self) -> None:
+        """Stop listening and close every socket."""
+        with self._mutex:
+            for receiver in self._receivers.values():
+                receiver.close()
+            self._receivers.clear()
+            self._callbacks = {WORK: [], FINISHED: []}
+        self._sender.close()
+        os.close(self._folder_descriptor)
+
+    def _call(self, topic: str) -> Callback:
+        def call() -> None:
+            for callback in self._callbacks[topic]:
+                callback()
+
+        return call
+
+    def _unlisten(self, topic: str, callback: Callback) -> None:
+        with self._mutex:
+            self._callbacks[topic] = [other for other in self._callbacks[topic] if other is not callback]
+
+    def _nudge(self, name: str) -> None:
+        try:
+            self._sender.sendto(b"!", self._address(name))
+        except ConnectionRefusedError:  # bound by a process that died
+            (self._folder / name).unlink(missing_ok=True)
+        except (BlockingIOError, FileNotFoundError):  # awake already, or gone
+            pass
+
+    def _look_for_others(self) -> None:
+        """List the folder again only when it changed; a change within a tick of its clock may not show, so wait one."""
+        mtime_ns = self._folder.stat().st_mtime_ns
+        if mtime_ns == self._seen_mtime_ns:
+            return
+        names = [path.name for path in self._folder.iterdir()]
+        own = self._identity
+        self._others = {
+            topic: [name for name in names if name.endswith(f".{topic}") and not name.startswith(own)]
+            for topic in self._others
+        }
+        if time.time_ns() - mtime_ns > _MTIME_TICK_NS:
+            self._seen_mtime_ns = mtime_ns
+
+    def _address(self, name: str) -> str:
+        path = str(self._folder / name)
+        if len(os.fsencode(path)) <= _PATH_LIMIT:
+            return path
+        return f"/proc/self/fd/{self._folder_descriptor}/{name}"
+
+
+class _Receiver:
+    """A bound socket and the thread that waits on it."""
+
+    def __init__(self, address: str, path: Path, callback: Callback) -> None:
+        self._path = path
+        self._callback = callback
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(address)
+        self._stop_read, self._stop_write = os.pipe()
+        self._thread = threading.Thread(target=self._receive, name="thirdshift-wake", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._stop_write)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self._socket.close()
+        os.close(self._stop_read)
+
+    def _receive(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._socket.fileno(), self._stop_read], [], [])
+            if self._stop_read in ready:
+                return
+            self._drain()
+            self._callback()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._socket.recv(64):
+                pass

@@ -1,0 +1,216 @@
+"""The one write connection of a process, shared by its threads through group commit.
+
+There is no writer thread. A caller that finds nobody writing writes on its own thread: alone, a commit costs what a
+bare ``sqlite3`` commit costs. Callers that arrive meanwhile queue; when the leader is done, the first of them leads
+the next batch and commits for everybody who queued by then. See docs/adr/0001.
+"""
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from thirdshift.core.errors import OutcomeUnknown, StoreBusy, StoreDamaged, StoreError
+from thirdshift.engines.sqlite.connection import open_writer, primary_code, translated
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
+
+_BATCH_LIMIT = 256
+_BUSY_LIMIT_S = 5.0
+_BUSY_PAUSE_S = 0.001
+"""SQLite's own busy handler backs off to waits of 100 ms and starves old waiters; a short constant pause is fair."""
+
+
+class _Request(Generic[T]):
+    """One caller's operation, waiting for somebody to commit it."""
+
+    __slots__ = ("durable", "error", "is_done", "operation", "result", "turn")
+
+    def __init__(self, operation: Operation[T], durable: bool) -> None:
+        self.operation = operation
+        self.durable = durable
+        self.is_done = False
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.turn: threading.Lock | None = None
+
+    def outcome(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return cast(T, self.result)
+
+
+class Writer:
+    """Runs operations in transactions. An operation may run more than once before it is committed, so all it does must
+    be done through the connection it is given; it must not wait for anything."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = open_writer(path)
+        self._is_durable = True
+        self._mutex = threading.Lock()
+        self._is_led = False
+        self._waiting: deque[_Request[Any]] = deque()
+        self._stopped_by: StoreError | None = None
+        self.commits = 0
+        """Committed transactions so far."""
+
+    def run(self, operation: Operation[T], *, durable: bool) -> T:
+        """Run *operation* and commit it; returns its value.
+
+        When *durable*, the commit has reached the disk on return; otherwise it survives the death of this process.
+        What the operation raises is raised here and undoes that operation alone. Raises ``StoreError`` when the store
+        does not take the write.
+        """
+        request = _Request(operation, durable)
+        with self._mutex:
+            if self._is_led:
+                request.turn = threading.Lock()
+                request.turn.acquire()
+                self._waiting.append(request)
+            else:
+                self._is_led = True
+        if request.turn is not None:
+            request.turn.acquire()
+            if request.is_done:
+                return request.outcome()
+        self._lead(request)
+        return request.outcome()
+
+    def close(self) -> None:
+        """Close the connection, after those calls of ``run`` that came first; later ones raise ``StoreError``."""
+        with contextlib.suppress(StoreError):  # stopped already: then nobody uses the connection any more
+            self.run(self._retire, durable=False)
+        self._connection.close()
+
+    def _retire(self, _connection: sqlite3.Connection) -> None:
+        """Stop, as the last operation that anybody runs: leaders look at ``_stopped_by`` first."""
+        self._stopped_by = StoreError(f"{self._path} was closed by this process; open a new manager")
+
+    def _lead(self, own: _Request[Any]) -> None:
+        with self._mutex:
+            batch = [own]
+            while self._waiting and len(batch) < _BATCH_LIMIT:
+                batch.append(self._waiting.popleft())
+        try:
+            self._commit(batch)
+        except BaseException:  # a signal's exception belongs to the leader alone; the others are led by somebody else
+            self._roll_back()
+            with self._mutex:
+                self._waiting.extendleft(reversed(batch[1:]))
+            self._hand_on()
+            raise
+        self._hand_on()
+        for request in batch[1:]:
+            request.is_done = True
+            cast(threading.Lock, request.turn).release()
+
+    def _hand_on(self) -> None:
+        with self._mutex:
+            if not self._waiting:
+                self._is_led = False
+                return
+            successor = self._waiting.popleft()
+        assert successor.turn is not None
+        successor.turn.release()
+
+    def _commit(self, batch: list[_Request[Any]]) -> None:
+        """Commit *batch*; each request then has its result or its error."""
+        try:
+            if self._stopped_by is not None:
+                raise self._stopped_by
+            self._set_durability(any(request.durable for request in batch))
+            self._begin()
+            live = self._run_all(batch)
+            if not live:
+                self._connection.execute("ROLLBACK")
+                return
+            self._end(live)
+        except StoreError as error:
+            for request in batch:
+                request.error = request.error or error
+
+    def _run_all(self, batch: list[_Request[Any]]) -> list[_Request[Any]]:
+        """Run every operation in the open transaction; returns those that succeeded.
+
+        The usual case, in which all do, needs no savepoints. When one fails the transaction starts again and the
+        others run once more, each in a savepoint of its own.
+        """
+        for request in batch:
+            try:
+                request.result = request.operation(self._connection)
+            except Exception as error:  # noqa: BLE001  # the caller's own error, given back to the caller
+                self._refuse_store_errors(error)
+                if len(batch) == 1:
+                    request.error = error
+                    return []
+                self._connection.execute("ROLLBACK")
+                self._begin()
+                return self._run_apart(batch)
+        return batch
+
+    def _run_apart(self, batch: list[_Request[Any]]) -> list[_Request[Any]]:
+        for request in batch:
+            self._connection.execute("SAVEPOINT request")
+            try:
+                request.result = request.operation(self._connection)
+            except Exception as error:  # noqa: BLE001  # the caller's own error, given back to the caller
+                self._refuse_store_errors(error)
+                request.error = error
+                self._connection.execute("ROLLBACK TO request")
+            self._connection.execute("RELEASE request")
+        return [request for request in batch if request.error is None]
+
+    def _begin(self) -> None:
+        deadline = time.monotonic() + _BUSY_LIMIT_S
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                if primary_code(error) != sqlite3.SQLITE_BUSY:
+                    raise self._stopping(translated(error, self._path)) from error
+                if time.monotonic() > deadline:
+                    raise StoreBusy(str(self._path), _BUSY_LIMIT_S) from error
+                time.sleep(_BUSY_PAUSE_S)
+            else:
+                return
+
+    def _end(self, live: list[_Request[Any]]) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            failure = self._stopping(translated(error, self._path, committing=True))
+            for request in live:
+                request.error = failure
+            return
+        self.commits += 1
+
+    def _refuse_store_errors(self, error: Exception) -> None:
+        """Raise when *error* is about the file and not about the operation: then the whole batch has failed."""
+        if isinstance(error, sqlite3.Error) and not isinstance(
+            error, sqlite3.IntegrityError | sqlite3.ProgrammingError
+        ):
+            self._roll_back()
+            raise self._stopping(translated(error, self._path)) from error
+
+    def _stopping(self, error: StoreError) -> StoreError:
+        """Stop for good after damage or a commit of unknown outcome: what SQLite says afterwards proves nothing."""
+        if isinstance(error, OutcomeUnknown | StoreDamaged):
+            self._stopped_by = error
+        return error
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _set_durability(self, durable: bool) -> None:
+        """FULL syncs the log at every commit, NORMAL does not. Must be set outside of a transaction."""
+        if durable is not self._is_durable:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._is_durable = durable

@@ -1,0 +1,58 @@
+"""Events as log lines: the only place where the engine's life becomes text.
+
+Constant dotted names with fields. ``logging.getLogger("thirdshift").setLevel(logging.DEBUG)`` shows every claim and
+end; failures of tasks are INFO, because they are not faults of Thirdshift.
+"""
+
+import logging
+
+from thirdshift.core.events import (
+    AttemptClaimed,
+    AttemptLost,
+    AttemptOverran,
+    AttemptSettled,
+    Event,
+    StoreUnavailable,
+    TaskRescued,
+    WorkerFailed,
+    WorkerStarted,
+    WorkerStopped,
+)
+from thirdshift.core.status import TaskStatus
+from thirdshift.core.task import Claim
+
+_logger = logging.getLogger("thirdshift.worker")
+
+
+def log_event(event: Event) -> None:
+    """Write *event* as one log line."""
+    match event:
+        case WorkerStarted(worker, slots):
+            _logger.info("worker.started worker=%s slots=%d", worker, slots)
+        case WorkerStopped(worker, running):
+            _logger.info("worker.stopped worker=%s running=%d", worker, running)
+        case AttemptClaimed(claim):
+            _logger.debug("task.claimed %s", _fields(claim))
+        case AttemptSettled(settlement):
+            report = settlement.report
+            has_failed = settlement.status in (TaskStatus.FAILED, TaskStatus.RETRYING)
+            level = logging.INFO if has_failed else logging.DEBUG
+            error = f' error="{report.error}"' if report.error is not None else ""
+            outcome = report.outcome.value
+            _logger.log(level, "task.%s %s status=%s%s", outcome, _fields(report.claim), settlement.status.value, error)
+        case AttemptLost(settlement):
+            _logger.warning("task.lost %s", _fields(settlement.report.claim))
+        case AttemptOverran(claim):
+            _logger.warning("task.overran %s timeout_s=%s", _fields(claim), claim.timeout_s)
+        case TaskRescued(rescue):
+            _logger.warning(
+                "task.rescued id=%s name=%s attempt=%d worker=%s", rescue.id, rescue.name, rescue.attempt, rescue.owner
+            )
+        case StoreUnavailable(error, retry_in_s):
+            _logger.error('store.unavailable retry_in_s=%g error="%s"', retry_in_s, error)
+        case WorkerFailed(error):
+            _logger.critical("worker.failed", exc_info=error)
+
+
+def _fields(claim: Claim) -> str:
+    return f"id={claim.id} name={claim.name} attempt={claim.attempt} queue={claim.queue}"

@@ -1,0 +1,39 @@
+"""Threads of this process: the cheapest place for a task. A thread cannot be killed, only asked to stop."""
+
+from thirdshift.core.clock import Clock
+from thirdshift.core.engine import Registration
+from thirdshift.core.task import Claim, PoolKind
+from thirdshift.runtime.attempt import Ending, run_attempt
+from thirdshift.runtime.context import TaskContext
+from thirdshift.runtime.pools.slots import Runner, SlotPool
+
+
+class ThreadPool(SlotPool):
+    """Runs attempts in its slots' own threads."""
+
+    def __init__(self, slots: int, clock: Clock) -> None:
+        super().__init__(PoolKind.THREAD, slots, clock)
+
+    def make_runner(self, number: int, registration: Registration) -> Runner:  # noqa: ARG002  # threads need no lock
+        """Return a runner that calls the function where it stands."""
+        return _ThreadRunner(self._clock)
+
+
+class _ThreadRunner:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def run(self, claim: Claim, context: TaskContext) -> Ending:
+        return run_attempt(claim.function, claim.arguments, context, self._clock)
+
+    def pass_on_stop(self, context: TaskContext) -> None:
+        """The function reads the same context."""
+
+    def end(self) -> bool:
+        return False
+
+    def kill(self) -> None:
+        """Never called: a thread cannot be ended."""
+
+    def close(self) -> None:
+        """Nothing is held between attempts."""

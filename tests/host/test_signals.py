@@ -1,0 +1,107 @@
+"""SIGTERM and SIGINT ask for a stop; a second one ends the process."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from thirdshift.host.signals import StopSignals
+
+DAEMON = """
+from thirdshift.host.signals import StopSignals
+with StopSignals() as signals:
+    print("ready", flush=True)
+    signals.wait()
+    print("stopping", flush=True)
+    while True:  # a stop that takes for ever
+        signals.wait()
+"""
+
+
+@pytest.fixture
+def daemon() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen([sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_first_signal_asks_and_the_second_ends(
+    daemon: subprocess.Popen[str], number: signal.Signals, code: int
+) -> None:
+    """A daemon that hangs while stopping ends at the second signal with the exit code of a killed program."""
+    assert daemon.stdout is not None
+    daemon.send_signal(number)
+    assert daemon.stdout.readline() == "stopping\n"
+    daemon.send_signal(number)
+    assert daemon.wait() == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_stop_says_which_signal_asked_for_it(number: signal.Signals) -> None:
+    """The flag is set, the wait ends, and the descriptor stays readable for a loop that selects on it."""
+    with StopSignals() as signals:
+        assert not signals.stop_requested
+        assert not signals.wait(timeout=0)
+        os.kill(os.getpid(), number)
+        assert signals.wait(timeout=10)
+        assert signals.wait(timeout=10)
+        assert signals.received is number
+        assert select.select([signals], [], [], 0)[0] == [signals]
+
+
+def test_a_second_signal_of_another_kind_counts_too() -> None:
+    """Ctrl-C after systemd's SIGTERM is the second signal; what it calls can be chosen."""
+    second: list[int] = []
+    with StopSignals(on_second=second.append) as signals:
+        signal.raise_signal(signal.SIGTERM)
+        assert second == []
+        signal.raise_signal(signal.SIGINT)
+        assert second == [signal.SIGINT]
+        assert signals.received is signal.SIGTERM
+
+
+def test_the_old_handlers_come_back() -> None:
+    """After the block Ctrl-C raises KeyboardInterrupt as before, also when the block failed."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(ZeroDivisionError), StopSignals():
+        _ = 1 / 0
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_any_thread_may_wait() -> None:
+    """A thread that waits for the stop wakes up when the main thread receives the signal."""
+    with StopSignals() as signals:
+        answers: list[bool] = []
+        waiter = threading.Thread(target=lambda: answers.append(signals.wait(timeout=30)))
+        waiter.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        waiter.join()
+        assert answers == [True]
+
+
+def test_a_storm_of_signals_while_waiting_neither_deadlocks_nor_raises() -> None:
+    """Signals that hit the waiting main thread at any moment are only counted."""
+    hits: list[int] = []
+    with StopSignals(on_second=hits.append) as signals:
+        storm = [sys.executable, "-c", "import os\nfor _ in range(300): os.kill(os.getppid(), 15)"]
+        with subprocess.Popen(storm) as sender:
+            while sender.poll() is None:
+                signals.wait(timeout=0.001)
+        assert signals.received is signal.SIGTERM
+        assert hits
+
+
+def test_waiting_outside_the_block_is_an_error() -> None:
+    """There is nothing to wait for before the handlers are set."""
+    with pytest.raises(ValueError, match="with block"):
+        StopSignals().wait(timeout=0)
