@@ -86,7 +86,7 @@ class BackgroundTaskManager:
     ``durability``
         ``full``: a submit that returned survives power loss. ``relaxed``: it survives the death of the process.
     ``queues``
-        The queues that this process works on; ``None``: all.
+        The queues that this process works on; ``None``: all but those in ``excluded_queues``.
     ``start``
         Whether to run tasks here; ``False`` only submits, another process works.
     ``shutdown_timeout_seconds``
@@ -103,6 +103,7 @@ class BackgroundTaskManager:
         database: str | Path = "thirdshift.db",
         durability: str = "full",
         queues: Iterable[str] | None = None,
+        excluded_queues: Iterable[str] = (),
         start: bool = True,
         shutdown_timeout_seconds: float = 30.0,
         broker_url: str | None = None,
@@ -123,7 +124,7 @@ class BackgroundTaskManager:
         self._is_open = True
         self._worker: Worker | None = None
         if start:
-            self._start(max_workers, None if queues is None else frozenset(queues))
+            self._start(max_workers, None if queues is None else frozenset(queues), frozenset(excluded_queues))
 
     def __repr__(self) -> str:
         role = "submits only" if self._worker is None else f"{self.worker_type}, {self._worker.slots} slots"
@@ -349,10 +350,16 @@ class BackgroundTaskManager:
 
     # Inside
 
-    def _start(self, max_workers: int, queues: frozenset[str] | None) -> None:
+    def _start(self, max_workers: int, queues: frozenset[str] | None, excluded: frozenset[str]) -> None:
         pools = [ThreadPool(max_workers, self._clock), ProcessPool(max_workers, self._clock)]
         self._worker = Worker(
-            self._engine, pools, clock=self._clock, random=random.random, observe=log_event, queues=queues
+            self._engine,
+            pools,
+            clock=self._clock,
+            random=random.random,
+            observe=log_event,
+            queues=queues,
+            excluded=excluded,
         )
         self._worker.start()
         _running.add(self)

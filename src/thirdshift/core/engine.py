@@ -60,11 +60,12 @@ class WorkerState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimRequest:
-    """How many tasks a worker can take for each pool. ``queues=None`` means every queue."""
+    """How many tasks a worker can take for each pool. ``queues=None`` means every queue that is not ``excluded``."""
 
     owner: str
     free: Mapping[PoolKind, int]
     queues: frozenset[str] | None = None
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

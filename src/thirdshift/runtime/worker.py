@@ -51,11 +51,13 @@ class Worker:
         random: Callable[[], float],
         observe: Observer,
         queues: frozenset[str] | None = None,
+        excluded: frozenset[str] = frozenset(),
         retry: RetryPolicy | None = None,
     ) -> None:
         self._engine = engine
         self._pools: Mapping[PoolKind, SlotPool] = {pool.kind: pool for pool in pools}
         self._queues = queues
+        self._excluded = excluded
         self._clock = clock
         self._random = random
         self._observe = observe
@@ -184,7 +186,9 @@ class Worker:
         if self._is_draining.is_set():
             return None
         free = {kind: room for kind, pool in self._pools.items() if (room := pool.room())}
-        return ClaimRequest(owner=self._owner, free=free, queues=self._queues) if free else None
+        if not free:
+            return None
+        return ClaimRequest(owner=self._owner, free=free, queues=self._queues, excluded=self._excluded)
 
     def _hand_out(self, exchange: Exchange) -> None:
         for claim in exchange.claims:

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from blake3 import blake3
@@ -61,7 +61,7 @@ def publish(target: Path, fill: Callable[[Path], None], *, facts: Mapping[str, A
         manifest = Manifest(files=_entries(temporary), facts=dict(facts or {}))
         for entry in manifest.files:
             sync_file(temporary / entry.path)
-        for folder in sorted({(temporary / entry.path).parent for entry in manifest.files}):
+        for folder in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
             sync_directory(folder)
         write_atomically(temporary / MANIFEST_NAME, _encode(manifest))
         temporary.rename(target)
@@ -73,13 +73,19 @@ def publish(target: Path, fill: Callable[[Path], None], *, facts: Mapping[str, A
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest of *directory*; raises :class:`DamagedDirectory` when there is none that can be read."""
+    """Return the manifest of *directory*; raises :class:`DamagedDirectory` when it is not as it was written."""
     try:
         document = json.loads((directory / MANIFEST_NAME).read_bytes())
         files = tuple(FileEntry(**entry) for entry in document["files"])
-        return Manifest(files=files, facts=document["facts"])
+        if _encode(Manifest(files=files, facts=document["facts"])) != (directory / MANIFEST_NAME).read_bytes():
+            raise ValueError("its bytes are not those that were written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedDirectory(directory, [f"{MANIFEST_NAME} cannot be read ({error})"]) from error
+    for entry in files:
+        path = PurePosixPath(entry.path)
+        if path.is_absolute() or ".." in path.parts:
+            raise DamagedDirectory(directory, [f"{MANIFEST_NAME} names {entry.path}, which leads out of it"])
+    return Manifest(files=files, facts=document["facts"])
 
 
 def verify(directory: Path) -> Manifest:
@@ -153,6 +159,8 @@ def _entries(directory: Path) -> tuple[FileEntry, ...]:
 
 def _problem(directory: Path, entry: FileEntry) -> str | None:
     path = directory / entry.path
+    if path.is_symlink():
+        return f"{entry.path} is a symbolic link"
     try:
         size_bytes = path.stat().st_size
     except OSError as error:
@@ -165,5 +173,6 @@ def _problem(directory: Path, entry: FileEntry) -> str | None:
 
 
 def _encode(manifest: Manifest) -> bytes:
+    """Return the one form a manifest is written in; its last key is a hash of all before it, so that a flip shows."""
     document = {"format": _FORMAT, "facts": dict(manifest.facts), "files": [asdict(entry) for entry in manifest.files]}
-    return json.dumps(document, indent=1).encode()
+    return json.dumps({**document, "blake3": blake3(json.dumps(document).encode()).hexdigest()}, indent=1).encode()

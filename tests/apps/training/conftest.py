@@ -19,7 +19,7 @@ def nano_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_rows() -> Callable[..., Path]:
     """Writes *count* different questions with answers of several lengths, each naming its level."""
 

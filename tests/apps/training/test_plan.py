@@ -11,7 +11,8 @@ import pytest
 
 from thirdshift.apps.training.encoding import encode_question, encode_row
 from thirdshift.apps.training.model import load_model
-from thirdshift.apps.training.plan import Plan, build_plan
+from thirdshift.apps.training.plan import Plan
+from thirdshift.apps.training.planning import build_plan
 from thirdshift.apps.training.rows import BadLine, BadRow, parse_row
 from thirdshift.apps.training.settings import PlanSettings
 from thirdshift.core.errors import DamagedDirectory

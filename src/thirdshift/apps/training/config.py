@@ -57,6 +57,20 @@ class BackgroundConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The model that a new workspace begins with; later files go on from ``models/current_model``."""
+
+    path: str | None = None
+    """A local folder with a Hugging Face causal language model; ``null``: a tiny model is made on the spot."""
+
+    size: str = "tiny"
+    """Size of the model that is made: "tiny" (0.36 million parameters) or "small" (0.8 million)."""
+
+    seed: int = 0
+    """Seed of the weights of the model that is made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DaemonConfig:
     """All settings of a training daemon; every one has a default that suits a single machine."""
 
@@ -71,6 +85,12 @@ class DaemonConfig:
 
     max_attempts: int = 3
     """Times that a failing file is tried in all; a stop, a crash of the daemon or a full disk is no attempt."""
+
+    error_pause_s: float = 60
+    """Seconds that the daemon waits after an error that nobody foresaw, before it goes on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model to begin with."""
 
     disk: DiskConfig = field(default_factory=DiskConfig)
     """When the disk counts as full."""

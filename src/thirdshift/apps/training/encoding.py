@@ -45,6 +45,11 @@ def encode_question(question: Sequence[Message], tokenizer: Any, context: int) -
     return _tokens(_render(question, tokenizer, is_asked=True), tokenizer)[-context:]
 
 
+def padding_id(tokenizer: Any) -> int:
+    """Return the token that fills a batch up; a tokenizer without one lends its end token, which is masked anyway."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
 def _pieces_of_text(text: str, tokenizer: Any) -> list[tuple[str, bool]]:
     return [(text + (tokenizer.eos_token or ""), True)]
 

@@ -1,5 +1,6 @@
 """The examination: questions that were never trained, answered greedily, and right only when letter for letter so."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from thirdshift.apps.training.batches import pad_rows
-from thirdshift.apps.training.encoding import EncodedRow, encode_question, encode_row
+from thirdshift.apps.training.encoding import EncodedRow, encode_question, encode_row, padding_id
 from thirdshift.apps.training.job import Evaluation
 from thirdshift.apps.training.loss import summed_loss
 from thirdshift.apps.training.rows import Row, read_rows
@@ -33,29 +34,35 @@ def exact_match(
 
     *on_progress* is told (asked, of) after each batch. Raises ``BadRow`` when an answer does not fit the context.
     """
-    was_training = model.training
-    model.eval()
     context = int(model.config.max_position_embeddings)
     encoded = [(row, encode_row(row, tokenizer, context)) for row in examples]
     encoded.sort(key=lambda pair: len(pair[1].ids))
     marks: list[tuple[str, bool]] = []
-    loss, tokens = 0.0, 0
-    for start in range(0, len(encoded), batch_size):
-        part = encoded[start : start + batch_size]
-        answers = _answers(model, tokenizer, part, should_stop)
-        if answers is None:
-            return None
-        marks += [(row.level, said == row.answer.strip()) for (row, _), said in zip(part, answers, strict=True)]
-        loss += float(summed_loss(model, pad_rows([(row.ids, row.trained) for _, row in part], _pad_id(tokenizer))))
-        tokens += sum(sum(row.trained) for _, row in part)
-        on_progress(len(marks), len(encoded))
-    model.train(was_training)
-    return Evaluation(
-        asked=len(marks),
-        right=sum(is_right for _, is_right in marks),
-        loss=loss / tokens if tokens else 0.0,
-        by_level=_by_level(marks),
-    )
+    loss = 0.0
+    with _examined(model):
+        for start in range(0, len(encoded), batch_size):
+            part = encoded[start : start + batch_size]
+            answers = _answers(model, tokenizer, part, should_stop)
+            if answers is None:
+                return None
+            marks += [(row.level, said == row.answer.strip()) for (row, _), said in zip(part, answers, strict=True)]
+            batch = pad_rows([(row.ids, row.trained) for _, row in part], padding_id(tokenizer))
+            loss += float(summed_loss(model, batch))
+            on_progress(len(marks), len(encoded))
+    tokens = sum(sum(row.trained) for _, row in encoded)
+    right = sum(is_right for _, is_right in marks)
+    return Evaluation(asked=len(marks), right=right, loss=loss / max(tokens, 1), by_level=_by_level(marks))
+
+
+@contextlib.contextmanager
+def _examined(model: Any) -> Iterator[None]:
+    """Switch dropout and the like off, and afterwards back to what they were."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _answers(
@@ -67,7 +74,7 @@ def _answers(
     questions = [encode_question(row.question, tokenizer, context - longest) for row, _ in part]
     said: list[torch.Tensor] = []
     is_done = torch.zeros(len(part), dtype=torch.bool)
-    for token in islice(_greedy(model, questions, _pad_id(tokenizer)), longest):
+    for token in islice(_greedy(model, questions, padding_id(tokenizer)), longest):
         if should_stop():
             return None
         said.append(token)
@@ -119,7 +126,3 @@ def _by_level(marks: Iterable[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
         levels[level] = (right + is_right, asked + 1)
     levels.pop("", None)
     return levels
-
-
-def _pad_id(tokenizer: Any) -> int:
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)

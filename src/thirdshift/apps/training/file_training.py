@@ -9,7 +9,8 @@ from thirdshift.apps.training.checkpoints import CheckpointStore
 from thirdshift.apps.training.evaluate import exact_match, examples_from_jsonl
 from thirdshift.apps.training.job import OWN_EXAMINATION, Evaluation, FileResult, Progress, TrainingJob
 from thirdshift.apps.training.model import load_model
-from thirdshift.apps.training.plan import Plan, build_plan
+from thirdshift.apps.training.plan import Plan
+from thirdshift.apps.training.planning import build_plan
 from thirdshift.apps.training.publish import publish_current_model
 from thirdshift.apps.training.rows import Row
 from thirdshift.apps.training.trainer import TrainingOutcome, train
@@ -42,6 +43,7 @@ def run(job: TrainingJob, report: Report, should_stop: ShouldStop) -> FileResult
         return result
     result = replace(result, before=before)
 
+    report(Progress(phase="training", total_steps=plan.total_steps))
     store = CheckpointStore(job.checkpoints)
     outcome = train(
         plan, base=job.current_model, store=store, settings=job.settings, should_stop=should_stop, report=report

@@ -7,23 +7,18 @@ that an undisturbed one would have read. The method is that of MosaicML's Stream
 
 import json
 import math
-from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from blake3 import blake3
 
 from thirdshift.apps.training.batches import Batch, Integers, pad_rows
-from thirdshift.apps.training.encoding import encode_row
-from thirdshift.apps.training.model import context_of, model_hash, tokenizer_hash
-from thirdshift.apps.training.rows import BadLine, BadRow, Message, Row, read_rows
+from thirdshift.apps.training.rows import Message, Row
 from thirdshift.apps.training.settings import PlanSettings
-from thirdshift.storage.verified import hash_file, publish, verify
-
-ROWS_FOR_AN_EXAMINATION = 20  # a smaller file gives up no row unless the percentage asks for it
+from thirdshift.storage.verified import verify
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +43,8 @@ class PlanFacts:
     plan_hash: str = ""
 
 
-@dataclass(kw_only=True)
-class _Tokens:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
     """All rows of a file, end to end: row ``i`` has the tokens ``offsets[i]:offsets[i + 1]``."""
 
     ids: Integers
@@ -60,7 +55,7 @@ class _Tokens:
 class Plan:
     """A finished plan, its tokens memory-mapped from its directory."""
 
-    def __init__(self, directory: Path, facts: PlanFacts, tokens: _Tokens) -> None:
+    def __init__(self, directory: Path, facts: PlanFacts, tokens: Tokens) -> None:
         self.directory = directory
         self.facts = facts
         self._tokens = tokens
@@ -75,7 +70,7 @@ class Plan:
         document = json.loads((directory / "plan.json").read_bytes())
         settings = PlanSettings(**document.pop("settings"))
         parts = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("tokens", "loss_mask", "offsets")}
-        tokens = _Tokens(ids=parts["tokens"], trained=parts["loss_mask"], offsets=parts["offsets"])
+        tokens = Tokens(ids=parts["tokens"], trained=parts["loss_mask"], offsets=parts["offsets"])
         return cls(directory, PlanFacts(**document, settings=settings), tokens)
 
     @property
@@ -149,131 +144,6 @@ def order_of_epoch(plan_hash: str, epoch: int, lengths: Integers, batch_size: in
     shuffled = np.argsort(random.random_raw(len(lengths)), kind="stable")
     batches = (shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size))
     return [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches]
-
-
-def build_plan(
-    data: Path,
-    directory: Path,
-    *,
-    base: Path,
-    tokenizer: Any,
-    settings: PlanSettings,
-    seed: int = 0,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Plan | None:
-    """Tokenise *data* for the model in *base* and write the plan to *directory*, which appears only when whole.
-
-    Returns None when *should_stop* became true. Raises :class:`BadLine` at a line that is no row or does not fit.
-    The same arguments give the same plan, to the byte.
-    """
-    context = min(settings.max_context, context_of(base))
-    read = _read(data, tokenizer, context, should_stop)
-    if read is None:
-        return None
-    tokens, digests, cut = read
-    held_out = _held_out(digests, settings)
-    is_trained = np.array([digest not in held_out for digest in digests])
-    tokens = _only(tokens, is_trained, len(tokenizer))
-    rows = int(is_trained.sum())
-    steps_per_epoch = math.ceil(rows / settings.batch_size)
-    facts = PlanFacts(
-        data_name=data.name,
-        data_hash=hash_file(data),
-        base_hash=model_hash(base),
-        tokenizer_hash=tokenizer_hash(base),
-        seed=seed,
-        context=context,
-        pad_id=int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id),
-        settings=PlanSettings(**{field.name: getattr(settings, field.name) for field in fields(PlanSettings)}),
-        rows=rows,
-        held_out_rows=len(held_out),
-        cut_rows=int(np.count_nonzero(cut[is_trained])),
-        tokens=len(tokens.ids),
-        trained_tokens=int(np.count_nonzero(tokens.trained)),
-        steps_per_epoch=steps_per_epoch,
-        total_steps=steps_per_epoch * settings.epochs,
-    )
-    document = {**asdict(facts), "plan_hash": _hash_of(facts, tokens)}
-
-    def fill(folder: Path) -> None:
-        np.save(folder / "tokens.npy", tokens.ids)
-        np.save(folder / "loss_mask.npy", tokens.trained)
-        np.save(folder / "offsets.npy", tokens.offsets)
-        _write_held_out(folder / "held_out.jsonl", data, held_out)
-        (folder / "plan.json").write_text(json.dumps(document, indent=1))
-
-    publish(directory, fill, facts={"plan_hash": document["plan_hash"]})
-    return Plan.load(directory)
-
-
-def _read(
-    data: Path, tokenizer: Any, context: int, should_stop: Callable[[], bool]
-) -> tuple[_Tokens, list[str], Integers] | None:
-    """Return the tokens of all rows, the digest of each ("" for plain text) and the tokens each has lost."""
-    ids, trained, offsets, cut = array("I"), array("B"), array("q", [0]), array("q")
-    digests: list[str] = []
-    for line, row in read_rows(data):
-        if should_stop():
-            return None
-        try:
-            encoded = encode_row(row, tokenizer, context)
-        except BadRow as problem:
-            raise BadLine(data, line, problem.why) from problem
-        ids.extend(encoded.ids)
-        trained.extend(encoded.trained)
-        offsets.append(len(ids))
-        cut.append(encoded.cut)
-        digests.append(_digest(row))
-    tokens = _Tokens(ids=np.asarray(ids), trained=np.asarray(trained), offsets=np.asarray(offsets))
-    return tokens, digests, np.asarray(cut)
-
-
-def _digest(row: Row) -> str:
-    """Return a hash of what the row asks and answers; the same for the same conversation, whatever its form."""
-    if row.text:
-        return ""
-    content = json.dumps([[message.role, message.content] for message in row.messages])
-    return blake3(content.encode()).hexdigest()
-
-
-def _held_out(digests: list[str], settings: PlanSettings) -> set[str]:
-    """Return the digests of the rows that are never trained: those with the smallest hashes.
-
-    A duplicate has the same digest, so it is held out with its twin. Plain text asks nothing and is always trained.
-    """
-    different = sorted(set(digests) - {""})
-    count = round(len(different) * settings.held_out_percent / 100)
-    if settings.held_out_percent and len(digests) >= ROWS_FOR_AN_EXAMINATION:
-        count = max(count, 1)
-    is_everything = len(different) == len(set(digests))
-    return set(different[: min(count, settings.held_out_limit, len(different) - is_everything)])
-
-
-def _only(tokens: _Tokens, is_trained: Integers, vocabulary: int) -> _Tokens:
-    lengths = np.diff(tokens.offsets)
-    keep = np.repeat(is_trained, lengths)
-    return _Tokens(
-        ids=tokens.ids[keep].astype(np.uint16 if vocabulary <= 2**16 else np.uint32),
-        trained=tokens.trained[keep].astype(np.uint8),
-        offsets=np.concatenate([[0], np.cumsum(lengths[is_trained])]).astype(np.int64),
-    )
-
-
-def _hash_of(facts: PlanFacts, tokens: _Tokens) -> str:
-    hasher = blake3(json.dumps(asdict(facts), sort_keys=True).encode())
-    for part in (tokens.ids, tokens.trained, tokens.offsets):
-        hasher.update(part.tobytes())
-    return hasher.hexdigest()
-
-
-def _write_held_out(path: Path, data: Path, held_out: set[str]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        written: set[str] = set()
-        for _, row in read_rows(data):
-            digest = _digest(row)
-            if digest in held_out and digest not in written:
-                written.add(digest)
-                file.write(json.dumps(asdict(row)) + "\n")
 
 
 def _read_held_out(path: Path) -> Iterator[Row]:

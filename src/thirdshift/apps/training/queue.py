@@ -189,7 +189,8 @@ class TrainingQueue:
         """The sidecar is made true before the move: in processing it alone knows the priority."""
         arrived_at = file.arrived_at.isoformat(timespec="microseconds")
         sidecar = Sidecar(priority=file.priority, arrived_at=arrived_at, goes_first=file.goes_first)
-        if self._sidecars.read(file.name) != sidecar:
+        belongs_to_another = os.path.lexists(self._places.processing / file.name)
+        if not belongs_to_another and self._sidecars.read(file.name) != sidecar:
             self._sidecars.write(file.name, sidecar)
         path = self._places.move_within(file.path, self._places.processing, sidecar)
         return replace(file, name=path.name, path=path)

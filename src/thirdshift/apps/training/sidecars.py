@@ -57,7 +57,7 @@ class Sidecars:
         """The sidecar of *name*; ``None`` when it is missing or cannot be understood."""
         try:
             return _decode(json.loads(self._path(name).read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
     def claim(self, name: str, sidecar: Sidecar) -> bool:
@@ -105,7 +105,9 @@ def _encode(name: str, sidecar: Sidecar) -> bytes:
     return json.dumps(plain({"file": name, **asdict(sidecar)}), indent=1).encode()
 
 
-def _decode(document: dict[str, Any]) -> Sidecar:
+def _decode(document: Any) -> Sidecar:
+    if not isinstance(document, dict):
+        raise TypeError("a sidecar is a JSON object")
     leaving = document.get("leaving")
     return Sidecar(
         priority=str(document["priority"]),
@@ -115,5 +117,5 @@ def _decode(document: dict[str, Any]) -> Sidecar:
     )
 
 
-def _decode_leaving(document: dict[str, Any]) -> Leaving:
+def _decode_leaving(document: Mapping[str, Any]) -> Leaving:
     return Leaving(folder=str(document["folder"]), name=str(document["name"]), report=dict(document["report"]))

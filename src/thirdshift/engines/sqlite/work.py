@@ -85,6 +85,7 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime)
     queues = [name for (name,) in connection.execute(QUERY["open_queues"])]
     if request.queues is not None:
         queues = [name for name in queues if name in request.queues]
+    queues = [name for name in queues if name not in request.excluded]
     chosen: list[Row] = []
     for pool, free in request.free.items():
         rows: list[Row] = []

@@ -1,0 +1,60 @@
+# Every command works on a fresh machine that has Python 3.11 or newer and make; `make help` lists them.
+
+PYTHON    ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3 2>/dev/null))
+VENV      := .venv
+BIN       := $(VENV)/bin
+WORKSPACE ?= workspace
+ARGS      ?=
+PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES   := src tests benchmarks examples
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types format check bench clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run $(WORKSPACE)/thirdshift.yaml ## Train on generated puzzles in ./workspace until Ctrl-C (ARGS=--until-idle: ends by itself)
+	$(BIN)/thirdshift --workspace $(WORKSPACE) up $(ARGS)
+
+test: $(VENV)/.dev ## Run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## Check style and the direction of imports
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev ## Check types
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+check: lint types test ## All that CI checks
+
+bench: $(VENV)/.dev ## Measure the engine beside a bare sqlite3 loop
+	$(BIN)/python benchmarks/engine.py $(ARGS)
+
+clean: ## Remove the virtual environment and caches; workspaces stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(WORKSPACE)/thirdshift.yaml: | examples/demo-workspace.yaml
+	mkdir -p -m 700 $(WORKSPACE)
+	cp examples/demo-workspace.yaml $@
+
+# The environments are made once and again when what they install changes.
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it, or say PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; say PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing Thirdshift and torch into $(VENV); the first time this takes a minute or two ..."
+	$(PIP) --editable '.[training]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) --editable '.[training,dev]'
+	@touch $@

@@ -1,0 +1,165 @@
+"""The file in hand: taken from the queue, trained by a durable task, brought to the archive or to ``failed``."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
+from thirdshift.apps.training.config import DaemonConfig
+from thirdshift.apps.training.job import FileResult
+from thirdshift.apps.training.notices import (
+    FileRecovered,
+    FileRefused,
+    Notify,
+    TrainingFinished,
+    TrainingInterrupted,
+    TrainingProgressed,
+    TrainingStarted,
+)
+from thirdshift.apps.training.queue import QueuedFile, TrainingQueue
+from thirdshift.apps.training.tasks import TRAINING_QUEUE, train_queued_file, work_key
+from thirdshift.apps.training.workspace import TrainingWorkspace
+from thirdshift.core.engine import TaskFilter
+
+_UNFINISHED = frozenset(TaskStatus) - {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}
+
+
+class TrainingSession:
+    """Holds at most one file in hand. The place of a file is the truth: where it and the store differ, it wins.
+
+    *trained* is called with the name of every checkpoint that a finished file ends in.
+    """
+
+    def __init__(
+        self,
+        workspace: TrainingWorkspace,
+        queue: TrainingQueue,
+        manager: BackgroundTaskManager,
+        config: DaemonConfig,
+        trained: Callable[[str], None],
+        notify: Notify,
+    ) -> None:
+        self._workspace = workspace
+        self._queue = queue
+        self._manager = manager
+        self._config = config
+        self._trained = trained
+        self._notify = notify
+        self._file: QueuedFile | None = None
+        self._task_id = ""
+        self.progress: dict[str, Any] | None = None
+        """The newest progress of the file in hand."""
+        self.last_result: dict[str, Any] | None = None
+        """What came of the last file: name, accuracy before and after, loss."""
+
+    @property
+    def file(self) -> QueuedFile | None:
+        """The file in hand."""
+        return self._file
+
+    def recover(self) -> None:
+        """Bring to rest what a crashed daemon left, and end tasks whose file is gone. Before any worker starts."""
+        for found in self._queue.recover_orphans():
+            self._notify(FileRecovered(found.name, found.finished))
+        waiting = {_key(file) for file in self._queue.queued()}
+        for task in self._unfinished_tasks():
+            if _key_of(task) not in waiting:
+                self._manager.cancel_task(task.id)
+        for folder in self._workspace.work.iterdir():
+            if folder.name not in waiting:
+                shutil.rmtree(folder)
+
+    def begin(self) -> bool:
+        """Take the next file and see that a task trains it; False when nobody waits or a file is in hand."""
+        if self._file is not None:
+            return False
+        file = self._file = self._queue.get_next()
+        if file is None:
+            return False
+        self._task_id = self._adopt(file) or self._submit(file)
+        self._notify(TrainingStarted(file.name))
+        return True
+
+    def tick(self) -> None:
+        """Look after the file in hand."""
+        file = self._file
+        if file is None:
+            return
+        task = self._manager.get_task(self._task_id)
+        if task is None:  # pruned by hand: the file is still here, so is its work
+            self._task_id = self._submit(file)
+        elif task.status is TaskStatus.COMPLETED:
+            self._finish(file, task.result)
+        elif task.status.is_finished:
+            self._fail(file, task)
+        elif task.progress is not None:
+            self.progress = dict(task.progress)
+            self._notify(TrainingProgressed(file.name, self.progress))
+
+    def lay_aside(self) -> None:
+        """Put the file in hand back to the head of the queue, after the worker has stopped; its task waits too."""
+        self.tick()
+        if self._file is not None:
+            self._queue.give_back(self._file.name, goes_first=True)
+            self._notify(TrainingInterrupted(self._file.name))
+            self._drop()
+
+    def _adopt(self, file: QueuedFile) -> str | None:
+        """Return the unfinished task that already trains *file*: one that a stop or a crash left."""
+        return next((task.id for task in self._unfinished_tasks() if _key_of(task) == _key(file)), None)
+
+    def _submit(self, file: QueuedFile) -> str:
+        options = self._manager.options(tags=[_tag(file)], max_retries=self._config.max_attempts - 1)
+        return options.submit(train_queued_file, str(self._workspace.root), file.name, _key(file)).id
+
+    def _finish(self, file: QueuedFile, answer: dict[str, Any]) -> None:
+        """Archive *file*. Its checkpoint is announced before: a crash in between announces it twice, and not never."""
+        if "refused" in answer:
+            self._refuse(file, {"cause": answer["refused"], "attempts": 1})
+            return
+        result = FileResult.from_document(answer["result"])
+        self.last_result = {
+            "file": file.name,
+            "accuracy_before": result.accuracy_before,
+            "accuracy_after": result.accuracy_after,
+            "first_loss": result.first_loss,
+            "last_loss": result.last_loss,
+            "checkpoint": result.checkpoint,
+        }
+        self._trained(result.checkpoint)
+        report = {**self.last_result, "task": self._task_id, **answer["result"]}
+        self._queue.mark_completed(file.name, report, self._workspace.archive)
+        self._notify(TrainingFinished(file.name, result, self._workspace.checkpoints / result.checkpoint))
+        self._drop()
+
+    def _fail(self, file: QueuedFile, task: BackgroundTask) -> None:
+        cause = str(task.error) if task.error is not None else f"its task was {task.status.value}"
+        self._refuse(file, {"cause": cause, "attempts": len(task.attempts), "task": task.id})
+
+    def _refuse(self, file: QueuedFile, report: dict[str, Any]) -> None:
+        target = self._queue.mark_failed(file.name, {**report, "final_failure": True})
+        self._notify(FileRefused(file.name, report["cause"], target))
+        self._drop()
+
+    def _drop(self) -> None:
+        """Forget the file in hand; the work of one that waits again is kept for when it goes on."""
+        if self._file is not None and self._file.name not in {file.name for file in self._queue.queued()}:
+            shutil.rmtree(self._workspace.work / _key(self._file), ignore_errors=True)
+        self._file = None
+        self.progress = None
+
+    def _unfinished_tasks(self) -> list[BackgroundTask]:
+        wanted = TaskFilter(statuses=_UNFINISHED, queue=TRAINING_QUEUE, name=train_queued_file.__name__, limit=1000)
+        return list(self._manager.find_tasks(wanted))
+
+
+def _key(file: QueuedFile) -> str:
+    return work_key(file.name, file.arrived_at.isoformat())
+
+
+def _tag(file: QueuedFile) -> str:
+    return f"file:{_key(file)}"
+
+
+def _key_of(task: BackgroundTask) -> str:
+    return next((tag.removeprefix("file:") for tag in task.tags if tag.startswith("file:")), "")

@@ -1,0 +1,159 @@
+"""The story of a running daemon: a live bar for people, plain lines in a pipe."""
+
+import time
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from thirdshift.apps.training.job import FileResult
+from thirdshift.apps.training.notices import (
+    ChoreFailed,
+    FileAccepted,
+    FileRecovered,
+    FileRefused,
+    Notice,
+    Remarked,
+    SnapshotTaken,
+    TrainingFinished,
+    TrainingInterrupted,
+    TrainingProgressed,
+    TrainingStarted,
+)
+
+_LINE_INTERVAL_S = 5.0
+
+
+class Narrator:
+    """Tells notices on standard error. Used from the daemon's loop alone."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._workspace = workspace
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._bar: TaskID | None = None
+        self._phase = ""
+        self._next_line = 0.0
+
+    def open(self, database: Path) -> None:
+        """Say where everything is and how to stop."""
+        self._say(f"workspace  {self._workspace}")
+        self._say(f"database   {database}")
+        self._say(f"inbox      {self._workspace / 'inbox'}   drop JSONL files here")
+        self._say("stop       Ctrl-C (after the batch, with a checkpoint); Ctrl-C twice stops at once")
+        self._say(f"look       thirdshift --workspace {self._workspace} status")
+
+    def tell(self, notice: Notice) -> None:
+        """Tell one notice."""
+        match notice:
+            case TrainingProgressed(name, progress):
+                self._progress(name, progress)
+                return
+            case TrainingFinished(name, result, checkpoint):
+                self._finish(name, result, checkpoint)
+            case TrainingStarted(name):
+                self._phase = ""
+                self._line(f"training {name}")
+            case _:
+                self._line(_words(notice, self._workspace))
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+        self._line("stopped")
+
+    def _progress(self, name: str, progress: dict[str, Any]) -> None:
+        if self._console.is_terminal:
+            self._move_bar(name, progress)
+            return
+        now = time.monotonic()
+        if progress["phase"] != self._phase or (progress["phase"] == "training" and now >= self._next_line):
+            self._phase = progress["phase"]
+            self._next_line = now + _LINE_INTERVAL_S
+            self._line(f"{name}: {_facts(progress)}")
+
+    def _move_bar(self, name: str, progress: dict[str, Any]) -> None:
+        if self._bar is None:
+            self._bar = self._bars.add_task(name, facts="")
+        total = progress["total_steps"] or None
+        self._bars.update(self._bar, description=name, completed=progress["step"], total=total, facts=_facts(progress))
+
+    def _finish(self, name: str, result: FileResult, checkpoint: Path) -> None:
+        if self._bar is not None:
+            self._bars.remove_task(self._bar)
+            self._bar = None
+        self._line(
+            f"trained {name}: {result.rows} rows, {result.total_steps} steps in {result.seconds:.0f} s, "
+            f"loss {result.first_loss:.3f} -> {result.last_loss:.3f}"
+        )
+        self._line(f"  exact match {result.accuracy_before:.1%} -> {result.accuracy_after:.1%} on held-out rows")
+        for examination, after in result.after.items():
+            before = result.before[examination]
+            levels = ", ".join(
+                f"level {level} {_share(before.by_level.get(level))} -> {_share(right)}"
+                for level, right in sorted(after.by_level.items())
+            )
+            words = f"    {examination}: {before.accuracy:.1%} -> {after.accuracy:.1%} of {after.asked}"
+            self._line(f"{words} ({levels})" if levels else words)
+        self._line(f"  checkpoint {_short(checkpoint, self._workspace)}, model models/current_model")
+
+    def _line(self, text: str) -> None:
+        self._say(f"{datetime.now().astimezone():%H:%M:%S}  {text}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+
+def _words(notice: Notice, workspace: Path) -> str:
+    match notice:
+        case FileAccepted(name, rows):
+            return f"queued {name}, {rows} rows"
+        case FileRefused(name, cause, path):
+            return f"refused {name}: {cause}; see {_short(path, workspace)}.report.json"
+        case FileRecovered(name, finished):
+            return f"recovered {name}: " + ("its end is completed" if finished else "it goes on where it was")
+        case TrainingInterrupted(name):
+            return f"laid aside {name}: a checkpoint is saved, the next start goes on from there"
+        case SnapshotTaken(path):
+            return f"snapshot {_short(path, workspace)}, verified"
+        case ChoreFailed(name, error):
+            return f"{name} failed: {error}"
+        case Remarked(text):
+            return text
+        case _:
+            return str(notice)
+
+
+def _facts(progress: dict[str, Any]) -> str:
+    if progress["phase"] != "training" or not progress["step"]:
+        return str(progress["phase"])
+    return (
+        f"step {progress['step']}/{progress['total_steps']}, loss {progress['loss']:.3f}, "
+        f"{progress['tokens_per_s']:,.0f} tokens/s, ETA {progress['eta_s']:.0f} s"
+    )
+
+
+def _share(right_of_asked: tuple[int, int] | None) -> str:
+    if not right_of_asked or not right_of_asked[1]:
+        return "-"
+    return f"{right_of_asked[0] / right_of_asked[1]:.0%}"
+
+
+def _short(path: Path, workspace: Path) -> str:
+    return str(path.relative_to(workspace)) if path.is_relative_to(workspace) else str(path)

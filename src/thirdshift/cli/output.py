@@ -1,0 +1,85 @@
+"""How commands speak: people's words, or one JSON document on standard output (``--json``)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from thirdshift.config import DATABASE_NAME, load_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What every command knows: the workspace, and whether it answers in JSON."""
+
+    workspace: Path
+    as_json: bool
+
+    @property
+    def database(self) -> Path:
+        """The workspace's database file."""
+        return self.workspace / (load_settings(self.workspace).database or DATABASE_NAME)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    click.echo(json.dumps(document, indent=1, default=_plain))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print *rows* under *columns*: as a table for people, separated by tabs in a pipe."""
+    from rich.console import Console  # noqa: PLC0415  # only tables need it
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console()
+    if not console.is_terminal:
+        for row in [columns, *rows]:
+            click.echo("\t".join(row))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print one fact a line, names aligned."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Return *moment* as people say it: ``3 s ago``, ``in 2 min``, or a dash."""
+    if moment is None:
+        return "-"
+    span = now - moment
+    words = duration(abs(span))
+    return f"in {words}" if span < timedelta(0) else f"{words} ago"
+
+
+def duration(span: timedelta | None) -> str:
+    """Return *span* with the unit that suits it."""
+    if span is None:
+        return "-"
+    seconds = span.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)

@@ -1,0 +1,113 @@
+"""``thirdshift status``: what is going on, answered from files and short reads, whatever else runs."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from thirdshift.cli.output import Session, duration, print_facts, print_json
+
+
+@click.command()
+@click.pass_obj
+def status(session: Session) -> None:
+    """Show the daemon, the training, the queues and the tasks of this workspace.
+
+    Exits 0 whether a daemon runs or not.
+
+    \b
+    thirdshift status
+    thirdshift --json status | jq .training.loss
+    """
+    document = describe(session)
+    if session.as_json:
+        print_json(document)
+    else:
+        print_facts(_facts(document))
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """Return everything that ``status`` knows, as JSON-ready data."""
+    from thirdshift.apps.training.status import StatusFile  # noqa: PLC0415
+    from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
+    from thirdshift.host.lock import held_by_somebody  # noqa: PLC0415
+
+    workspace = TrainingWorkspace(session.workspace)
+    is_running = held_by_somebody(workspace.pid_file)
+    written = StatusFile(workspace.status_file).read() or {}
+    state = written.get("state", "never started")
+    if not is_running and state not in ("stopped", "never started"):
+        written["reason"] = f"it ended while {state}, without stopping cleanly; the next start recovers"
+        written["state"] = "stopped"
+    return {
+        "workspace": str(session.workspace),
+        "database": str(session.database),
+        "daemon": "running" if is_running else "stopped",
+        **written,
+        "tasks": _task_counts(session),
+    }
+
+
+def _task_counts(session: Session) -> dict[str, int] | None:
+    """Return the counts of the store; ``None`` when there is no database yet, which asking must not create."""
+    if not session.database.exists():
+        return None
+    from thirdshift import BackgroundTaskManager  # noqa: PLC0415
+
+    with BackgroundTaskManager(database=session.database, start=False) as manager:
+        return manager.get_stats()
+
+
+def _facts(document: dict[str, Any]) -> dict[str, str]:
+    facts = {"workspace": document["workspace"], "database": document["database"], "daemon": _daemon(document)}
+    if document.get("training") is not None:
+        facts["training"] = _training(document["training"])
+        if document["training"].get("last"):
+            facts["last file"] = _last(document["training"]["last"])
+    if document.get("queue"):
+        facts["files"] = _files(document["queue"])
+    if document.get("background_tasks"):
+        facts["chores"] = _chores(document["background_tasks"])
+    if document.get("disk"):
+        facts["disk"] = f"{document['disk']['free_gb']:.1f} GB free ({document['disk']['level']})"
+    if document.get("last_error"):
+        facts["last error"] = str(document["last_error"].get("error"))
+    if document["tasks"] is not None:
+        counts = {name: count for name, count in document["tasks"].items() if count}
+        facts["tasks"] = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+    return facts
+
+
+def _daemon(document: dict[str, Any]) -> str:
+    words = document["daemon"]
+    if document["daemon"] == "running":
+        since = duration(datetime.now(UTC) - datetime.fromisoformat(document["started_at"]))
+        words += f", {document.get('state')}, process {document.get('pid')}, for {since}"
+    return f"{words} ({document['reason']})" if document.get("reason") else words
+
+
+def _training(training: dict[str, Any]) -> str:
+    if not training.get("file"):
+        return "no file in hand"
+    if not training.get("total_steps"):
+        return f"{training['file']}: {training.get('phase', 'starting')}"
+    return (
+        f"{training['file']}: {training['phase']}, step {training['step']}/{training['total_steps']}, "
+        f"loss {training['loss']:.3f}, {training['tokens_per_s']:,.0f} tokens/s, ETA {training['eta_s']:.0f} s"
+    )
+
+
+def _last(last: dict[str, Any]) -> str:
+    before, after = last["accuracy_before"], last["accuracy_after"]
+    return f"{last['file']}: exact match {before:.1%} -> {after:.1%}, checkpoint {last['checkpoint']}"
+
+
+def _files(queue: dict[str, Any]) -> str:
+    processing = ", ".join(queue["processing"]) or "none"
+    return f"{queue['total_queued']} waiting, {processing} in processing, {queue['failed']} failed"
+
+
+def _chores(chores: dict[str, Any]) -> str:
+    running = ", ".join(task["name"] for task in chores["running"]) or "none"
+    failed = sum(task["error"] is not None for task in chores["recent"])
+    return f"{chores['queue_size']} waiting, {running} running, {failed} of the last {len(chores['recent'])} failed"

@@ -1,0 +1,201 @@
+"""``thirdshift tasks``: look at tasks, and cancel or retry one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thirdshift.cli.output import Session, ago, duration, print_facts, print_json, print_table
+from thirdshift.core.codec import DecodeError
+from thirdshift.core.errors import TaskNotFound
+from thirdshift.core.status import TaskStatus
+from thirdshift.core.task import Attempt, BackgroundTask
+
+if TYPE_CHECKING:
+    from thirdshift.manager import BackgroundTaskManager
+
+
+@click.group()
+def tasks() -> None:
+    """Look at tasks, cancel or retry them."""
+
+
+@tasks.command("list")
+@click.option(
+    "--status", "statuses", multiple=True, type=click.Choice([each.value for each in TaskStatus]), help="May repeat."
+)
+@click.option("--queue", help="Only tasks of this queue.")
+@click.option("--name", help="Only tasks of this name.")
+@click.option("--tag", help="Only tasks with this tag.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Most tasks to list.")
+@click.pass_obj
+def list_tasks(
+    session: Session, statuses: tuple[str, ...], queue: str | None, name: str | None, tag: str | None, limit: int
+) -> None:
+    """List tasks, newest first.
+
+    \b
+    thirdshift tasks list --status failed --status retrying
+    thirdshift --json tasks list --queue mail --limit 1000
+    """
+    from thirdshift.core.engine import TaskFilter  # noqa: PLC0415
+
+    wanted = TaskFilter(statuses=frozenset(map(TaskStatus, statuses)), queue=queue, name=name, tag=tag, limit=limit)
+    with opened(session) as manager:
+        found = manager.find_tasks(wanted)
+    if session.as_json:
+        print_json([describe(task) for task in found])
+        return
+    now = datetime.now(UTC)
+    rows = [
+        (task.id, task.name, task.queue, task.status.value, ago(task.submitted_at, now), str(len(task.attempts)),
+         "" if task.error is None else str(task.error).splitlines()[0][:80])
+        for task in found
+    ]  # fmt: skip
+    print_table(("id", "name", "queue", "status", "submitted", "attempts", "error"), rows)
+
+
+@tasks.command()
+@click.argument("task_id")
+@click.pass_obj
+def show(session: Session, task_id: str) -> None:
+    """Show one task with every attempt."""
+    with opened(session) as manager:
+        task = manager.get_task(task_id)
+    if task is None:
+        raise TaskNotFound(task_id)
+    if session.as_json:
+        print_json(describe(task))
+        return
+    print_facts(_facts(task))
+    for attempt in task.attempts:
+        click.echo()
+        print_facts(_attempt_facts(attempt))
+        if attempt.error is not None and attempt.error.traceback:
+            click.echo(attempt.error.traceback.rstrip())
+
+
+@tasks.command()
+@click.argument("task_id")
+@click.pass_obj
+def cancel(session: Session, task_id: str) -> None:
+    """Cancel one task; a running one is told to stop."""
+    _change(session, task_id, "cancelled", lambda manager: manager.cancel_task(task_id))
+
+
+@tasks.command()
+@click.argument("task_id")
+@click.pass_obj
+def retry(session: Session, task_id: str) -> None:
+    """Run one finished task again, with all its retries."""
+    _change(session, task_id, "retried", lambda manager: manager.retry_task(task_id))
+
+
+@contextmanager
+def opened(session: Session) -> Iterator["BackgroundTaskManager"]:
+    """Open the workspace's store for questions and submits; runs no tasks."""
+    from thirdshift import BackgroundTaskManager  # noqa: PLC0415
+
+    with BackgroundTaskManager(database=session.database, start=False) as manager:
+        yield manager
+
+
+def describe(task: BackgroundTask) -> dict[str, Any]:
+    """Return *task* as JSON-ready data."""
+    return {
+        "id": task.id,
+        "name": task.name,
+        "function": task.function,
+        "queue": task.queue,
+        "pool": task.pool.value,
+        "priority": task.priority,
+        "status": task.status.value,
+        "tags": list(task.tags),
+        "arguments": _shown(lambda: list(task.arguments)),
+        "result": _shown(lambda: task.result),
+        "error": None if task.error is None else str(task.error),
+        "progress": task.progress,
+        "max_retries": task.max_retries,
+        "failures": task.failures,
+        "timeout_s": task.timeout_s,
+        "submitted_at": task.submitted_at,
+        "due_at": task.due_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at,
+        "worker": task.worker,
+        "cancel_requested": task.cancel_requested,
+        "attempts": [_describe_attempt(attempt) for attempt in task.attempts],
+    }
+
+
+def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
+    error = attempt.error
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome.value,
+        "worker": attempt.worker,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at,
+        "run_time_s": attempt.run_time,
+        "error": None if error is None else {"type": error.type, "message": error.message},
+        "traceback": None if error is None else error.traceback,
+    }
+
+
+def _shown(read: Any) -> Any:
+    """Return what *read* returns; values of classes that cannot be imported here are named instead."""
+    try:
+        return read()
+    except DecodeError as error:
+        return f"({error})"
+
+
+def _facts(task: BackgroundTask) -> dict[str, str]:
+    now = datetime.now(UTC)
+    args, kwargs = _shown(lambda: task.arguments) if task.encoded_arguments else ((), {})
+    call = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+    facts = {
+        "id": task.id,
+        "call": f"{task.function}({call})",
+        "status": f"{task.status.value}{' (cancel requested)' if task.cancel_requested else ''}",
+        "queue": f"{task.queue}, {task.pool.value} pool, priority {task.priority}",
+        "submitted": f"{task.submitted_at:%Y-%m-%d %H:%M:%S} UTC ({ago(task.submitted_at, now)})",
+        "due": ago(task.due_at, now),
+        "started": ago(task.started_at, now),
+        "finished": ago(task.finished_at, now),
+        "failures": f"{task.failures} of at most {task.max_retries + 1}",
+    }
+    if task.tags:
+        facts["tags"] = ", ".join(task.tags)
+    if task.progress is not None:
+        facts["progress"] = str(dict(task.progress))
+    if task.status is TaskStatus.COMPLETED:
+        facts["result"] = repr(_shown(lambda: task.result))
+    return facts
+
+
+def _attempt_facts(attempt: Attempt) -> dict[str, str]:
+    facts = {
+        "attempt": f"{attempt.number}: {attempt.outcome.value} after {duration(attempt.run_time)}",
+        "worker": attempt.worker,
+    }
+    if attempt.error is not None:
+        facts["error"] = str(attempt.error)
+    return facts
+
+
+def _change(session: Session, task_id: str, done: str, change: Any) -> None:
+    with opened(session) as manager:
+        if manager.get_task(task_id) is None:
+            raise TaskNotFound(task_id)
+        is_changed = change(manager)
+        status = manager.get_task_status(task_id)
+    word = status.value if status else "gone"
+    if session.as_json:
+        print_json({"id": task_id, done: is_changed, "status": word})
+    else:
+        click.echo(f"{task_id} {done}" if is_changed else f"{task_id} was not {done}: it is {word}")
+    if not is_changed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,82 @@
+"""``thirdshift up``: everything for one workspace in one process, a worker and the training daemon."""
+
+import logging
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import click
+
+from thirdshift.cli.narrator import Narrator
+from thirdshift.cli.output import Session
+from thirdshift.config import load_settings
+from thirdshift.core.errors import ConfigurationError
+
+_LOG_BYTES = 10_000_000
+_LOG_FILES = 3
+
+
+@click.command()
+@click.option("--until-idle", is_flag=True, help="Fill the inbox once, train everything, and end.")
+@click.option(
+    "--max-workers", type=click.IntRange(1), help="Tasks of other queues that run at once.  [default: configuration, 4]"
+)
+@click.option(
+    "--app-dir", type=click.Path(path_type=Path), default=".", help="Folder to import tasks from.  [default: .]"
+)
+@click.pass_obj
+def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Path) -> int:
+    """Run everything for this workspace: a worker for background tasks, and the training daemon.
+
+    Drop JSONL files into inbox/ and they are trained one after another. Stop with Ctrl-C or SIGTERM: training stops
+    after the batch with a checkpoint, and the next start goes on from there. A second Ctrl-C stops at once.
+
+    \b
+    thirdshift --workspace ~/shift up
+    thirdshift --workspace ~/shift up --until-idle
+    """
+    from thirdshift import BackgroundTaskManager  # noqa: PLC0415  # --help must not wait for it
+    from thirdshift.apps.training.daemon import TrainingDaemon  # noqa: PLC0415
+    from thirdshift.apps.training.tasks import CHORES_QUEUE, TRAINING_QUEUE  # noqa: PLC0415
+
+    sys.path.insert(0, str(app_dir.absolute()))
+    settings = load_settings(session.workspace)
+    _demand_training_extra()
+    narrator = Narrator(session.workspace)
+    daemon = TrainingDaemon(session.workspace, until_idle=until_idle, notify=narrator.tell)
+    with daemon.instance():
+        _log_to(session.workspace / "logs" / "thirdshift.log", settings.log_level)
+        narrator.open(session.database)
+        with (
+            narrator,
+            BackgroundTaskManager(
+                settings.worker_type,
+                max_workers or settings.threaded_worker.max_workers,
+                database=session.database,
+                excluded_queues=[TRAINING_QUEUE, CHORES_QUEUE],
+                shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+            ),
+        ):
+            return daemon.run()
+
+
+def _demand_training_extra() -> None:
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    missing = [name for name in ("torch", "transformers", "safetensors", "numpy") if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            [f"training needs {', '.join(missing)}; install the extra: pip install 'thirdshift[training]'"]
+        )
+
+
+def _log_to(path: Path, level: str) -> None:
+    """Write log lines to *path*; what people should see on the terminal is the narrator's affair."""
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger("thirdshift")
+    root.addHandler(handler)
+    try:
+        root.setLevel(level.upper())
+    except ValueError as error:
+        raise ConfigurationError([f"log_level is {level!r}; it may be DEBUG, INFO, WARNING or ERROR"]) from error

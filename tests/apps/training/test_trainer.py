@@ -1,0 +1,266 @@
+"""Training is exact: stopped, killed or robbed of its newest checkpoint, it ends with the same bits."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointStore, SetAside
+from thirdshift.apps.training.job import Progress
+from thirdshift.apps.training.loss import summed_loss
+from thirdshift.apps.training.model import create_tiny_model, load_model
+from thirdshift.apps.training.plan import Plan
+from thirdshift.apps.training.planning import build_plan
+from thirdshift.apps.training.settings import TrainingSettings
+from thirdshift.apps.training.trainer import BaseChanged, Diverged, TrainingOutcome, train
+
+SETTINGS = TrainingSettings(
+    epochs=3, batch_size=8, micro_batch_size=3, threads=2, learning_rate=1e-2, checkpoint_interval_s=1e9
+)
+TOTAL_STEPS = 30
+MICRO_BATCHES = (3, 3, 3, 3, 3, 3, 3, 3, 3, 2)  # of the steps of an epoch: 76 rows, the last batch is partial
+
+
+class Scene:
+    """A plan and a model; each attempt trains with the same store unless another is given."""
+
+    def __init__(self, root: Path, plan: Plan, base: Path) -> None:
+        self.plan = plan
+        self.base = base
+        self.damaged: list[SetAside] = []
+        self.store = CheckpointStore(root / "checkpoints", on_damaged=self.damaged.append)
+
+    def train(self, settings: TrainingSettings = SETTINGS, **options: Any) -> TrainingOutcome:
+        return train(self.plan, base=self.base, store=self.store, settings=settings, **options)
+
+
+@pytest.fixture(scope="module")
+def plan(nano_model: Path, tmp_path_factory: pytest.TempPathFactory, write_rows: Callable[..., Path]) -> Plan:
+    folder = tmp_path_factory.mktemp("plan")
+    _, tokenizer = load_model(nano_model)
+    data = write_rows(folder / "train.jsonl", 80)
+    plan = build_plan(data, folder / "plan", base=nano_model, tokenizer=tokenizer, settings=SETTINGS)
+    assert plan is not None
+    assert plan.total_steps == TOTAL_STEPS
+    assert tuple(len(plan.rows_of_step(step)) for step in range(10)) == MICRO_BATCHES
+    return plan
+
+
+@pytest.fixture
+def scene(tmp_path: Path, plan: Plan, nano_model: Path) -> Scene:
+    return Scene(tmp_path, plan, nano_model)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plan: Plan, nano_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """The last checkpoint of a run that nothing disturbed."""
+    outcome = Scene(tmp_path_factory.mktemp("undisturbed"), plan, nano_model).train()
+    assert outcome.checkpoint is not None
+    return outcome.checkpoint
+
+
+def stop_after(micro_batches: int) -> Callable[[], bool]:
+    """Asks for a stop once so many micro-batches were begun."""
+    asked = iter(range(micro_batches))
+    return lambda: next(asked, None) is None
+
+
+def assert_same_bits(one: Checkpoint | None, other: Checkpoint) -> None:
+    assert one is not None
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (one.path / name).read_bytes() == (other.path / name).read_bytes(), f"{name} differs"
+    assert one.facts.last_losses == other.facts.last_losses
+    assert one.facts.first_losses == other.facts.first_losses
+    assert one.facts.tokens == other.facts.tokens
+
+
+class TestExactResume:
+    def test_an_undisturbed_run_repeats_itself(self, scene: Scene, undisturbed: Checkpoint) -> None:
+        """Twice the same plan gives twice the same bits."""
+        outcome = scene.train()
+        assert outcome.finished
+        assert outcome.is_exact
+        assert_same_bits(outcome.checkpoint, undisturbed)
+
+    @pytest.mark.parametrize(("micro_batches", "step"), [(1, 0), (3, 1), (4, 1), (5, 1), (30, 10), (44, 15), (86, 29)])
+    def test_a_stop_costs_nothing(self, scene: Scene, undisturbed: Checkpoint, micro_batches: int, step: int) -> None:
+        """Stopped between or amid optimizer steps, the run goes on to the same bits; part of a step leaves no trace."""
+        stopped = scene.train(should_stop=stop_after(micro_batches))
+        assert (stopped.finished, stopped.step) == (False, step)
+        resumed = scene.train()
+        assert resumed.finished
+        assert_same_bits(resumed.checkpoint, undisturbed)
+
+    def test_many_stops_cost_nothing(self, scene: Scene, undisturbed: Checkpoint) -> None:
+        """Stopped after every four micro-batches, over and over: progress is made and the bits are the same."""
+        attempts = 1
+        while not (outcome := scene.train(should_stop=stop_after(4))).finished:
+            attempts += 1
+        assert attempts == TOTAL_STEPS
+        assert_same_bits(outcome.checkpoint, undisturbed)
+
+    @pytest.mark.training
+    def test_a_killed_process_costs_nothing(self, scene: Scene, undisturbed: Checkpoint) -> None:
+        """Two processes die by SIGKILL amid their work; a third attempt ends with the same bits."""
+        for micro_batches in (7, 40):
+            kill_after(scene, micro_batches)
+        newest = scene.store.latest_verified(scene.plan.hash)
+        assert newest is not None
+        assert 0 < newest.facts.step < TOTAL_STEPS
+        assert_same_bits(scene.train().checkpoint, undisturbed)
+        assert scene.damaged == []
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "config.json", "manifest.json"])
+    @pytest.mark.parametrize("how", ["flipped", "truncated", "gone"])
+    def test_a_damaged_checkpoint_costs_time_only(
+        self, scene: Scene, undisturbed: Checkpoint, name: str, how: str
+    ) -> None:
+        """The newest checkpoint is set aside, the one before it is taken, and the bits are the same."""
+        for micro_batches in (12, 18):
+            stopped = scene.train(should_stop=stop_after(micro_batches))
+        assert stopped.step == 4 + 6
+        assert stopped.checkpoint is not None
+        damage(stopped.checkpoint.path / name, how)
+        resumed = scene.train()
+        assert [aside.path.name for aside in scene.damaged] == ["ckpt-000002"]
+        assert name in " ".join(scene.damaged[0].problems)
+        assert_same_bits(resumed.checkpoint, undisturbed)
+
+    def test_a_finished_plan_is_not_trained_again(self, scene: Scene) -> None:
+        """Called again it returns the same checkpoint without a step."""
+        first = scene.train()
+        reports: list[Progress] = []
+        again = scene.train(report=reports.append)
+        assert again == first
+        assert reports == []
+
+    def test_another_base_is_refused(self, scene: Scene, tmp_path: Path) -> None:
+        """Without a checkpoint, a plan is only trained on the model it was made for."""
+        create_tiny_model(tmp_path / "other", seed=1, size="nano")
+        scene.base = tmp_path / "other"
+        with pytest.raises(BaseChanged):
+            scene.train()
+
+
+class TestLoop:
+    def test_checkpoints_come_by_steps_and_old_ones_go(self, scene: Scene) -> None:
+        """Every seventh step and the end; two stay."""
+        scene.train(TrainingSettings(checkpoint_steps=7, checkpoint_interval_s=1e9, keep_checkpoints=2))
+        assert [(one.sequence, one.facts.step) for one in scene.store.list()] == [(4, 28), (5, 30)]
+
+    def test_checkpoints_come_by_time(self, scene: Scene) -> None:
+        """With ten seconds between two looks at the clock, each step's checkpoint is due."""
+        seconds = iter(range(0, 100_000, 10))
+        scene.train(TrainingSettings(checkpoint_interval_s=10), clock=lambda: float(next(seconds)))
+        assert scene.store.list()[-1].sequence == TOTAL_STEPS
+
+    def test_progress_is_reported_at_most_ten_times_a_second(self, scene: Scene) -> None:
+        """With a clock that stands still only the first and the last step are told."""
+        reports: list[Progress] = []
+        scene.train(report=reports.append, clock=lambda: 0.0)
+        assert [report.step for report in reports] == [1, TOTAL_STEPS]
+        last = reports[-1]
+        assert (last.phase, last.total_steps, last.epoch, last.eta_s) == ("training", TOTAL_STEPS, 2, 0.0)
+
+    def test_the_loss_falls(self, scene: Scene) -> None:
+        """Ten losses at the beginning and ten at the end are averaged."""
+        outcome = scene.train()
+        assert outcome.loss < 0.8 * outcome.first_loss
+        assert outcome.tokens == 3 * scene.plan.facts.tokens
+
+    def test_a_diverging_run_ends_with_an_error(
+        self, nano_model: Path, tmp_path: Path, write_rows: Callable[..., Path]
+    ) -> None:
+        """A loss that is no number is never checkpointed."""
+        settings = TrainingSettings(learning_rate=1e38, clip_norm=0, batch_size=8)
+        _, tokenizer = load_model(nano_model)
+        data = write_rows(tmp_path / "train.jsonl", 80)
+        plan = build_plan(data, tmp_path / "plan", base=nano_model, tokenizer=tokenizer, settings=settings)
+        assert plan is not None
+        scene = Scene(tmp_path, plan, nano_model)
+        with pytest.raises(Diverged, match=r"training train\.jsonl diverged: the loss of step \d+ is"):
+            scene.train(settings)
+        assert scene.store.list() == []
+
+
+class TestGradient:
+    def test_micro_batches_do_not_change_it(self, plan: Plan, nano_model: Path) -> None:
+        """Eight rows in parts of three give the gradient of eight rows at once: all are divided by the same count."""
+        parts = plan.rows_of_step(0)
+        together = gradient(nano_model, plan, [[row for part in parts for row in part]])
+        in_parts = gradient(nano_model, plan, parts)
+        for name, expected in together.items():
+            torch.testing.assert_close(in_parts[name], expected, rtol=1e-4, atol=1e-6)
+
+    def test_padding_changes_neither_logits_nor_loss(self, plan: Plan, nano_model: Path) -> None:
+        """A row in a batch of longer ones reads as it does alone."""
+        model, _ = load_model(nano_model)
+        rows = [row for part in plan.rows_of_step(0) for row in part]
+        batch = plan.batch(rows)
+        logits = model(torch.from_numpy(batch.input_ids), attention_mask=torch.from_numpy(batch.attention_mask)).logits
+        for line, row in enumerate(rows):
+            alone = torch.from_numpy(plan.batch([row]).input_ids)
+            torch.testing.assert_close(logits[line : line + 1, : alone.shape[1]], model(alone).logits)
+        losses = sum(summed_loss(model, plan.batch([row])) for row in rows)
+        torch.testing.assert_close(summed_loss(model, batch), losses)
+
+    def test_the_loss_is_that_of_transformers(self, plan: Plan, nano_model: Path) -> None:
+        """Divided by its tokens, the loss is the one that transformers computes from the same labels."""
+        model, _ = load_model(nano_model)
+        rows = plan.rows_of_step(0)[0]
+        batch = plan.batch(rows)
+        tensors = [torch.from_numpy(array) for array in (batch.input_ids, batch.attention_mask, batch.labels)]
+        expected = model(input_ids=tensors[0], attention_mask=tensors[1], labels=tensors[2]).loss
+        torch.testing.assert_close(summed_loss(model, batch) / (tensors[2] != -100).sum(), expected)
+
+
+def gradient(base: Path, plan: Plan, parts: list[list[int]]) -> dict[str, torch.Tensor]:
+    model, _ = load_model(base)
+    for rows in parts:
+        (summed_loss(model, plan.batch(rows)) / plan.answer_tokens_of_step(0)).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "gone":
+        path.unlink()
+    elif how == "truncated":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x80
+        path.write_bytes(content)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from thirdshift.apps.training.checkpoints import CheckpointStore
+from thirdshift.apps.training.plan import Plan
+from thirdshift.apps.training.settings import TrainingSettings
+from thirdshift.apps.training.trainer import train
+
+def tell():
+    print("micro-batch", flush=True)
+    return False
+
+plan, base, checkpoints = map(Path, sys.argv[1:])
+settings = TrainingSettings(checkpoint_steps=1)
+train(Plan.load(plan), base=base, store=CheckpointStore(checkpoints), settings=settings, should_stop=tell)
+"""
+
+
+def kill_after(scene: Scene, micro_batches: int) -> None:
+    """Train in a process of its own, with a checkpoint at every step, and kill it after so many micro-batches."""
+    arguments = [str(scene.plan.directory), str(scene.base), str(scene.store.directory)]
+    with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for _ in range(micro_batches):
+            assert child.stdout.readline() == "micro-batch\n"
+        child.kill()
+    assert child.returncode == -9
