@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from enum import Enum
-from pathlib import Path, PurePath
+from enum import Enum, Flag
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -67,7 +67,10 @@ def decode_result(data: bytes) -> Any:
 
 
 def _encode(document: list[Any], where: str, limit_bytes: int) -> bytes:
-    data = _encode_json(document).encode("utf-8", "surrogatepass")
+    try:
+        data = _encode_json(document).encode("utf-8", "surrogatepass")
+    except ValueError as error:  # an integer of more digits than Python turns into text
+        raise NotSerialisable(where, document[1], str(error)) from error
     if len(data) > limit_bytes:
         raise PayloadTooLarge(where, len(data), limit_bytes)
     return data
@@ -137,6 +140,11 @@ def _wrap_timedelta(value: timedelta) -> Any:
     return {"$timedelta": [value.days, value.seconds, value.microseconds]}
 
 
+def _wrap_flag(value: Flag) -> Any:
+    """A combination of flags has no name that finds it again."""
+    return {"$flag": [_class_reference(value), value.value]}
+
+
 def _wrap_enum(value: Enum) -> Any:
     return {"$enum": [_class_reference(value), value.name]}
 
@@ -187,8 +195,9 @@ _WRAPPERS: dict[type, Callable[[Any], Any]] = {
 }
 
 _WRAPPERS_BY_TEST: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (lambda value: isinstance(value, Flag), _wrap_flag),
     (lambda value: isinstance(value, Enum), _wrap_enum),
-    (lambda value: isinstance(value, PurePath), lambda value: {"$path": str(value)}),
+    (lambda value: isinstance(value, Path), lambda value: {"$path": str(value)}),
     (lambda value: dataclasses.is_dataclass(value) and not isinstance(value, type), _wrap_dataclass),
     (_is_instance_of("msgspec", "Struct"), _wrap_msgspec),
     (_is_instance_of("pydantic", "BaseModel"), _wrap_pydantic),
@@ -216,12 +225,20 @@ def _untag(tag: str, payload: Any) -> Any:
         return unwrap(payload)
     except (ImportError, AttributeError) as error:
         raise DecodeError(f"a stored value needs a class that cannot be imported here: {error}") from error
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, DecodeError):
+            raise
+        raise DecodeError(f"a stored value of the kind {tag} cannot be read: {error}") from error
 
 
 def _unwrap_datetime(payload: list[Any]) -> datetime:
     text, zone, fold = payload
     moment = datetime.fromisoformat(text).replace(fold=fold)
     return moment if zone is None else moment.replace(tzinfo=ZoneInfo(zone))
+
+
+def _unwrap_flag(payload: list[Any]) -> Any:
+    return _resolve_class(payload[0], lambda found: issubclass(found, Flag))(payload[1])
 
 
 def _unwrap_enum(payload: list[Any]) -> Any:
@@ -269,6 +286,7 @@ _UNWRAPPERS: dict[str, Callable[[Any], Any]] = {
     "$uuid": UUID,
     "$decimal": Decimal,
     "$path": Path,
+    "$flag": _unwrap_flag,
     "$enum": _unwrap_enum,
     "$dataclass": _unwrap_dataclass,
     "$msgspec": _unwrap_msgspec,

@@ -4,11 +4,16 @@ A function steers with its return value: :class:`Retry`, :class:`Snooze` and :cl
 because nothing failed.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from thirdshift.core.errors import UsageError
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError
+
+LONGEST_WAIT_S = 10 * 366 * 86_400.0
+"""The longest wait that a function may ask for: ten years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +25,19 @@ class Retry:
 
     after: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.after is not None:
+            _check_wait("Retry(after=…)", self.after)
+
 
 @dataclass(frozen=True, slots=True)
 class Snooze:
     """Return it from a task function to be run again after ``seconds``. Uses up no retry."""
 
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_wait("Snooze(seconds=…)", self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,12 @@ def settle(report: Report, backoff_s: float) -> Settlement:
             if report.claim.failures >= report.claim.max_retries:
                 return Settlement(report=report, status=TaskStatus.FAILED)
             return _later(report, TaskStatus.RETRYING, backoff_s if report.after_s is None else report.after_s)
+
+
+def _check_wait(what: str, seconds: float) -> None:
+    """Refuse what would only fail in the worker, where it would be everybody's problem."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or not 0 <= seconds <= LONGEST_WAIT_S:
+        raise UsageError(f"{what} was given {seconds!r}; it is in seconds, from 0 to {LONGEST_WAIT_S:.0f}")
 
 
 def _later(report: Report, status: TaskStatus, wait_s: float) -> Settlement:

@@ -20,7 +20,10 @@ _known: WeakKeyDictionary[Callable[..., Any], str] = WeakKeyDictionary()
 
 def reference_of(function: Callable[..., Any]) -> str:
     """Return the reference of *function*; raises :class:`NotImportable` when no other process could find it."""
-    found = _known.get(function)
+    try:
+        found = _known.get(function)
+    except TypeError:  # not a function: it cannot even be remembered, and the check says what it is
+        return _checked_reference(function)
     if found is None:
         found = _checked_reference(function)
         _known[function] = found

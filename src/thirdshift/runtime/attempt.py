@@ -16,6 +16,8 @@ from thirdshift.runtime.context import StopReason, TaskContext, set_current_task
 
 _TRACEBACK_LIMIT = 20_000
 """Most characters of a traceback that are stored; the end says what failed, so the beginning is cut."""
+_MESSAGE_LIMIT = 10_000
+"""Most characters of a message that are stored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +38,7 @@ def run_attempt(function: str, arguments: bytes, context: TaskContext, clock: Cl
     set_current_task(context)
     try:
         ending = _call(function, arguments)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever user code raises is this attempt's error
+    except BaseException as error:  # noqa: BLE001  # whatever user code raises is this attempt's error
         ending = _Raised(AttemptOutcome.FAILED, error=error_of(error))
     finally:
         set_current_task(None)
@@ -58,7 +60,18 @@ def error_of(error: BaseException) -> TaskError:
     while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
-    return TaskError(type=type(error).__name__, message=str(error), traceback=text[-_TRACEBACK_LIMIT:])
+    return TaskError(
+        type=type(error).__name__, message=_text(error)[:_MESSAGE_LIMIT], traceback=_text(text)[-_TRACEBACK_LIMIT:]
+    )
+
+
+def _text(value: object) -> str:
+    """Return *value* as text that any store takes: user code may fail to say it, or say half a character."""
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001  # a broken __str__ must not hide that the attempt failed
+        text = f"<{type(value).__name__} that cannot be shown>"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 TIMED_OUT = TaskError(type="TimedOut", message="the attempt ran longer than its timeout")
@@ -88,7 +101,7 @@ def _judge(value: Any) -> _Raised:
         case Snooze(seconds=seconds):
             return _Raised(AttemptOutcome.SNOOZED, after_s=seconds)
         case Cancel(reason=reason):
-            return _Raised(AttemptOutcome.CANCELLED, error=TaskError(type="Cancel", message=reason))
+            return _Raised(AttemptOutcome.CANCELLED, error=TaskError(type="Cancel", message=_text(reason)[:_MESSAGE_LIMIT]))
         case Retry(after=after):
             error = TaskError(type="Retry", message="the function asked to be tried again")
             return _Raised(AttemptOutcome.FAILED, error=error, after_s=after)

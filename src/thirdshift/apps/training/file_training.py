@@ -44,11 +44,12 @@ def run(job: TrainingJob, report: Report, should_stop: ShouldStop) -> FileResult
     result = replace(result, before=before)
 
     report(Progress(phase="training", total_steps=plan.total_steps))
-    store = CheckpointStore(job.checkpoints)
+    set_aside: list[str] = []
+    store = CheckpointStore(job.checkpoints, on_damaged=lambda damaged: set_aside.append(damaged.path.name))
     outcome = train(
         plan, base=job.current_model, store=store, settings=job.settings, should_stop=should_stop, report=report
     )
-    result = _trained(result, outcome)
+    result = replace(_trained(result, outcome), set_aside=tuple(set_aside))
     if not outcome.finished or outcome.checkpoint is None:
         return result
 

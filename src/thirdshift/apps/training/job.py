@@ -108,6 +108,8 @@ class FileResult:
     """False when an attempt went on under other numerics (another torch, another processor)."""
     checkpoint: str = ""
     """Name of the newest checkpoint, empty when training had not begun."""
+    set_aside: tuple[str, ...] = ()
+    """Damaged checkpoints that were met on the way and lie under ``damaged/`` now."""
     before: dict[str, Evaluation] = field(default_factory=dict)
     """Held-out file's name (and "this file" for its own rows) to the examination before training."""
     after: dict[str, Evaluation] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class FileResult:
     def from_document(cls, document: dict[str, Any]) -> Self:
         """Return the result that :meth:`to_document` wrote."""
         known = {each.name: document[each.name] for each in fields(cls)}
+        known["set_aside"] = tuple(document["set_aside"])
         for moment in ("before", "after"):
             known[moment] = {name: Evaluation.from_document(found) for name, found in document[moment].items()}
         return cls(**known)

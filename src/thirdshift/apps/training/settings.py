@@ -11,13 +11,13 @@ class PlanSettings:
     epochs: int = 4
     """Times that every row is trained."""
 
-    batch_size: int = 32
+    batch_size: int = 16
     """Rows of one optimizer step."""
 
-    micro_batch_size: int = 32
-    """Rows that go through the model at once; smaller needs less memory and gives the same gradient."""
+    micro_batch_size: int = 8
+    """Rows that go through the model at once; smaller needs less memory and less padding, the gradient is the same."""
 
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     """Highest learning rate; the default suits the tiny model (a billion parameters want about 1e-5)."""
 
     schedule: str = "cosine"
@@ -35,7 +35,7 @@ class PlanSettings:
     beta1: float = 0.9
     """Decay of AdamW's mean of gradients."""
 
-    beta2: float = 0.98
+    beta2: float = 0.95
     """Decay of AdamW's mean of squared gradients."""
 
     clip_norm: float = 1.0
