@@ -34,7 +34,7 @@ format: $(VENV)/.dev ## Format the code
 
 check: lint types test ## All that CI checks
 
-bench: $(VENV)/.dev ## Measure the engine beside a bare sqlite3 loop
+bench: $(VENV)/.bench ## Measure the engine beside bare loops and other libraries
 	$(BIN)/python benchmarks/engine.py $(ARGS)
 
 clean: ## Remove the virtual environment and caches; workspaces stay
@@ -53,6 +53,10 @@ $(VENV)/bin/python:
 $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing Thirdshift and torch into $(VENV); the first time this takes a minute or two ..."
 	$(PIP) --editable '.[training]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) --editable '.[training,dev,bench]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

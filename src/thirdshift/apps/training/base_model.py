@@ -4,38 +4,55 @@ import shutil
 from pathlib import Path
 
 from thirdshift.apps.training.config import ModelConfig
+from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.errors import ConfigurationError
 from thirdshift.host.files import sync_directory, sync_file
 
 _MARK = "config.json"
 _WANTED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt")
+_NEEDED = {
+    _MARK: "config.json",
+    "model*.safetensors": "weights in safetensors files",
+    "tokenizer*": "a tokenizer (tokenizer.json or tokenizer.model)",
+}
 
 
-def ensure_base_model(current_model: Path, config: ModelConfig) -> None:
-    """Fill *current_model* unless it holds a model already. Imports torch only when a model has to be made.
+def demand_base_model(workspace: TrainingWorkspace, config: ModelConfig) -> None:
+    """Raise :class:`ConfigurationError` when the model that *workspace* is to begin with cannot be one."""
+    if not _has_model(workspace) and config.path is not None:
+        _own_model(workspace, config.path)
+
+
+def ensure_base_model(workspace: TrainingWorkspace, config: ModelConfig) -> None:
+    """Fill ``models/current_model`` unless it holds a model already. Imports torch only when one has to be made.
 
     Killed at any moment it leaves a folder that the next call completes: ``config.json`` is copied last.
     """
-    if (current_model / _MARK).is_file():
+    if _has_model(workspace):
         return
     if config.path is not None:
-        _install(_own_model(config.path), current_model)
+        _install(_own_model(workspace, config.path), workspace.current_model)
         return
     from thirdshift.apps.training.model import create_tiny_model  # noqa: PLC0415  # torch takes seconds and 400 MB
 
-    made = current_model.with_name("base_model")
+    made = workspace.current_model.with_name("base_model")
     if not made.exists():
         create_tiny_model(made, seed=config.seed, size=config.size)
-    _install(made, current_model)
+    _install(made, workspace.current_model)
     shutil.rmtree(made)
 
 
-def _own_model(path: str) -> Path:
-    folder = Path(path).expanduser()
-    if not (folder / _MARK).is_file():
-        raise ConfigurationError(
-            [f"training.model.path: {folder} holds no {_MARK}; name a local folder with a Hugging Face model"]
-        )
+def _has_model(workspace: TrainingWorkspace) -> bool:
+    return (workspace.current_model / _MARK).is_file()
+
+
+def _own_model(workspace: TrainingWorkspace, path: str) -> Path:
+    folder = workspace.root / Path(path).expanduser()
+    missing = [words for pattern, words in _NEEDED.items() if not any(folder.glob(pattern))]
+    if missing:
+        what = f"{folder} has no {', no '.join(missing)}"
+        advice = "name a local folder with a Hugging Face causal language model"
+        raise ConfigurationError([f"training.model.path: {what}; {advice}"])
     return folder
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
+from blake3 import blake3
+
+from thirdshift import BackgroundTask, BackgroundTaskManager, StoreError, TaskStatus
 from thirdshift.apps.training.config import GeneratorConfig
 from thirdshift.apps.training.notices import ChoreFailed, Notify, Remarked, SnapshotTaken
 from thirdshift.apps.training.tasks import CHORES_QUEUE, generate_puzzles, take_snapshot
@@ -11,6 +13,7 @@ from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.engine import TaskFilter
 
 _RECENT = 10
+_UNFINISHED = frozenset(status for status in TaskStatus if not status.is_finished)
 
 
 class Chores:
@@ -35,6 +38,12 @@ class Chores:
         """Take a snapshot of *checkpoint* (``None``: the newest) in the background."""
         self._follow(self._manager.submit_task(take_snapshot, self._root, checkpoint))
 
+    def snapshot_after(self, checkpoint: str, training: str) -> None:
+        """Take one snapshot of *checkpoint*, in which the task *training* ended, however often this is called."""
+        snapshot_id = blake3(f"snapshot after {training}".encode()).hexdigest(length=16)
+        options = self._manager.options(task_id=snapshot_id)
+        self._follow(options.submit(take_snapshot, self._root, checkpoint).id)
+
     def generate(self, waiting: int, limit: int | None) -> None:
         """Make one file of puzzles when fewer than ``min_queue_size`` files are *waiting*, at most *limit* in all."""
         config = self._config
@@ -57,8 +66,14 @@ class Chores:
                     self._tell(name, task)
 
     def describe(self) -> dict[str, Any]:
-        """Return the chores for the status file: how many wait, which run, the last ten that ended."""
-        tasks = self._manager.find_tasks(TaskFilter(queue=CHORES_QUEUE, limit=100))
+        """Return the chores for the status file: how many wait, which run, the last ten that ended.
+
+        It answers also when the store does not, for then the status is needed most.
+        """
+        try:
+            tasks = self._manager.find_tasks(TaskFilter(queue=CHORES_QUEUE, limit=100))
+        except StoreError as error:
+            return {"queue_size": None, "running": [], "recent": [], "error": str(error)}
         running = [task for task in tasks if task.status is TaskStatus.RUNNING]
         ended = [task for task in tasks if task.status.is_finished]
         return {
@@ -80,8 +95,8 @@ class Chores:
             self._notify(Remarked(f"generated {Path(task.result).name}"))
 
     def _unfinished(self) -> list[BackgroundTask]:
-        tasks = self._manager.find_tasks(TaskFilter(queue=CHORES_QUEUE, limit=1000))
-        return [task for task in tasks if not task.status.is_finished]
+        wanted = TaskFilter(statuses=_UNFINISHED, queue=CHORES_QUEUE, limit=1000)
+        return list(self._manager.find_tasks(wanted))
 
     def _number_of_generations(self) -> int:
         """Return how many files were ever asked for, so that each gets a seed of its own, also after a restart."""

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 
 from thirdshift.apps.training.settings import TrainingSettings
+from thirdshift.config import demand_at_least, demand_one_of
+
+MODEL_SIZES = ("nano", "tiny", "small")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,6 +17,9 @@ class DiskConfig:
 
     warn_free_gb: float = 50
     """GB under which the status warns; 0 never warns."""
+
+    def __post_init__(self) -> None:
+        demand_at_least(0, min_free_gb=self.min_free_gb, warn_free_gb=self.warn_free_gb)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +44,12 @@ class GeneratorConfig:
     seed: int = 0
     """Seed of the first generated file; each further file takes the next number."""
 
+    def __post_init__(self) -> None:
+        demand_at_least(0, min_queue_size=self.min_queue_size, seed=self.seed)
+        demand_at_least(1, count=self.count, timeout_s=self.timeout_s)
+        if not self.levels or not all(1 <= level <= 10 for level in self.levels):
+            raise ValueError(f"levels are {list(self.levels)}; name at least one from 1 to 10")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackgroundConfig:
@@ -55,19 +67,26 @@ class BackgroundConfig:
     use_cron_for_retention: bool = True
     """True leaves retention, daily snapshot and weekly consolidation to the system's timers; False to the daemon."""
 
+    def __post_init__(self) -> None:
+        demand_at_least(1, max_workers=self.max_workers)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """The model that a new workspace begins with; later files go on from ``models/current_model``."""
 
     path: str | None = None
-    """A local folder with a Hugging Face causal language model; ``null``: a tiny model is made on the spot."""
+    """A local folder with a Hugging Face causal language model, relative to the workspace; ``null``: a tiny model is
+    made on the spot."""
 
     size: str = "tiny"
-    """Size of the model that is made: "tiny" (0.36 million parameters) or "small" (0.8 million)."""
+    """Size of the model that is made: "nano" (for tests), "tiny" (0.36 million parameters) or "small" (0.8 million)."""
 
     seed: int = 0
     """Seed of the weights of the model that is made."""
+
+    def __post_init__(self) -> None:
+        demand_one_of("size", self.size, MODEL_SIZES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +106,8 @@ class DaemonConfig:
     """Times that a failing file is tried in all; a stop, a crash of the daemon or a full disk is no attempt."""
 
     error_pause_s: float = 60
-    """Seconds that the daemon waits after an error that nobody foresaw, before it goes on."""
+    """Seconds that a part of the daemon rests after an error that nobody foresaw; doubled by each further one, up to
+    ten times as long."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model to begin with."""
@@ -103,3 +123,8 @@ class DaemonConfig:
 
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """How a file is trained."""
+
+    def __post_init__(self) -> None:
+        demand_at_least(0, settle_s=self.settle_s, shutdown_timeout_seconds=self.shutdown_timeout_seconds)
+        demand_at_least(0.01, poll_interval_s=self.poll_interval_s, error_pause_s=self.error_pause_s)
+        demand_at_least(1, max_attempts=self.max_attempts)

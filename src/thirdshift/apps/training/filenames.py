@@ -21,9 +21,14 @@ def demand_plain_name(name: str) -> str:
     return name
 
 
-def shortened(name: str) -> str:
-    """*name*, its stem cut where it is too long for what has to be added to it."""
-    path = Path(name)
+def storable(name: str) -> str:
+    """*name* as every store, log and terminal takes it.
+
+    Bytes that are no UTF-8 are spelled out (``\\xe9``), control characters become ``_``, and the stem is cut where it
+    is too long for what has to be added to it.
+    """
+    readable = os.fsencode(name).decode("utf-8", "backslashreplace")
+    path = Path("".join(letter if letter.isprintable() else "_" for letter in readable))
     stem = path.stem
     while len(os.fsencode(stem + path.suffix)) > _LIMIT_BYTES and len(stem) > 1:
         stem = stem[:-1]

@@ -36,6 +36,10 @@ class InboxFlattener:
             self._remove_empty_folders(old.parent)
         return moved
 
+    def size(self) -> int:
+        """Number of files that will be moved up once they are complete."""
+        return sum(1 for _ in self._files_in_subfolders())
+
     def _files_in_subfolders(self) -> Iterator[Seen]:
         for folder, subfolders, names in os.walk(self.inbox, followlinks=False):
             subfolders[:] = [name for name in subfolders if not name.endswith(_SUFFIX) and not name.startswith(".")]

@@ -1,5 +1,6 @@
 """From the inbox to the queue: complete files only, each looked at before it may wait for training."""
 
+import os
 from pathlib import Path
 
 from thirdshift.apps.training.flattener import InboxFlattener
@@ -20,20 +21,30 @@ class Intake:
         self._flattener = InboxFlattener(workspace.inbox, settle_s=settle_s)
         self._watcher = FileWatcher(workspace.inbox, settle_s=settle_s)
 
-    def tick(self) -> None:
-        """Take every file that is complete."""
+    def flatten(self) -> None:
+        """Move files out of sub-folders; before every tick."""
         for old, new in self._flattener.flatten():
             self._notify(Remarked(f"{old.relative_to(self._inbox)} moved up to {new.name}"))
-        for path in self._watcher.get_new_files():
-            self._take(path)
-            self._watcher.mark_processed(path)
+
+    def tick(self) -> None:
+        """Take every file that is complete. One that cannot be moved does not keep the others waiting."""
+        errors = [error for path in self._watcher.get_new_files() if (error := self._try_to_take(path))]
         for path in self._watcher.get_directories():
             self._refuse(path)
+        if errors:
+            raise errors[0]
 
     def size(self) -> int:
-        """Return how much lies in the inbox that will be taken once it is complete."""
-        found = self._inbox.rglob("*.jsonl")
-        return sum(not path.name.startswith(".") and not path.is_symlink() for path in found)
+        """Return how many files lie in the inbox that will be taken once they are complete."""
+        return self._watcher.size() + self._flattener.size()
+
+    def _try_to_take(self, path: Path) -> OSError | None:
+        try:
+            self._take(path)
+        except OSError as error:
+            return error if os.path.lexists(path) else None  # its owner took it back meanwhile
+        self._watcher.mark_processed(path)
+        return None
 
     def _take(self, path: Path) -> None:
         report = validate(path)

@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from thirdshift.apps.training.filenames import REPORT_SUFFIX, free_name, shortened
+from thirdshift.apps.training.filenames import REPORT_SUFFIX, free_name, storable
 from thirdshift.apps.training.places import Places, is_regular_file, move, names_in
 from thirdshift.apps.training.plain import iso, plain
 from thirdshift.apps.training.sidecars import Leaving, Sidecar
@@ -83,7 +83,7 @@ class TrainingQueue:
             raise UnsafePath(path, "only a regular file can be trained (no directory, symbolic link or FIFO)")
         with contextlib.suppress(PermissionError):  # a file nobody may read is for the validation to refuse
             sync_file(path)
-        return self._places.enter(path, shortened(path.name), priority)
+        return self._places.enter(path, storable(path.name), priority)
 
     def get_next(self) -> QueuedFile | None:
         """Move the first file of the line to processing and return it; ``None`` when nobody waits.
@@ -132,7 +132,7 @@ class TrainingQueue:
     def reject(self, path: Path, report: Mapping[str, Any]) -> Path:
         """Move *path*, a file or a directory that never was in the queue, to ``failed`` with a report beside it."""
         failed = self._places.failed
-        target = move(path, failed / free_name(failed, shortened(path.name)))
+        target = move(path, failed / free_name(failed, storable(path.name)))
         _write_report(target, self._document(path.name, report))
         return target
 

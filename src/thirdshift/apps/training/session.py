@@ -1,5 +1,6 @@
 """The file in hand: taken from the queue, trained by a durable task, brought to the archive or to ``failed``."""
 
+import os
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from thirdshift.apps.training.notices import (
     FileRecovered,
     FileRefused,
     Notify,
+    Remarked,
     TrainingFinished,
     TrainingInterrupted,
     TrainingProgressed,
@@ -27,7 +29,8 @@ _UNFINISHED = frozenset(TaskStatus) - {TaskStatus.COMPLETED, TaskStatus.FAILED, 
 class TrainingSession:
     """Holds at most one file in hand. The place of a file is the truth: where it and the store differ, it wins.
 
-    *trained* is called with the name of every checkpoint that a finished file ends in.
+    *trained* is called with the name of the checkpoint that a finished file ends in and the id of the task that trained
+    it; after an error or a crash it may be called again with the same.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class TrainingSession:
         queue: TrainingQueue,
         manager: BackgroundTaskManager,
         config: DaemonConfig,
-        trained: Callable[[str], None],
+        trained: Callable[[str, str], None],
         notify: Notify,
     ) -> None:
         self._workspace = workspace
@@ -66,7 +69,7 @@ class TrainingSession:
             if _key_of(task) not in waiting:
                 self._manager.cancel_task(task.id)
         for folder in self._workspace.work.iterdir():
-            if folder.name not in waiting:
+            if folder.is_dir() and folder.name not in waiting:
                 shutil.rmtree(folder)
 
     def begin(self) -> bool:
@@ -76,7 +79,7 @@ class TrainingSession:
         file = self._file = self._queue.get_next()
         if file is None:
             return False
-        self._task_id = self._adopt(file) or self._submit(file)
+        self._task_id = self._task_of(file)
         self._notify(TrainingStarted(file.name))
         return True
 
@@ -86,8 +89,10 @@ class TrainingSession:
         if file is None:
             return
         task = self._manager.get_task(self._task_id)
-        if task is None:  # pruned by hand: the file is still here, so is its work
-            self._task_id = self._submit(file)
+        if not os.path.lexists(file.path):
+            self._let_go(file)
+        elif task is None:  # pruned by hand, or the store was busy when it was to be made: the file is still here
+            self._task_id = self._task_of(file)
         elif task.status is TaskStatus.COMPLETED:
             self._finish(file, task.result)
         elif task.status.is_finished:
@@ -98,22 +103,25 @@ class TrainingSession:
 
     def lay_aside(self) -> None:
         """Put the file in hand back to the head of the queue, after the worker has stopped; its task waits too."""
-        self.tick()
-        if self._file is not None:
-            self._queue.give_back(self._file.name, goes_first=True)
-            self._notify(TrainingInterrupted(self._file.name))
-            self._drop()
+        try:
+            self.tick()
+        finally:
+            if self._file is not None:
+                self._queue.give_back(self._file.name, goes_first=True)
+                self._notify(TrainingInterrupted(self._file.name))
+                self._drop()
 
-    def _adopt(self, file: QueuedFile) -> str | None:
-        """Return the unfinished task that already trains *file*: one that a stop or a crash left."""
-        return next((task.id for task in self._unfinished_tasks() if _key_of(task) == _key(file)), None)
+    def _task_of(self, file: QueuedFile) -> str:
+        """Return the unfinished task that already trains *file*, one that a stop or a crash left, or a new one."""
+        left = next((task.id for task in self._unfinished_tasks() if _key_of(task) == _key(file)), None)
+        return left or self._submit(file)
 
     def _submit(self, file: QueuedFile) -> str:
         options = self._manager.options(tags=[_tag(file)], max_retries=self._config.max_attempts - 1)
         return options.submit(train_queued_file, str(self._workspace.root), file.name, _key(file)).id
 
     def _finish(self, file: QueuedFile, answer: dict[str, Any]) -> None:
-        """Archive *file*. Its checkpoint is announced before: a crash in between announces it twice, and not never."""
+        """Archive *file*. Its checkpoint is announced before: a crash in between announces it again, and not never."""
         if "refused" in answer:
             self._refuse(file, {"cause": answer["refused"], "attempts": 1})
             return
@@ -126,7 +134,7 @@ class TrainingSession:
             "last_loss": result.last_loss,
             "checkpoint": result.checkpoint,
         }
-        self._trained(result.checkpoint)
+        self._trained(result.checkpoint, self._task_id)
         report = {**self.last_result, "task": self._task_id, **answer["result"]}
         self._queue.mark_completed(file.name, report, self._workspace.archive)
         self._notify(TrainingFinished(file.name, result, self._workspace.checkpoints / result.checkpoint))
@@ -134,11 +142,17 @@ class TrainingSession:
 
     def _fail(self, file: QueuedFile, task: BackgroundTask) -> None:
         cause = str(task.error) if task.error is not None else f"its task was {task.status.value}"
-        self._refuse(file, {"cause": cause, "attempts": len(task.attempts), "task": task.id})
+        self._refuse(file, {"cause": cause, "attempts": task.failures, "task": task.id})
 
     def _refuse(self, file: QueuedFile, report: dict[str, Any]) -> None:
         target = self._queue.mark_failed(file.name, {**report, "final_failure": True})
         self._notify(FileRefused(file.name, report["cause"], target))
+        self._drop()
+
+    def _let_go(self, file: QueuedFile) -> None:
+        """Somebody took *file* out of processing: that ends its training."""
+        self._manager.cancel_task(self._task_id)
+        self._notify(Remarked(f"{file.name} was taken out of queue/processing by hand; its training is cancelled"))
         self._drop()
 
     def _drop(self) -> None:
@@ -146,6 +160,7 @@ class TrainingSession:
         if self._file is not None and self._file.name not in {file.name for file in self._queue.queued()}:
             shutil.rmtree(self._workspace.work / _key(self._file), ignore_errors=True)
         self._file = None
+        self._task_id = ""
         self.progress = None
 
     def _unfinished_tasks(self) -> list[BackgroundTask]:

@@ -3,12 +3,14 @@
 import os
 from dataclasses import dataclass
 
+from thirdshift.config import demand_at_least, demand_one_of
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanSettings:
     """Everything that decides a number of the result; frozen in the plan when a file is claimed."""
 
-    epochs: int = 4
+    epochs: int = 2
     """Times that every row is trained."""
 
     batch_size: int = 16
@@ -59,6 +61,15 @@ class PlanSettings:
     attention: str = "sdpa"
     """Attention of transformers: "sdpa" or "eager"."""
 
+    def __post_init__(self) -> None:
+        demand_at_least(1, epochs=self.epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
+        demand_at_least(1, max_context=self.max_context, threads=self.threads)
+        demand_at_least(0, learning_rate=self.learning_rate, warmup_steps=self.warmup_steps, clip_norm=self.clip_norm)
+        demand_at_least(0, held_out_percent=self.held_out_percent, held_out_limit=self.held_out_limit)
+        demand_one_of("schedule", self.schedule, ("cosine", "linear", "constant"))
+        demand_one_of("optimizer_implementation", self.optimizer_implementation, ("fused", "foreach", "plain"))
+        demand_one_of("attention", self.attention, ("sdpa", "eager"))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSettings(PlanSettings):
@@ -78,3 +89,8 @@ class TrainingSettings(PlanSettings):
 
     evaluation_batch_size: int = 64
     """Questions that are answered at once."""
+
+    def __post_init__(self) -> None:
+        PlanSettings.__post_init__(self)  # super() without arguments does not work in a class with slots
+        demand_at_least(0, checkpoint_interval_s=self.checkpoint_interval_s, checkpoint_steps=self.checkpoint_steps)
+        demand_at_least(1, keep_checkpoints=self.keep_checkpoints, evaluation_batch_size=self.evaluation_batch_size)

@@ -10,6 +10,19 @@ from thirdshift.apps.training.plain import iso, plain
 from thirdshift.host.disk import DiskState
 from thirdshift.host.files import write_atomically
 
+STATUS_KEYS = (
+    "state",
+    "reason",
+    "pid",
+    "started_at",
+    "updated_at",
+    "training",
+    "queue",
+    "background_tasks",
+    "disk",
+    "last_error",
+)
+
 
 class StatusFile:
     """The status document at *path*, whose folder must exist. One process writes, any reads."""

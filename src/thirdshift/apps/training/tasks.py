@@ -8,6 +8,7 @@ from typing import Any
 
 from thirdshift import Snooze, current_task, task
 from thirdshift.apps.training.base_model import ensure_base_model
+from thirdshift.apps.training.checkpoints import CheckpointGone
 from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.control import ControlFolder
 from thirdshift.apps.training.generator import DataGenerator
@@ -25,7 +26,7 @@ EXAMINATION_COUNT = 192
 """Held-out puzzles that are asked before and after each file."""
 
 DISK_PAUSE_S = 30.0
-"""Seconds after which a training that found the disk full looks again."""
+"""Seconds after which a training that cannot begin, because the disk is full, looks again."""
 
 TRAINING_QUEUE = "training"
 CHORES_QUEUE = "maintenance"
@@ -49,7 +50,9 @@ def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Sn
     control = ControlFolder(workspace.control)
     if DiskGuard(config.disk.min_free_gb, config.disk.warn_free_gb).check(workspace.checkpoints).level == "full":
         return Snooze(DISK_PAUSE_S)
-    ensure_base_model(workspace.current_model, config.model)
+    if not (workspace.processing / name).exists():  # somebody woke a task whose file is not in hand
+        return Snooze(DISK_PAUSE_S)
+    ensure_base_model(workspace, config.model)
     job = TrainingJob(
         data=workspace.processing / name,
         current_model=workspace.current_model,
@@ -71,14 +74,20 @@ def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Sn
 
 @task(queue=CHORES_QUEUE, pool="process", max_retries=2)
 def take_snapshot(base_dir: str, checkpoint: str | None = None) -> str:
-    """Copy *checkpoint* (``None``: the newest) to the snapshots and verify the copy; returns its path."""
+    """Copy *checkpoint* (``None``: the newest) to the snapshots and verify the copy; returns its path.
+
+    A checkpoint that was pruned before its turn came is represented by the newest, which goes on from it.
+    """
     workspace = TrainingWorkspace(base_dir)
     config = config_of(workspace)
     with idle_priority():
         DiskGuard(config.disk.min_free_gb, config.disk.warn_free_gb).require(workspace.snapshots)
         service = SnapshotService(workspace.checkpoints, workspace.snapshots)
         service.sweep()
-        return str(service.create_snapshot(checkpoint))
+        try:
+            return str(service.create_snapshot(checkpoint))
+        except CheckpointGone:
+            return str(service.create_snapshot())
 
 
 @task(queue=CHORES_QUEUE, pool="process", max_retries=2, timeout=300)

@@ -79,6 +79,10 @@ class FileWatcher:
         new = [seen for seen in look if self._processed.get(seen.identity) != seen.modified_ns]
         return [seen.path for seen in self._rule.settled(new)]
 
+    def size(self) -> int:
+        """Number of files that were not marked yet, finished or not."""
+        return sum(self._processed.get(seen.identity) != seen.modified_ns for seen in self._look())
+
     def mark_processed(self, path: Path) -> None:
         """Do not return this file again, wherever it is moved meanwhile; a path that was never seen is ignored.
 
