@@ -4,9 +4,10 @@ All problems of a file are reported at once, each with file, line and column, an
 """
 
 import difflib
+import math
 import os
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,6 +23,8 @@ DATABASE_NAME = "thirdshift.db"
 WORKSPACE_VARIABLE = "THIRDSHIFT_WORKSPACE"
 _APPLICATION_SECTIONS = ("training",)
 _SIZE_LIMIT_BYTES = 1_000_000
+_WORKER_TYPES = ("threaded", "process", "async", "celery")
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,11 @@ class ThreadedWorkerConfig:
 
     queue_size: int | None = None
     """Most tasks that may wait to run; ``null``: no limit."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_workers", self.max_workers), ("queue_size", self.queue_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +62,25 @@ class BackgroundTaskConfig:
     shutdown_timeout_seconds: float = 30.0
     """How long a stop waits for the work in hand."""
 
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("worker_type", self.worker_type, _WORKER_TYPES),
+            ("log_level", self.log_level, _LOG_LEVELS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; it may be {', '.join(allowed)}{_suggestion(value, [*allowed])}")
+        if not 0 <= self.shutdown_timeout_seconds < math.inf:
+            raise ValueError(f"shutdown_timeout_seconds is {self.shutdown_timeout_seconds}; it must be 0 or more")
+
 
 def find_workspace() -> Path:
     """Return the workspace: the folder that ``THIRDSHIFT_WORKSPACE`` names, or the current one."""
     return Path(os.environ.get(WORKSPACE_VARIABLE) or ".").absolute()
+
+
+def database_of(workspace: Path) -> Path:
+    """Return the workspace's database file; raises :class:`ConfigurationError`."""
+    return workspace / (load_settings(workspace).database or DATABASE_NAME)
 
 
 def load_settings(workspace: Path) -> BackgroundTaskConfig:
@@ -71,6 +94,26 @@ def load_section(workspace: Path, name: str, section: type[T]) -> T:
     Raises :class:`ConfigurationError` listing every problem of the section.
     """
     return _load(workspace / FILE_NAME, section, (name,))
+
+
+# For the owners of sections, in their ``__post_init__``: a ValueError is reported with file, line and column.
+
+
+def refuse(*problems: list[str]) -> None:
+    """Raise :class:`ValueError` with all *problems*, if there are any."""
+    if any(problems):
+        raise ValueError("; ".join(problem for group in problems for problem in group))
+
+
+def less_than(least: float, **values: float) -> list[str]:
+    """Return a problem for each of *values* that is less than *least*, or no finite number."""
+    wrong = {name: value for name, value in values.items() if not least <= value < math.inf}
+    return [f"{name} is {value:g}; it must be {least:g} or more" for name, value in wrong.items()]
+
+
+def none_of(name: str, value: str, choices: Sequence[str]) -> list[str]:
+    """Return a problem when *value* is none of *choices*."""
+    return [] if value in choices else [f"{name} is {value!r}; it may be {' or '.join(map(repr, choices))}"]
 
 
 def _load(path: Path, target: type[T], keys: tuple[str, ...]) -> T:
@@ -93,6 +136,8 @@ def _compose(path: Path) -> yaml.Node | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read ({error.strerror})"]) from error
     if len(data) > _SIZE_LIMIT_BYTES:
         raise ConfigurationError([f"{path}: {len(data):,} bytes; a configuration has at most {_SIZE_LIMIT_BYTES:,}"])
     try:
@@ -116,23 +161,27 @@ class _Reader:
 
     def child(self, node: yaml.Node, key: str) -> yaml.Node | None:
         """Return the node under *key*, ``None`` when there is none."""
-        return next((value for name, value in self._entries(node, "") if name.value == key), None)
+        found = [(name, value) for name, value in self._entries(node, "") if name.value == key]
+        for name, _ in found[1:]:
+            self._problem(name, f"the key {key} stands here twice")
+        return found[0][1] if found else None
 
     def read_dataclass(self, target: type[Any], node: yaml.Node, name: str, extra: tuple[str, ...] = ()) -> Any:
         """Return *target* made from a mapping; keys in *extra* belong to somebody else."""
         hints = get_type_hints(target)
         known = [each.name for each in fields(target)]
         values: dict[str, Any] = {}
+        seen: set[str] = set()
         for key, value in self._entries(node, name):
-            where = f"{name}.{key.value}" if name else str(key.value)
-            if key.value in extra:
-                continue
-            if key.value not in known:
-                self._problem(key, f"unknown key {where}{_suggestion(str(key.value), [*known, *extra])}")
-            elif key.value in values:
+            word = key.value if isinstance(key, yaml.ScalarNode) else _described(key, None)
+            where = f"{name}.{word}" if name else word
+            if word not in known and word not in extra:
+                self._problem(key, f"unknown key {where}{_suggestion(word, [*known, *extra])}")
+            elif word in seen:
                 self._problem(key, f"the key {where} stands here twice")
-            else:
-                values[key.value] = self._read(hints[key.value], value, where)
+            elif word in known:
+                values[word] = self._read(hints[word], value, where)
+            seen.add(word)
         return None if self.problems else self._make(target, values, node)
 
     def _read(self, kind: Any, node: yaml.Node, where: str) -> Any:
@@ -152,9 +201,12 @@ class _Reader:
         return tuple(self._read(kind, item, f"{where}[{number}]") for number, item in enumerate(node.value))
 
     def _read_scalar(self, kind: type[Any], node: yaml.Node, where: str) -> Any:
-        value = _scalar(node)
-        if kind is float and type(value) is int:
-            value = float(value)
+        try:
+            value = _scalar(node)
+            if kind is float and type(value) is int:
+                value = float(value)
+        except (yaml.YAMLError, ValueError, ArithmeticError):  # a tag of its own, or a date that does not exist
+            value = None
         if type(value) is not kind:
             self._problem(node, f"{where} must be {_WORDS[kind]}, not {_described(node, value)}")
         return value
@@ -192,7 +244,7 @@ def _is_null(node: yaml.Node) -> bool:
 
 def _described(node: yaml.Node, value: Any) -> str:
     if isinstance(node, yaml.ScalarNode):
-        return repr(value)
+        return repr(node.value if value is None and not _is_null(node) else value)
     return "a list" if isinstance(node, yaml.SequenceNode) else "keys with values"
 
 

@@ -7,18 +7,19 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
 from thirdshift.core import codec
 from thirdshift.core.declare import declaration_of
 from thirdshift.core.engine import QueueState, TaskFilter, WorkerEngine, WorkerState
 from thirdshift.core.errors import NotSupported, TaskFailed, TaskNotFound, UsageError, WaitTimeout
+from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.reference import bare_name, reference_of
 from thirdshift.core.status import TaskPriority, TaskStatus
 from thirdshift.core.task import BackgroundTask, NewTask, PoolKind, TaskId
@@ -37,8 +38,11 @@ DEFAULT_QUEUE = "default"
 DEFAULT_RETRIES = 3
 _POOL_OF_WORKER_TYPE = {"threaded": PoolKind.THREAD, "process": PoolKind.PROCESS}
 _POOLS = {"thread": PoolKind.THREAD, "process": PoolKind.PROCESS, "async": PoolKind.ASYNC}
+_SHORTEST_TIMEOUT_S = 1e-6
+_MOST_PRIORITY = 2**31
 _DURABILITIES = {"full": True, "relaxed": False}
-_running: "WeakSet[BackgroundTaskManager]" = WeakSet()
+_running: set["BackgroundTaskManager"] = set()
+"""Managers that run tasks: kept here until their shutdown, so that the end of the program waits for all of them."""
 
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 """Positional and keyword arguments of one call."""
@@ -67,6 +71,9 @@ class SubmitOptions:
     """``full`` or ``relaxed``; default: the manager's."""
     task_id: str | None = None
     """32 hexadecimal digits of your choice; submitting the same id again makes no second task."""
+
+
+_DEFAULTS = SubmitOptions()
 
 
 class BackgroundTaskManager:
@@ -112,6 +119,7 @@ class BackgroundTaskManager:
         priority_queue: str | None = None,
     ) -> None:
         _refuse_celery(worker_type, broker_url, result_backend, priority_queue)
+        _refuse_below_one(max_workers=max_workers, queue_size=queue_size)
         self._default_pool: PoolKind = _known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
         self.worker_type = worker_type
         self.queue_size = queue_size
@@ -120,11 +128,20 @@ class BackgroundTaskManager:
         self._is_durable = _known("durability", durability, _DURABILITIES)
         self._shutdown_timeout_s = shutdown_timeout_seconds
         self._clock = SystemClock()
+        self._templates: WeakKeyDictionary[Callable[..., Any], NewTask] = WeakKeyDictionary()
         self._engine: WorkerEngine = SQLiteEngine.shared(Path(database), clock=self._clock)
         self._is_open = True
+        self._process = os.getpid()
+        self._closing = threading.Lock()
+        self._queues = None if queues is None else frozenset(queues)
+        self._excluded_queues = frozenset(excluded_queues)
         self._worker: Worker | None = None
         if start:
-            self._start(max_workers, None if queues is None else frozenset(queues), frozenset(excluded_queues))
+            try:
+                self._start(max_workers)
+            except BaseException:
+                self._engine.close()
+                raise
 
     def __repr__(self) -> str:
         role = "submits only" if self._worker is None else f"{self.worker_type}, {self._worker.slots} slots"
@@ -157,13 +174,13 @@ class BackgroundTaskManager:
         given = {"name": name, "priority": priority, "max_retries": max_retries, "timeout": timeout, "tags": tags}
         _refuse_ambiguous(func, [option for option, value in given.items() if value is not None])
         options = SubmitOptions(
-            name=name, priority=priority, max_retries=max_retries, timeout=timeout, tags=tuple(tags or ())
+            name=name, priority=priority, max_retries=max_retries, timeout=timeout, tags=_tags(tags)
         )
         return self.submit_calls(options, func, [(args, kwargs)])[0]
 
     def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]":
         """Store a call of *func* and return a typed handle of it."""
-        return TaskHandle(self, self.submit_calls(SubmitOptions(), func, [(args, kwargs)])[0])
+        return TaskHandle(self, self.submit_calls(_DEFAULTS, func, [(args, kwargs)])[0])
 
     def submit_many(
         self,
@@ -173,7 +190,7 @@ class BackgroundTaskManager:
         kwargs: Iterable[Mapping[str, Any]] | None = None,
     ) -> list[str]:
         """Store one call of *func* for each tuple of *args*, all in one commit; returns their ids."""
-        return self.submit_calls(SubmitOptions(), func, _calls(args, kwargs))
+        return self.submit_calls(_DEFAULTS, func, _calls(args, kwargs))
 
     def options(
         self,
@@ -197,7 +214,7 @@ class BackgroundTaskManager:
             run_at=run_at,
             max_retries=max_retries,
             timeout=timeout,
-            tags=tuple(tags),
+            tags=_tags(tags),
             pool=pool,
             durability=durability,
             task_id=task_id,
@@ -289,11 +306,14 @@ class BackgroundTaskManager:
         Waits at most *timeout* seconds (default ``shutdown_timeout_seconds``) for running tasks. Returns False when a
         thread still runs: it cannot be killed, its task stays this process's until it ends.
         """
-        if not self._is_open:
+        if os.getpid() != self._process:  # a forked child has neither the threads nor the connections
             return True
-        if drain and self._worker is not None:
+        if drain and self._is_open and self._worker is not None:
             self._drain()
-        self._is_open = False
+        with self._closing:
+            if not self._is_open:
+                return True
+            self._is_open = False
         _running.discard(self)
         if self._worker is None:
             self._engine.close()
@@ -335,12 +355,11 @@ class BackgroundTaskManager:
 
     def submit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
         """Store *calls* of *func*, all or none, and return their ids; every kind of submit comes here."""
-        template = self._template(options, func)
+        template = self._known_template(func) if options is _DEFAULTS else self._template(options, func)
         tasks = [
-            replace(
-                template,
-                id=template.id if options.task_id else _new_id(self._clock.now()),
-                arguments=codec.encode_arguments(args, dict(kwargs)),
+            template.with_call(
+                template.id if options.task_id else _new_id(self._clock.now()),
+                codec.encode_arguments(args, kwargs),
             )
             for args, kwargs in calls
         ]
@@ -350,7 +369,7 @@ class BackgroundTaskManager:
 
     # Inside
 
-    def _start(self, max_workers: int, queues: frozenset[str] | None, excluded: frozenset[str]) -> None:
+    def _start(self, max_workers: int) -> None:
         pools = [ThreadPool(max_workers, self._clock), ProcessPool(max_workers, self._clock)]
         self._worker = Worker(
             self._engine,
@@ -358,29 +377,38 @@ class BackgroundTaskManager:
             clock=self._clock,
             random=random.random,
             observe=log_event,
-            queues=queues,
-            excluded=excluded,
+            queues=self._queues,
+            excluded=self._excluded_queues,
         )
         self._worker.start()
         _running.add(self)
 
     def _drain(self) -> None:
-        """Wait until nothing is left to run now or later in any queue that is not paused."""
+        """Wait until nothing is left to run now or later in any queue of ours that is not paused."""
         finished = threading.Event()
         unlisten = self._engine.on_finished(finished.set)
         try:
-            while self.failure is None and any(
-                count for queue in self._engine.queues() if queue.paused_at is None for count in queue.counts.values()
-            ):
+            while self._is_open and self.failure is None and any(map(self._has_work, self._engine.queues())):
                 finished.wait(SAFETY_INTERVAL_S)
                 finished.clear()
         finally:
             unlisten()
 
+    def _has_work(self, queue: QueueState) -> bool:
+        is_ours = (self._queues is None or queue.name in self._queues) and queue.name not in self._excluded_queues
+        return is_ours and queue.paused_at is None and any(queue.counts.values())
+
     def _close_later(self) -> None:
         if self._worker is not None:
             self._worker.wait_until_over()
         self._engine.close()
+
+    def _known_template(self, func: Callable[..., Any]) -> NewTask:
+        """Return the template of a submit without options; the same function is submitted again and again."""
+        found = self._templates.get(func)
+        if found is None:
+            found = self._templates[func] = self._template(_DEFAULTS, func)
+        return found
 
     def _template(self, options: SubmitOptions, func: Callable[..., Any]) -> NewTask:
         """Return a task with everything but its arguments: options, then what the function declares, then defaults."""
@@ -552,10 +580,24 @@ def _pool_of(options: SubmitOptions, declared: PoolKind | None, func: Callable[.
 def _check(task: NewTask) -> None:
     if task.max_retries < 0:
         raise UsageError(f"max_retries is {task.max_retries}; it must be 0 or more")
-    if task.timeout_s is not None and task.timeout_s <= 0:
-        raise UsageError(f"timeout is {task.timeout_s}; it is in seconds and must be more than 0")
+    if task.timeout_s is not None and not _SHORTEST_TIMEOUT_S <= task.timeout_s <= LONGEST_WAIT_S:
+        raise UsageError(f"timeout is {task.timeout_s}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
+    if not isinstance(task.priority, int) or abs(task.priority) > _MOST_PRIORITY:
+        raise UsageError(f"priority is {task.priority!r}; it must be a TaskPriority or a whole number of 32 bits")
     if task.id and not re.fullmatch("[0-9a-f]{32}", task.id):
         raise UsageError(f"task_id is {task.id!r}; it must be 32 lower-case hexadecimal digits")
+
+
+def _refuse_below_one(**numbers: int | None) -> None:
+    for option, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"{option} is {number}; it must be 1 or more")
+
+
+def _tags(tags: Iterable[str] | None) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        raise UsageError(f"tags is the text {tags!r}; give a list of texts, such as [{tags!r}]")
+    return tuple(tags or ())
 
 
 def _first(value: T | None, otherwise: T) -> T:
@@ -580,3 +622,14 @@ def _finish_work_in_hand() -> None:
     """At the end of the program, do what leaving the ``with`` block does."""
     for manager in list(_running):
         manager.shutdown()
+
+
+def _forget_managers_in_forked_child() -> None:
+    """A forked child has none of the threads: it must not wait for them, and makes managers of its own."""
+    global _shared, _shared_mutex
+    _running.clear()
+    _shared, _shared_mutex = None, threading.Lock()
+    SQLiteEngine.forget_in_forked_child()
+
+
+os.register_at_fork(after_in_child=_forget_managers_in_forked_child)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from thirdshift.host.files import (
+    make_folders,
     move_directory_without_overwriting,
     move_without_overwriting,
     write_atomically,
@@ -119,3 +120,11 @@ def test_directories_move_without_overwriting_too(tmp_path: Path) -> None:
         "x.jsonl",
         "x.jsonl/one",
     ]
+
+
+def test_folders_are_made_with_their_parents_and_again_without_harm(tmp_path: Path) -> None:
+    """What exists stays."""
+    make_folders(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "kept").write_text("x")
+    make_folders(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / "kept").read_text() == "x"

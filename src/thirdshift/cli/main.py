@@ -95,7 +95,7 @@ def run(arguments: list[str] | None = None) -> int:
     except ThirdshiftError as error:
         click.echo(f"thirdshift: {error}", err=True)
         return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-    except BrokenPipeError:  # the reader of a pipe left, as `head` does
-        sys.stderr.close()
-        return 0
+    except OSError as error:  # a folder that cannot be made, a disk that cannot be read
+        click.echo(f"thirdshift: {error}", err=True)
+        return 1
     return result if isinstance(result, int) else 0

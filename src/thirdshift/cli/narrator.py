@@ -27,12 +27,19 @@ from thirdshift.apps.training.notices import (
 _LINE_INTERVAL_S = 5.0
 
 
+class _Console(Console):
+    """A console for a daemon, which goes on when nobody reads its story any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Narrator:
     """Tells notices on standard error. Used from the daemon's loop alone."""
 
     def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -117,7 +124,7 @@ class Narrator:
         self._say(f"{datetime.now().astimezone():%H:%M:%S}  {text}")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text.encode("utf-8", "backslashreplace").decode(), markup=False)
 
 
 def _words(notice: Notice, workspace: Path) -> str:

@@ -1,6 +1,7 @@
 """How commands speak: people's words, or one JSON document on standard output (``--json``)."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from thirdshift.config import DATABASE_NAME, load_settings
+from thirdshift.config import database_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +23,12 @@ class Session:
     @property
     def database(self) -> Path:
         """The workspace's database file."""
-        return self.workspace / (load_settings(self.workspace).database or DATABASE_NAME)
+        return database_of(self.workspace)
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output."""
-    click.echo(json.dumps(document, indent=1, default=_plain))
+    click.echo(json.dumps(_plain(document), indent=1, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -78,8 +79,19 @@ def duration(span: timedelta | None) -> str:
 
 
 def _plain(value: object) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    return str(value)
+    """Return *value* made of nothing but JSON types; results of tasks may hold more than those."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return str(value)

@@ -8,13 +8,23 @@ from thirdshift.cli.tasks import opened
 
 @click.group()
 def queues() -> None:
-    """Look at queues, pause and resume them; that holds for all workers and survives restarts."""
+    """Look at queues, pause and resume them; that holds for all workers and survives restarts.
+
+    \b
+    thirdshift queues list
+    thirdshift queues pause mail
+    """
 
 
 @queues.command("list")
 @click.pass_obj
 def list_queues(session: Session) -> None:
-    """List every queue with its unfinished tasks."""
+    """List every queue with its unfinished tasks.
+
+    \b
+    thirdshift queues list
+    thirdshift --json queues list
+    """
     with opened(session) as manager:
         found = manager.queues()
     if session.as_json:
@@ -39,7 +49,11 @@ def list_queues(session: Session) -> None:
 @click.argument("queue")
 @click.pass_obj
 def pause(session: Session, queue: str) -> None:
-    """Stop starting tasks of QUEUE; running ones end."""
+    """Stop starting tasks of QUEUE; running ones end.
+
+    \b
+    thirdshift queues pause mail
+    """
     _set_paused(session, queue, True)
 
 
@@ -47,7 +61,11 @@ def pause(session: Session, queue: str) -> None:
 @click.argument("queue")
 @click.pass_obj
 def resume(session: Session, queue: str) -> None:
-    """Start tasks of QUEUE again."""
+    """Start tasks of QUEUE again.
+
+    \b
+    thirdshift queues resume mail
+    """
     _set_paused(session, queue, False)
 
 

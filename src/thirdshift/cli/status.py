@@ -28,18 +28,21 @@ def status(session: Session) -> None:
 
 def describe(session: Session) -> dict[str, Any]:
     """Return everything that ``status`` knows, as JSON-ready data."""
-    from thirdshift.apps.training.status import StatusFile  # noqa: PLC0415
+    from thirdshift.apps.training.status import STATUS_KEYS, StatusFile  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
-    from thirdshift.host.lock import held_by_somebody  # noqa: PLC0415
+    from thirdshift.host.lock import held_by_somebody, read_pid  # noqa: PLC0415
 
     workspace = TrainingWorkspace(session.workspace)
     is_running = held_by_somebody(workspace.pid_file)
     written = StatusFile(workspace.status_file).read() or {}
     state = written.get("state", "never started")
-    if not is_running and state not in ("stopped", "never started"):
-        written["reason"] = f"it ended while {state}, without stopping cleanly; the next start recovers"
-        written["state"] = "stopped"
+    if is_running and written.get("pid") != read_pid(workspace.pid_file):  # the file is that of the daemon before
+        written = {**written, "state": "starting", "reason": None, "pid": read_pid(workspace.pid_file)}
+    elif not is_running and state not in ("stopped", "never started"):
+        reason = f"it ended while {state}, without stopping cleanly; the next start recovers"
+        written = {**written, "state": "stopped", "reason": reason}
     return {
+        **dict.fromkeys(STATUS_KEYS),
         "workspace": str(session.workspace),
         "database": str(session.database),
         "daemon": "running" if is_running else "stopped",
@@ -60,18 +63,18 @@ def _task_counts(session: Session) -> dict[str, int] | None:
 
 def _facts(document: dict[str, Any]) -> dict[str, str]:
     facts = {"workspace": document["workspace"], "database": document["database"], "daemon": _daemon(document)}
-    if document.get("training") is not None:
+    if document["training"]:
         facts["training"] = _training(document["training"])
-        if document["training"].get("last"):
+        if document["training"]["last"]:
             facts["last file"] = _last(document["training"]["last"])
-    if document.get("queue"):
+    if document["queue"]:
         facts["files"] = _files(document["queue"])
-    if document.get("background_tasks"):
+    if document["background_tasks"]:
         facts["chores"] = _chores(document["background_tasks"])
-    if document.get("disk"):
+    if document["disk"]:
         facts["disk"] = f"{document['disk']['free_gb']:.1f} GB free ({document['disk']['level']})"
-    if document.get("last_error"):
-        facts["last error"] = str(document["last_error"].get("error"))
+    if document["last_error"]:
+        facts["last error"] = f"{document['last_error']['error']} (at {document['last_error']['when']})"
     if document["tasks"] is not None:
         counts = {name: count for name, count in document["tasks"].items() if count}
         facts["tasks"] = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
@@ -79,15 +82,16 @@ def _facts(document: dict[str, Any]) -> dict[str, str]:
 
 
 def _daemon(document: dict[str, Any]) -> str:
-    words = document["daemon"]
+    words = str(document["daemon"])
     if document["daemon"] == "running":
-        since = duration(datetime.now(UTC) - datetime.fromisoformat(document["started_at"]))
-        words += f", {document.get('state')}, process {document.get('pid')}, for {since}"
-    return f"{words} ({document['reason']})" if document.get("reason") else words
+        words += f", {document['state']}, process {document['pid']}"
+        if document["state"] != "starting":
+            words += f", for {duration(datetime.now(UTC) - datetime.fromisoformat(document['started_at']))}"
+    return f"{words} ({document['reason']})" if document["reason"] else words
 
 
 def _training(training: dict[str, Any]) -> str:
-    if not training.get("file"):
+    if not training["file"]:
         return "no file in hand"
     if not training.get("total_steps"):
         return f"{training['file']}: {training.get('phase', 'starting')}"
@@ -108,6 +112,8 @@ def _files(queue: dict[str, Any]) -> str:
 
 
 def _chores(chores: dict[str, Any]) -> str:
+    if "error" in chores:
+        return f"not known: {chores['error']}"
     running = ", ".join(task["name"] for task in chores["running"]) or "none"
     failed = sum(task["error"] is not None for task in chores["recent"])
     return f"{chores['queue_size']} waiting, {running} running, {failed} of the last {len(chores['recent'])} failed"

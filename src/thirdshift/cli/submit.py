@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ def _find(reference: str) -> Any:
         found = resolve(reference)
     except (ImportError, AttributeError) as error:
         raise NotImportable(reference, str(error), "Check the spelling, or name its folder with --app-dir.") from error
+    except Exception as error:  # the module itself failed while it was imported
+        what = "".join(traceback.format_exception_only(error)).strip()
+        raise NotImportable(reference, what, "Importing its module must not fail: a worker does it too.") from error
     if not callable(found):
         raise UsageError(f"{reference} is {found!r}, not a function")
     return found

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 @click.group()
 def tasks() -> None:
-    """Look at tasks, cancel or retry them."""
+    """Look at tasks, cancel or retry them.
+
+    \b
+    thirdshift tasks list --status failed
+    thirdshift tasks show 01a2014090b85ea87fe9b5cbd25f0723
+    """
 
 
 @tasks.command("list")
@@ -61,7 +66,11 @@ def list_tasks(
 @click.argument("task_id")
 @click.pass_obj
 def show(session: Session, task_id: str) -> None:
-    """Show one task with every attempt."""
+    """Show one task with every attempt.
+
+    \b
+    thirdshift tasks show 01a2014090b85ea87fe9b5cbd25f0723
+    """
     with opened(session) as manager:
         task = manager.get_task(task_id)
     if task is None:
@@ -81,7 +90,11 @@ def show(session: Session, task_id: str) -> None:
 @click.argument("task_id")
 @click.pass_obj
 def cancel(session: Session, task_id: str) -> None:
-    """Cancel one task; a running one is told to stop."""
+    """Cancel one task; a running one is told to stop.
+
+    \b
+    thirdshift tasks cancel 01a2014090b85ea87fe9b5cbd25f0723
+    """
     _change(session, task_id, "cancelled", lambda manager: manager.cancel_task(task_id))
 
 
@@ -89,7 +102,11 @@ def cancel(session: Session, task_id: str) -> None:
 @click.argument("task_id")
 @click.pass_obj
 def retry(session: Session, task_id: str) -> None:
-    """Run one finished task again, with all its retries."""
+    """Run one finished task again, with all its retries.
+
+    \b
+    thirdshift tasks retry 01a2014090b85ea87fe9b5cbd25f0723
+    """
     _change(session, task_id, "retried", lambda manager: manager.retry_task(task_id))
 
 
@@ -154,11 +171,9 @@ def _shown(read: Any) -> Any:
 
 def _facts(task: BackgroundTask) -> dict[str, str]:
     now = datetime.now(UTC)
-    args, kwargs = _shown(lambda: task.arguments) if task.encoded_arguments else ((), {})
-    call = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
     facts = {
         "id": task.id,
-        "call": f"{task.function}({call})",
+        "call": f"{task.function}({_shown(lambda: _call(task))})",
         "status": f"{task.status.value}{' (cancel requested)' if task.cancel_requested else ''}",
         "queue": f"{task.queue}, {task.pool.value} pool, priority {task.priority}",
         "submitted": f"{task.submitted_at:%Y-%m-%d %H:%M:%S} UTC ({ago(task.submitted_at, now)})",
@@ -174,6 +189,11 @@ def _facts(task: BackgroundTask) -> dict[str, str]:
     if task.status is TaskStatus.COMPLETED:
         facts["result"] = repr(_shown(lambda: task.result))
     return facts
+
+
+def _call(task: BackgroundTask) -> str:
+    args, kwargs = task.arguments
+    return ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
 
 
 def _attempt_facts(attempt: Attempt) -> dict[str, str]:

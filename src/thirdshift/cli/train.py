@@ -20,35 +20,50 @@ def train() -> None:
 @train.command()
 @click.pass_obj
 def status(session: Session) -> None:
-    """Show what the training daemon is doing."""
+    """Show what the training daemon is doing.
+
+    \b
+    thirdshift train status
+    thirdshift --json train status | jq .loss
+    """
     document = describe(session)
+    facts = {**{key: document[key] for key in ("daemon", "state", "reason")}, **(document["training"] or {})}
     if session.as_json:
-        print_json(
-            {**{key: document.get(key) for key in ("daemon", "state", "reason")}, **(document["training"] or {})}
-        )
-        return
-    training = {name: str(value) for name, value in (document.get("training") or {}).items()}
-    print_facts({"daemon": document["daemon"], "state": str(document.get("state")), **training})
+        print_json(facts)
+    else:
+        print_facts({name: "-" if value is None else str(value) for name, value in facts.items()})
 
 
 @train.command()
 @click.pass_obj
 def pause(session: Session) -> None:
-    """Stop training at the next micro-batch, with a checkpoint; holds until `resume`, also over restarts."""
+    """Stop training at the next micro-batch, with a checkpoint; holds until `resume`, also over restarts.
+
+    \b
+    thirdshift train pause
+    """
     _request(session, "pause", "the daemon pauses at the next micro-batch", at_once=True)
 
 
 @train.command()
 @click.pass_obj
 def resume(session: Session) -> None:
-    """Go on after a pause."""
+    """Go on after a pause.
+
+    \b
+    thirdshift train resume
+    """
     _request(session, "resume", "the daemon goes on", at_once=True)
 
 
 @train.command()
 @click.pass_obj
 def stop(session: Session) -> None:
-    """End the daemon at the next micro-batch, with a checkpoint; the next start goes on from there."""
+    """End the daemon at the next micro-batch, with a checkpoint; the next start goes on from there.
+
+    \b
+    thirdshift train stop
+    """
     _request(session, "stop", "the daemon stops at the next micro-batch")
 
 
@@ -56,7 +71,11 @@ def stop(session: Session) -> None:
 @click.argument("what", type=click.Choice(["snapshot"]))
 @click.pass_obj
 def trigger(session: Session, what: str) -> None:
-    """Start a chore now: a verified snapshot of the newest checkpoint."""
+    """Start a chore now: a verified snapshot of the newest checkpoint.
+
+    \b
+    thirdshift train trigger snapshot
+    """
     _request(session, f"trigger_{what}", f"the daemon takes a {what} in the background", at_once=True)
 
 
@@ -67,10 +86,11 @@ def _request(session: Session, word: str, meaning: str, *, at_once: bool = False
     from thirdshift.host.lock import held_by_somebody  # noqa: PLC0415
 
     workspace = TrainingWorkspace(session.workspace)
-    workspace.create()
-    control, is_running = ControlFolder(workspace.control), held_by_somebody(workspace.pid_file)
+    is_running = held_by_somebody(workspace.pid_file)
     if not is_running and not at_once:
         raise click.ClickException("no daemon is running in this workspace; there is nothing to stop")
+    workspace.create()
+    control = ControlFolder(workspace.control)
     if not is_running and word in ("pause", "resume"):
         control.set_paused(word == "pause")
     else:

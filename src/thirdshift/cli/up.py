@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 
 from thirdshift.cli.narrator import Narrator
 from thirdshift.cli.output import Session
-from thirdshift.config import load_settings
+from thirdshift.config import BackgroundTaskConfig, load_section, load_settings
 from thirdshift.core.errors import ConfigurationError
 
 _LOG_BYTES = 10_000_000
@@ -40,7 +41,7 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
     from thirdshift.apps.training.tasks import CHORES_QUEUE, TRAINING_QUEUE  # noqa: PLC0415
 
     sys.path.insert(0, str(app_dir.absolute()))
-    settings = load_settings(session.workspace)
+    settings = _settings(session.workspace)
     _demand_training_extra()
     narrator = Narrator(session.workspace)
     daemon = TrainingDaemon(session.workspace, until_idle=until_idle, notify=narrator.tell)
@@ -55,9 +56,24 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
                 database=session.database,
                 excluded_queues=[TRAINING_QUEUE, CHORES_QUEUE],
                 shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
-            ),
+            ) as manager,
         ):
-            return daemon.run()
+            return daemon.run(beside=[manager])
+
+
+def _settings(workspace: Path) -> BackgroundTaskConfig:
+    """Return the top level of the configuration; raises ``ConfigurationError`` with the problems of all sections."""
+    from thirdshift.apps.training.config import DaemonConfig  # noqa: PLC0415
+
+    problems: list[str] = []
+    for load in (partial(load_settings, workspace), partial(load_section, workspace, "training", DaemonConfig)):
+        try:
+            load()
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(list(dict.fromkeys(problems)))
+    return load_settings(workspace)
 
 
 def _demand_training_extra() -> None:
@@ -76,7 +92,4 @@ def _log_to(path: Path, level: str) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger("thirdshift")
     root.addHandler(handler)
-    try:
-        root.setLevel(level.upper())
-    except ValueError as error:
-        raise ConfigurationError([f"log_level is {level!r}; it may be DEBUG, INFO, WARNING or ERROR"]) from error
+    root.setLevel(level)

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
@@ -34,7 +34,7 @@ class DecodeError(ValueError):
     """Stored bytes are not what this version can read."""
 
 
-def encode_arguments(args: Sequence[Any], kwargs: dict[str, Any], *, limit_bytes: int = LIMIT_BYTES) -> bytes:
+def encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, limit_bytes: int = LIMIT_BYTES) -> bytes:
     """Return *args* and *kwargs* as bytes.
 
     Raises :class:`NotSerialisable` naming the argument, or :class:`PayloadTooLarge`.

@@ -1,7 +1,7 @@
 """The engine contract: where tasks live. Implementations stand in ``thirdshift.engines`` and pass one suite.
 
 :class:`Engine` is what a submitter and a reader need, :class:`WorkerEngine` adds what a worker needs. All methods may
-called from any thread. Every write of an attempt is fenced by its :class:`~thirdshift.core.task.Claim`.
+be called from any thread. Every write of an attempt is fenced by its :class:`~thirdshift.core.task.Claim`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -49,7 +49,8 @@ def bare_name(reference: str) -> str:
 
 
 def _checked_reference(function: Callable[..., Any]) -> str:
-    reference = f"{_module_name(function)}:{_qualified_name(function)}"
+    name = _qualified_name(function)
+    reference = f"{_module_name(function)}:{name}"
     try:
         found = resolve(reference)
     except (ImportError, AttributeError) as error:

@@ -30,6 +30,15 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folders(folder: Path) -> None:
+    """Make *folder* and its missing parents durably: what is acknowledged inside must not vanish with the folder."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_directory(folder.parent)
+
+
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace *path* by *content* as one step; readers see the old bytes or the new ones.
 

@@ -101,7 +101,9 @@ def _judge(value: Any) -> _Raised:
         case Snooze(seconds=seconds):
             return _Raised(AttemptOutcome.SNOOZED, after_s=seconds)
         case Cancel(reason=reason):
-            return _Raised(AttemptOutcome.CANCELLED, error=TaskError(type="Cancel", message=_text(reason)[:_MESSAGE_LIMIT]))
+            return _Raised(
+                AttemptOutcome.CANCELLED, error=TaskError(type="Cancel", message=_text(reason)[:_MESSAGE_LIMIT])
+            )
         case Retry(after=after):
             error = TaskError(type="Retry", message="the function asked to be tried again")
             return _Raised(AttemptOutcome.FAILED, error=error, after_s=after)

@@ -4,6 +4,7 @@ Its pass, :meth:`Worker.tick`, does all of that in one transaction and returns t
 in between it sleeps until somebody wakes it: a pool whose attempt ended, or a submitter.
 """
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="thirdshift-worker", daemon=True)
         self._reports: deque[Report] = deque()
         self._unrecorded: list[Settlement] = []
+        self._returned: list[Claim] = []
         self._progress: dict[int, tuple[Claim, Mapping[str, Any]]] = {}
         self._progress_mutex = threading.Lock()
         self._progress_due = 0.0
@@ -100,13 +102,15 @@ class Worker:
         """
         self._is_draining.set()
         for pool in self._pools.values():
+            pool.hold()
             pool.ask_to_stop(StopReason.SHUTDOWN)
         self._wake.set()
         if not self._is_over.wait(timeout_s):
+            is_ending = False
             for pool in self._pools.values():
-                pool.end(StopReason.SHUTDOWN)
+                is_ending |= pool.end(StopReason.SHUTDOWN)
             self._wake.set()
-            self._is_over.wait(_KILL_WAIT_S if PoolKind.PROCESS in self._pools else 0.0)
+            self._is_over.wait(_KILL_WAIT_S if is_ending else 0.0)
         return self._is_over.is_set()
 
     def wait_until_over(self) -> None:
@@ -120,7 +124,8 @@ class Worker:
     def tick(self) -> float:
         """Make one pass; returns the seconds until the next one is due."""
         self._unrecorded += self._settlements()
-        exchange = self._engine.exchange(self._unrecorded, self._request())
+        request = self._request()
+        exchange = self._engine.exchange(self._unrecorded, request)
         settled, self._unrecorded = self._unrecorded, []
         self._hand_out(exchange)
         for settlement, is_recorded in zip(settled, exchange.recorded, strict=True):
@@ -128,21 +133,23 @@ class Worker:
         self._stop_cancelled()
         self._rescue()
         waits = [SAFETY_INTERVAL_S, self._record_progress(), self._look_at_pools()]
-        if exchange.next_due is not None:
+        if request is not None and exchange.next_due is not None:  # without a free slot, its end is what counts
             waits.append((exchange.next_due - self._clock.now()).total_seconds())
         return max(0.0, min(waits))
 
     # The thread
 
     def _run(self) -> None:
-        while not self._is_finished():
+        while True:
             try:
                 wait_s = self.tick()
-            except StoreError as error:
+                if self._is_finished():
+                    break
+            except (StoreError, OSError) as error:
                 if isinstance(error, OutcomeUnknown | StoreDamaged):
                     self.failure = error
                     break
-                wait_s = _STORE_PAUSE_S  # busy or full: outcomes wait in memory
+                wait_s = _STORE_PAUSE_S  # busy, full or out of descriptors: outcomes wait in memory
                 self._announce(StoreUnavailable(error, wait_s))
             except Exception as error:  # noqa: BLE001  # a fault of ours: stop, and say so, rather than go on blindly
                 self.failure = error
@@ -155,7 +162,7 @@ class Worker:
         if not self._is_draining.is_set():
             return False
         self._give_back()
-        return not self.busy() and not self._reports and not self._unrecorded
+        return not (self.busy() or self._reports or self._unrecorded or self._returned)
 
     def _end(self) -> None:
         if self._unlisten is not None:
@@ -168,9 +175,13 @@ class Worker:
         if self.failure is None:
             for pool in self._pools.values():
                 pool.join()
-            if self._registration is not None:
-                self._registration.close()
+            self._deregister()
         self._is_over.set()
+
+    def _deregister(self) -> None:
+        if self._registration is not None:
+            with contextlib.suppress(StoreError):  # its lock is free all the same: others find it gone and forget it
+                self._registration.close()
 
     # Parts of a pass
 
@@ -199,9 +210,10 @@ class Worker:
                 pool.give(claims)
 
     def _give_back(self) -> None:
-        claims = [claim for pool in self._pools.values() for claim in pool.take_back()]
-        if claims:
-            self._engine.give_back(claims)
+        self._returned += [claim for pool in self._pools.values() for claim in pool.take_back()]
+        if self._returned:
+            self._engine.give_back(self._returned)
+            self._returned = []
 
     def _stop_cancelled(self) -> None:
         if not self.busy():
@@ -261,4 +273,5 @@ class Worker:
         return self._registration.id
 
     def _announce(self, event: Event) -> None:
-        self._observe(event)
+        with contextlib.suppress(Exception):  # who only listens must not stop the work
+            self._observe(event)

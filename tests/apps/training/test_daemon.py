@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ import pytest
 
 from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointFacts, CheckpointStore
+from thirdshift.apps.training.sidecars import Sidecar, Sidecars
 from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.tasks import TRAINING_QUEUE, take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
@@ -142,7 +144,7 @@ class Daemon:
             self.wait_until(lambda before=before: self.status.get("updated_at") != before, "another pass")
 
     def wait_for_checkpoint(self) -> None:
-        self.wait_until(lambda: self.checkpoints(), "a checkpoint is saved")
+        self.wait_until(self.checkpoints, "a checkpoint is saved")
 
     def end(self) -> int:
         """Wait for the end; returns the exit code."""
@@ -376,6 +378,10 @@ def test_a_killed_daemon_goes_on_where_it_was(long: Daemon, undisturbed: Daemon)
     long.start()
     long.wait_for_checkpoint()
     assert long.status["queue"]["processing"] == ["long.jsonl"]
+    (long.workspace.control / ".trigger_snapshot").touch()
+    document = json.loads(thirdshift(long.root, "--json", "status").stdout)
+    assert (document["daemon"], document["training"]["file"]) == ("running", "long.jsonl")
+    assert document["training"]["step"] > 0, "status answers while a training and a snapshot run"
     long.kill()
     assert long.names(long.workspace.processing) == ["long.jsonl"]
     at_death = long.checkpoints()[-1]
@@ -391,6 +397,30 @@ def test_a_killed_daemon_goes_on_where_it_was(long: Daemon, undisturbed: Daemon)
     outcomes = [(attempt.outcome.value, attempt.error and attempt.error.type) for attempt in task.attempts]
     assert outcomes == [("interrupted", "WorkerDied"), ("completed", None)]
     assert task.failures == 0
+
+
+@pytest.mark.training
+def test_a_crash_before_the_archive_costs_nothing(daemon: Daemon, undisturbed: Daemon) -> None:
+    """Trained, published, but still in hand when everything died: archived at the next start, not trained again."""
+    shutil.copytree(undisturbed.root, daemon.root, dirs_exist_ok=True)
+    workspace = daemon.workspace
+    report = undisturbed.report("long.jsonl")
+    (task,) = daemon.trainings()
+    (_, name, key), _ = task.arguments
+    arrived_at = datetime.strptime(key.removeprefix("long.")[:-4], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
+    sidecar = Sidecar(priority="normal", arrived_at=arrived_at.isoformat(timespec="microseconds"))
+    Sidecars(workspace.queue / ".meta").write(name, sidecar)
+    (workspace.archive / name).rename(workspace.processing / name)
+    (workspace.archive / f"{name}.report.json").unlink()
+    (workspace.work / key).mkdir()
+    (workspace.work / key / "result.json").write_text(json.dumps(report))
+
+    daemon.start("--until-idle")
+    assert daemon.end() == 0, daemon.output
+    assert {**daemon.report(name), "when": "", "task": ""} == {**report, "when": "", "task": ""}
+    assert weights(daemon) == weights(undisturbed)
+    assert daemon.names(workspace.snapshots) == undisturbed.names(undisturbed.workspace.snapshots)
+    assert daemon.names(workspace.work) == []
 
 
 @pytest.mark.training
@@ -435,7 +465,7 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_goes_on(long: Daemon, und
 def test_a_second_signal_ends_the_daemon_at_once(long: Daemon) -> None:
     """Exit code 143, while the first one still waits for the training; its children are gone and nothing is lost."""
     long.start()
-    child = long.wait_until(lambda: long.children(), "the training begins")[0]
+    child = long.wait_until(long.children, "the training begins")[0]
     long.process.terminate()
     long.wait_for_state("stopping")
     assert long.terminate() == 143
@@ -542,6 +572,25 @@ def test_an_unforeseen_error_is_told_and_survived(daemon: Daemon) -> None:
     assert daemon.terminate() == 0
 
 
+@pytest.mark.training
+def test_a_file_that_fails_three_times_is_given_up(daemon: Daemon) -> None:
+    """It lies in queue/failed with the cause and the number of attempts; the daemon goes on."""
+    broken = daemon.root / "broken model"
+    broken.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (broken / name).write_text("{}")
+    configure(daemon.root, model="broken model")
+    write_file(daemon.workspace.inbox / "good.jsonl", 8)
+    daemon.start("--until-idle")
+    assert daemon.end() == 0, daemon.output
+    report = daemon.report("good.jsonl")
+    assert daemon.names(daemon.workspace.failed) == ["good.jsonl"]
+    assert report["cause"].startswith(f"NotAModel: {daemon.workspace.current_model} holds no model that can be loaded")
+    assert (report["attempts"], report["final_failure"]) == (3, True)
+    (task,) = daemon.trainings()
+    assert [attempt.outcome.value for attempt in task.attempts] == ["failed"] * 3
+
+
 def test_a_daemon_goes_on_when_nobody_reads_its_story(daemon: Daemon) -> None:
     """`thirdshift up 2>&1 | head -1`, or a terminal that was closed."""
     command = [str(THIRDSHIFT), "--workspace", str(daemon.root), "up"]
@@ -559,6 +608,20 @@ def test_a_daemon_goes_on_when_nobody_reads_its_story(daemon: Daemon) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_damaged_database_ends_the_daemon(daemon: Daemon) -> None:
+    """Its worker gives up; the daemon does not go on without it, exits with 69, and the status says why."""
+    daemon.start()
+    daemon.wait_for_state("idle")
+    for path in daemon.root.glob("thirdshift.db*"):
+        if path.is_file():
+            path.write_bytes(os.urandom(path.stat().st_size))
+    (daemon.workspace.control / ".trigger_snapshot").touch()
+    assert daemon.end() == 69, daemon.output
+    assert "thirdshift.db is not a sound Thirdshift database" in daemon.output
+    assert "Traceback" not in daemon.output
+    assert daemon.status["last_error"]["error"].startswith("StoreDamaged: ")
 
 
 def test_the_database_may_have_another_name(daemon: Daemon) -> None:
@@ -624,7 +687,7 @@ def test_a_value_that_cannot_be_is_refused(daemon: Daemon) -> None:
     (daemon.root / "thirdshift.yaml").write_text("training:\n  max_attempts: 0\n  poll_interval_s: .inf\n")
     done = thirdshift(daemon.root, "up")
     assert done.returncode == 78
-    assert "max_attempts is 0; it must be 1 or more" in done.stderr
+    assert "2:3: poll_interval_s is inf; it must be 0.01 or more; max_attempts is 0" in done.stderr
     (daemon.root / "thirdshift.yaml").write_text("training:\n  model: {size: huge}\n")
     assert "2:10: size is 'huge'; it may be 'nano' or 'tiny' or 'small'" in thirdshift(daemon.root, "up").stderr
 

@@ -38,9 +38,9 @@ class Chores:
         """Take a snapshot of *checkpoint* (``None``: the newest) in the background."""
         self._follow(self._manager.submit_task(take_snapshot, self._root, checkpoint))
 
-    def snapshot_after(self, checkpoint: str, training: str) -> None:
-        """Take one snapshot of *checkpoint*, in which the task *training* ended, however often this is called."""
-        snapshot_id = blake3(f"snapshot after {training}".encode()).hexdigest(length=16)
+    def snapshot_after(self, checkpoint: str, key: str) -> None:
+        """Take one snapshot of *checkpoint*, in which the file of that *key* ended, however often this is called."""
+        snapshot_id = blake3(f"snapshot after {key}".encode()).hexdigest(length=16)
         options = self._manager.options(task_id=snapshot_id)
         self._follow(options.submit(take_snapshot, self._root, checkpoint).id)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.config import demand_at_least, demand_one_of
+from thirdshift.config import less_than, none_of, refuse
 
 MODEL_SIZES = ("nano", "tiny", "small")
 
@@ -19,7 +19,7 @@ class DiskConfig:
     """GB under which the status warns; 0 never warns."""
 
     def __post_init__(self) -> None:
-        demand_at_least(0, min_free_gb=self.min_free_gb, warn_free_gb=self.warn_free_gb)
+        refuse(less_than(0, min_free_gb=self.min_free_gb, warn_free_gb=self.warn_free_gb))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +45,12 @@ class GeneratorConfig:
     """Seed of the first generated file; each further file takes the next number."""
 
     def __post_init__(self) -> None:
-        demand_at_least(0, min_queue_size=self.min_queue_size, seed=self.seed)
-        demand_at_least(1, count=self.count, timeout_s=self.timeout_s)
-        if not self.levels or not all(1 <= level <= 10 for level in self.levels):
-            raise ValueError(f"levels are {list(self.levels)}; name at least one from 1 to 10")
+        has_levels = bool(self.levels) and all(1 <= level <= 10 for level in self.levels)
+        refuse(
+            less_than(0, min_queue_size=self.min_queue_size, seed=self.seed),
+            less_than(1, count=self.count, timeout_s=self.timeout_s),
+            [] if has_levels else [f"levels are {list(self.levels)}; name at least one from 1 to 10"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +70,7 @@ class BackgroundConfig:
     """True leaves retention, daily snapshot and weekly consolidation to the system's timers; False to the daemon."""
 
     def __post_init__(self) -> None:
-        demand_at_least(1, max_workers=self.max_workers)
+        refuse(less_than(1, max_workers=self.max_workers))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +88,7 @@ class ModelConfig:
     """Seed of the weights of the model that is made."""
 
     def __post_init__(self) -> None:
-        demand_one_of("size", self.size, MODEL_SIZES)
+        refuse(none_of("size", self.size, MODEL_SIZES))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +127,8 @@ class DaemonConfig:
     """How a file is trained."""
 
     def __post_init__(self) -> None:
-        demand_at_least(0, settle_s=self.settle_s, shutdown_timeout_seconds=self.shutdown_timeout_seconds)
-        demand_at_least(0.01, poll_interval_s=self.poll_interval_s, error_pause_s=self.error_pause_s)
-        demand_at_least(1, max_attempts=self.max_attempts)
+        refuse(
+            less_than(0, settle_s=self.settle_s, shutdown_timeout_seconds=self.shutdown_timeout_seconds),
+            less_than(0.01, poll_interval_s=self.poll_interval_s, error_pause_s=self.error_pause_s),
+            less_than(1, max_attempts=self.max_attempts),
+        )

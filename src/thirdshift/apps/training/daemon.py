@@ -99,6 +99,7 @@ class TrainingDaemon:
             session.recover()
             self._step(partial(write_status, "idle"))()
             stack.callback(self._step(partial(write_status, "stopped")))
+            stack.push(self._remember_failure)
             stack.callback(self._step(session.lay_aside))
             self._agree_on_pause(manager)
             self._step(partial(self._begin, session))()
@@ -139,6 +140,11 @@ class TrainingDaemon:
         self._remember(error)
         self._say(Remarked(f"error: {error}; trying again in {pause_s:g} s"))
 
+    def _remember_failure(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Whatever ends the daemon stands in its last status."""
+        if isinstance(error, Exception):
+            self._remember(error)
+
     def _remember(self, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
         self._last_error = {"error": f"{type(error).__name__}: {error}", "when": iso(time.time()), "traceback": text}
@@ -147,7 +153,6 @@ class TrainingDaemon:
         """End the daemon when a worker gave up: the store cannot be trusted any more, and nothing would be trained."""
         for worker in workers:
             if worker.failure is not None:
-                self._remember(worker.failure)
                 raise worker.failure
 
     def _begin(self, session: TrainingSession) -> None:

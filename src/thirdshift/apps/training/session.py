@@ -29,8 +29,8 @@ _UNFINISHED = frozenset(TaskStatus) - {TaskStatus.COMPLETED, TaskStatus.FAILED, 
 class TrainingSession:
     """Holds at most one file in hand. The place of a file is the truth: where it and the store differ, it wins.
 
-    *trained* is called with the name of the checkpoint that a finished file ends in and the id of the task that trained
-    it; after an error or a crash it may be called again with the same.
+    *trained* is called with the checkpoint that a finished file ends in and the key of that file; after an error or a
+    crash it may be called again with the same.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class TrainingSession:
             "last_loss": result.last_loss,
             "checkpoint": result.checkpoint,
         }
-        self._trained(result.checkpoint, self._task_id)
+        self._trained(result.checkpoint, _key(file))
         report = {**self.last_result, "task": self._task_id, **answer["result"]}
         self._queue.mark_completed(file.name, report, self._workspace.archive)
         self._notify(TrainingFinished(file.name, result, self._workspace.checkpoints / result.checkpoint))

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from thirdshift.config import demand_at_least, demand_one_of
+from thirdshift.config import less_than, none_of, refuse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,13 +62,15 @@ class PlanSettings:
     """Attention of transformers: "sdpa" or "eager"."""
 
     def __post_init__(self) -> None:
-        demand_at_least(1, epochs=self.epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
-        demand_at_least(1, max_context=self.max_context, threads=self.threads)
-        demand_at_least(0, learning_rate=self.learning_rate, warmup_steps=self.warmup_steps, clip_norm=self.clip_norm)
-        demand_at_least(0, held_out_percent=self.held_out_percent, held_out_limit=self.held_out_limit)
-        demand_one_of("schedule", self.schedule, ("cosine", "linear", "constant"))
-        demand_one_of("optimizer_implementation", self.optimizer_implementation, ("fused", "foreach", "plain"))
-        demand_one_of("attention", self.attention, ("sdpa", "eager"))
+        refuse(
+            less_than(1, epochs=self.epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size),
+            less_than(1, max_context=self.max_context, threads=self.threads),
+            less_than(0, learning_rate=self.learning_rate, warmup_steps=self.warmup_steps, clip_norm=self.clip_norm),
+            less_than(0, held_out_percent=self.held_out_percent, held_out_limit=self.held_out_limit),
+            none_of("schedule", self.schedule, ("cosine", "linear", "constant")),
+            none_of("optimizer_implementation", self.optimizer_implementation, ("fused", "foreach", "plain")),
+            none_of("attention", self.attention, ("sdpa", "eager")),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,5 +94,7 @@ class TrainingSettings(PlanSettings):
 
     def __post_init__(self) -> None:
         PlanSettings.__post_init__(self)  # super() without arguments does not work in a class with slots
-        demand_at_least(0, checkpoint_interval_s=self.checkpoint_interval_s, checkpoint_steps=self.checkpoint_steps)
-        demand_at_least(1, keep_checkpoints=self.keep_checkpoints, evaluation_batch_size=self.evaluation_batch_size)
+        refuse(
+            less_than(0, checkpoint_interval_s=self.checkpoint_interval_s, checkpoint_steps=self.checkpoint_steps),
+            less_than(1, keep_checkpoints=self.keep_checkpoints, evaluation_batch_size=self.evaluation_batch_size),
+        )

@@ -9,10 +9,10 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from thirdshift.engines.sqlite.connection import open_guard
+from thirdshift.core.errors import StoreError
+from thirdshift.engines.sqlite.connection import LOG_LIMIT_BYTES, open_guard
 from thirdshift.host.lock import FileLock
 
-_LOG_LIMIT_BYTES = 4 * 1024 * 1024
 _INTERVAL_S = 1.0
 
 
@@ -25,6 +25,7 @@ class Checkpointer:
         self._lock = FileLock(lock_path)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._done_at_ns = 0
         self.checkpoints = 0
         """Checkpoints this process has made."""
 
@@ -57,15 +58,25 @@ class Checkpointer:
         ):
             guard.execute("BEGIN IMMEDIATE")
             try:
-                worker.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                changed_at_ns = self._log_changed_at_ns()
+                _, pages, moved = worker.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             finally:
                 guard.execute("ROLLBACK")
+        if moved == pages:  # else a reader still needs the log: look again
+            self._done_at_ns = changed_at_ns
         self.checkpoints += 1
         return True
 
     def _watch(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
-            if self.log_size_bytes() > _LOG_LIMIT_BYTES:
-                # Busy or full now: the next round tries again, and the engine's own writes report a sick file.
-                with contextlib.suppress(sqlite3.OperationalError):
+            # Busy or full now: the next round tries again, and the engine's own writes report a sick file.
+            with contextlib.suppress(sqlite3.Error, StoreError, OSError):
+                if self._is_due():
                     self.checkpoint()
+
+    def _is_due(self) -> bool:
+        """Whether the log is long and not moved yet: it keeps its length until somebody writes again."""
+        return self.log_size_bytes() > LOG_LIMIT_BYTES and self._log_changed_at_ns() != self._done_at_ns
+
+    def _log_changed_at_ns(self) -> int:
+        return self._log_path.stat().st_mtime_ns

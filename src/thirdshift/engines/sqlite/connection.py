@@ -6,6 +6,7 @@ descriptor of them drops SQLite's locks (sqlite.org/howtocorrupt, 2.2).
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -28,7 +29,10 @@ from thirdshift.host.filesystem import filesystem_type, is_network_filesystem
 APPLICATION_ID = 0x33534846
 """``3SHF``: says in the file's header whose it is."""
 
-_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
+LOG_LIMIT_BYTES = 4 * 1024 * 1024
+"""A longer log is checkpointed; the first commit after that cuts it to this length, so that its length says again how
+much there is to move."""
+
 _COMMON = (
     "PRAGMA wal_autocheckpoint = 0",
     "PRAGMA foreign_keys = ON",
@@ -56,7 +60,11 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """Open *path*, which must exist and be current, for reading only."""
     with errors_of(path):
         connection = _connect(path, "ro")
-        connection.execute("PRAGMA query_only = ON")
+        try:
+            connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
@@ -73,8 +81,12 @@ def errors_of(path: Path, *, committing: bool = False) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translated(error, path, committing=committing) from error
-    except PermissionError as error:
-        raise StoreReadOnly(str(path)) from error
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(str(path)) from error
+        if error.errno in _UNWRITABLE:
+            raise StoreReadOnly(str(path)) from error
+        raise StoreError(f"{path} cannot be opened: {error.strerror}") from error
 
 
 _BY_CODE = {
@@ -83,6 +95,8 @@ _BY_CODE = {
     sqlite3.SQLITE_PERM: StoreReadOnly,
     sqlite3.SQLITE_CANTOPEN: StoreReadOnly,
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -98,6 +112,19 @@ def translated(error: sqlite3.Error, path: Path, *, committing: bool = False) ->
     if committing:
         return OutcomeUnknown(str(path), str(error))
     return StoreError(f"{path}: {error}")
+
+
+def closed(path: Path) -> StoreError:
+    """Return the error of a call that comes after the close."""
+    return StoreError(f"{path} was closed by this process; open a new manager")
+
+
+def forked(path: Path) -> StoreError:
+    """Return the error of a call in a forked child about a file that its parent had open."""
+    return StoreError(
+        f"{path} was opened before this process was forked, and SQLite does not work across a fork. Open it only after "
+        "the fork, or start the process by spawn (multiprocessing.get_context('spawn')) or as a program of its own."
+    )
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -136,13 +163,16 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    if _is_empty_or_ours(connection, path):
+    is_empty = _is_empty_or_ours(connection, path)
+    _schema_version(connection, path, migrations()[-1][0])  # a newer version's file is left as it is
+    if is_empty:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # possible only before the first table
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise StoreError(f"{path}: write-ahead logging is not possible here; put the database on a local disk")
-    connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT_BYTES}")
+    connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT_BYTES}")
     connection.execute("PRAGMA synchronous = FULL")
     _migrate(connection, path)
+    connection.execute("PRAGMA busy_timeout = 0")  # from here on the writer waits, fairly
 
 
 def _is_empty_or_ours(connection: sqlite3.Connection, path: Path) -> bool:
@@ -170,7 +200,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {newest}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
 
 

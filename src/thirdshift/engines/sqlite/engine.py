@@ -4,11 +4,13 @@ It reads on one connection that cannot write and writes through the process's on
 announced afterwards, never before.
 """
 
+import contextlib
 import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -31,11 +33,12 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, NewTask, TaskId
 from thirdshift.engines.sqlite import wake, work
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
-from thirdshift.engines.sqlite.connection import errors_of, open_reader
+from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import attempt_of_row, from_us, row_of_new, task_of_row, to_us
 from thirdshift.engines.sqlite.writer import Writer
+from thirdshift.host.files import make_folders
 
 _DELETE_BATCH = 1_000
 
@@ -47,6 +50,7 @@ class SQLiteEngine:
 
     _open: dict[Path, "SQLiteEngine"] = {}  # noqa: RUF012  # one table for the process, guarded by _open_mutex
     _open_mutex = threading.Lock()
+    _inherited: dict[Path, "SQLiteEngine"] = {}  # noqa: RUF012  # in a forked child: what its parent had open
 
     @classmethod
     def shared(cls, path: Path, *, clock: Clock) -> "SQLiteEngine":
@@ -54,14 +58,27 @@ class SQLiteEngine:
 
         Each call must be answered by one :meth:`close`. Raises ``StoreError``.
         """
-        path = path.expanduser().absolute()
-        path = path.parent.resolve() / path.name
+        path = path.expanduser().resolve()  # one file has one folder of locks, by whatever link it is opened
         with cls._open_mutex:
+            if path in cls._inherited:
+                raise forked(path)
             engine = cls._open.get(path)
             if engine is None:
                 engine = cls._open[path] = cls(path, clock)
             engine._users += 1
             return engine
+
+    @classmethod
+    def forget_in_forked_child(cls) -> None:
+        """Leave the engines of the process that was forked: here they refuse every call, and are never closed.
+
+        The files stay closed to this process. SQLite keeps the locks of a file in tables of the process; the fork
+        copied the tables but not the locks, so even a new connection would trust locks that nobody holds.
+        """
+        for engine in cls._open.values():
+            engine._abandon()  # noqa: SLF001  # one class
+        cls._inherited = {**cls._inherited, **cls._open}
+        cls._open, cls._open_mutex = {}, threading.Lock()
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -70,16 +87,29 @@ class SQLiteEngine:
         self._identity = uuid4().hex
         self._folder = path.with_name(path.name + ".run")
         with errors_of(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(path.parent)
             self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._writer = Writer(path)
-        self._reader = open_reader(path)
         self._reader_mutex = threading.Lock()
-        self._hub = wake.WakeHub(self._folder, self._identity)
+        with contextlib.ExitStack() as opened:
+            self._writer = Writer(path)
+            opened.callback(self._writer.close)
+            self._reader = open_reader(path)
+            opened.callback(self._reader.close)
+            with errors_of(path):
+                self._hub = wake.WakeHub(self._folder, self._identity)
+            opened.pop_all()
         self._checkpointer = Checkpointer(path, self._folder / "checkpoint.lock")
         self._checkpointer.start()
         self._known_queues: frozenset[str] = frozenset()
         self._last_now_us = 0
+        self._is_closed = False
+
+    def _abandon(self) -> None:
+        """Hold the connections for ever: the end of the interpreter would close them, inside SQLite's copied locks."""
+        import ctypes  # noqa: PLC0415  # only forked children need it
+
+        for connection in (self._reader, self._writer.connection):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
     @property
     def location(self) -> str:
@@ -88,6 +118,7 @@ class SQLiteEngine:
 
     def close(self) -> None:
         """Close when the last user closes."""
+        self._writer.demand_own_process()
         with self._open_mutex:
             self._users -= 1
             if self._users > 0:
@@ -96,6 +127,7 @@ class SQLiteEngine:
         self._checkpointer.stop()
         self._hub.close()
         with self._reader_mutex:
+            self._is_closed = True
             self._reader.close()
         self._writer.close()
 
@@ -126,13 +158,13 @@ class SQLiteEngine:
 
     def get(self, task_id: str) -> BackgroundTask | None:
         """Return the task as it stands, or ``None``."""
-        with self._reader_mutex, errors_of(self._path):
+        with self._reading():
             return self._read_task(task_id)
 
     def find(self, task_filter: TaskFilter) -> Sequence[BackgroundTask]:
         """Return the tasks that match, newest first."""
         query, parameters = _find_query(task_filter)
-        with self._reader_mutex, errors_of(self._path):
+        with self._reading():
             ids = [row[0] for row in self._reader.execute(query, parameters).fetchall()]
             found = [self._read_task(task_id) for task_id in ids]
         return [task for task in found if task is not None]
@@ -223,7 +255,11 @@ class SQLiteEngine:
         """Make a new worker known."""
         registration = SQLiteRegistration(self._folder, forget=self._forget_worker)
         row = (registration.id, os.getpid(), socket.gethostname(), self._now_us(), slots)
-        self._writer.run(lambda c: c.execute(QUERY["register_worker"], row), durable=False)
+        try:
+            self._writer.run(lambda c: c.execute(QUERY["register_worker"], row), durable=False)
+        except BaseException:
+            registration.abandon()
+            raise
         return registration
 
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None) -> Exchange:
@@ -231,17 +267,17 @@ class SQLiteEngine:
         now = self._clock.now()
         if request is not None and not settlements and not self._has_runnable(now):
             request = None
-        recorded: Sequence[bool] = ()
-        claims: Sequence[Claim] = ()
-        if settlements or request is not None:
-            recorded, claims = self._writer.run(
-                lambda connection: work.exchange(connection, settlements, request, now),
-                durable=any(settlement.report.claim.durable for settlement in settlements),
-            )
-        if any(recorded):
+        if request is None and not settlements:
+            return Exchange(recorded=(), claims=(), next_due=work.next_due(self._read(QUERY["next_due"])))
+        exchange = self._writer.run(
+            lambda connection: work.exchange(connection, settlements, request, now),
+            durable=any(settlement.report.claim.durable for settlement in settlements),
+        )
+        if any(exchange.recorded):
             self._hub.announce(wake.FINISHED)
-        next_due = self._read(QUERY["next_due"])[0][0]
-        return Exchange(recorded=recorded, claims=claims, next_due=None if next_due is None else from_us(next_due))
+        return (
+            exchange  # nothing may fail between the commit and here: the claims would be lost until this process ends
+        )
 
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Return claimed tasks whose function was never called."""
@@ -283,8 +319,16 @@ class SQLiteEngine:
         return bool(self._read(QUERY["is_runnable"], (to_us(now),))[0][0])
 
     def _read(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        with self._reader_mutex, errors_of(self._path):
+        with self._reading():
             return self._reader.execute(query, parameters).fetchall()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._writer.demand_own_process()
+        with self._reader_mutex, errors_of(self._path):
+            if self._is_closed:
+                raise closed(self._path)
+            yield
 
     def _read_task(self, task_id: str) -> BackgroundTask | None:
         """Read one task with its attempts as they stand at one moment; the reader's mutex is held."""

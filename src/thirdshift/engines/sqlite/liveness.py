@@ -28,10 +28,17 @@ class SQLiteRegistration:
         """Return the path of the lock file that child *number* must hold while it lives."""
         return str(self._folder / f"{self.id}.child-{number}.lock")
 
-    def close(self) -> None:
-        """Forget the worker and release its lock."""
-        self._forget(self.id)
+    def abandon(self) -> None:
+        """Take back what was made for a worker that did not become known."""
+        _remove_files(self._folder, self.id)
         self._lock.release()
+
+    def close(self) -> None:
+        """Forget the worker and release its lock, which is released in any case."""
+        try:
+            self._forget(self.id)
+        finally:
+            self._lock.release()
         _remove_files(self._folder, self.id)
 
 
@@ -71,7 +78,7 @@ def _end_orphans(folder: Path, worker: str) -> bool:
         pid = read_pid(path)  # written by the holder after it took the lock, so it cannot be another program's
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)  # a child leads a group of its own: what it started goes with it
     return not alive
 
 

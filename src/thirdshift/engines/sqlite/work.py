@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from thirdshift.core.engine import ClaimRequest, Rescue
+from thirdshift.core.engine import ClaimRequest, Exchange, Rescue
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskId
@@ -15,6 +15,7 @@ from thirdshift.engines.sqlite.rows import (
     claim_of_row,
     facts_of_progress,
     fence,
+    from_us,
     row_of_settlement,
     to_us,
 )
@@ -24,13 +25,21 @@ _PROMOTE_LIMIT = 1_000
 
 def exchange(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
-) -> tuple[list[bool], list[Claim]]:
+) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
     recorded = [_settle(connection, settlement) for settlement in settlements]
-    if request is None:
-        return recorded, []
-    connection.execute(QUERY["promote"], {"now": to_us(now), "limit": _PROMOTE_LIMIT})
-    return recorded, _claim(connection, request, now)
+    claims: Sequence[Claim] = ()
+    if request is not None:
+        connection.execute(QUERY["promote"], {"now": to_us(now), "limit": _PROMOTE_LIMIT})
+        claims = _claim(connection, request, now)
+    due = next_due(connection.execute(QUERY["next_due"]).fetchall())
+    return Exchange(recorded=recorded, claims=claims, next_due=due)
+
+
+def next_due(rows: Sequence[Row]) -> datetime | None:
+    """Return the moment in the answer to the query of that name."""
+    ((due_us,),) = rows
+    return None if due_us is None else from_us(due_us)
 
 
 def give_back(connection: sqlite3.Connection, claims: Sequence[Claim], now_us: int) -> None:

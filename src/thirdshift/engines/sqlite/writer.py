@@ -6,6 +6,7 @@ the next batch and commits for everybody who queued by then. See docs/adr/0001.
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from thirdshift.core.errors import OutcomeUnknown, StoreBusy, StoreDamaged, StoreError
-from thirdshift.engines.sqlite.connection import open_writer, primary_code, translated
+from thirdshift.engines.sqlite.connection import closed, forked, open_writer, primary_code, translated
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -24,17 +25,21 @@ _BATCH_LIMIT = 256
 _BUSY_LIMIT_S = 5.0
 _BUSY_PAUSE_S = 0.001
 """SQLite's own busy handler backs off to waits of 100 ms and starves old waiters; a short constant pause is fair."""
+_OF_THE_OPERATION = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+"""SQLite's errors that are about the values of one caller, not about the file."""
 
 
 class _Request(Generic[T]):
     """One caller's operation, waiting for somebody to commit it."""
 
-    __slots__ = ("durable", "error", "is_done", "operation", "result", "turn")
+    __slots__ = ("durable", "error", "is_abandoned", "is_done", "leads", "operation", "result", "turn")
 
     def __init__(self, operation: Operation[T], durable: bool) -> None:
         self.operation = operation
         self.durable = durable
         self.is_done = False
+        self.is_abandoned = False
+        self.leads = False
         self.result: T | None = None
         self.error: BaseException | None = None
         self.turn: threading.Lock | None = None
@@ -51,12 +56,14 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._process = os.getpid()
         self._connection = open_writer(path)
         self._is_durable = True
         self._mutex = threading.Lock()
         self._is_led = False
         self._waiting: deque[_Request[Any]] = deque()
         self._stopped_by: StoreError | None = None
+        self._is_committing = False
         self.commits = 0
         """Committed transactions so far."""
 
@@ -67,6 +74,7 @@ class Writer:
         What the operation raises is raised here and undoes that operation alone. Raises ``StoreError`` when the store
         does not take the write.
         """
+        self.demand_own_process()
         request = _Request(operation, durable)
         with self._mutex:
             if self._is_led:
@@ -76,11 +84,21 @@ class Writer:
             else:
                 self._is_led = True
         if request.turn is not None:
-            request.turn.acquire()
+            self._wait_for_turn(request, request.turn)
             if request.is_done:
                 return request.outcome()
         self._lead(request)
         return request.outcome()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, for who must know it and does not use it."""
+        return self._connection
+
+    def demand_own_process(self) -> None:
+        """Raise ``StoreError`` in a forked child: SQLite's connections must not be used across a fork."""
+        if os.getpid() != self._process:
+            raise forked(self._path)
 
     def close(self) -> None:
         """Close the connection, after those calls of ``run`` that came first; later ones raise ``StoreError``."""
@@ -90,7 +108,7 @@ class Writer:
 
     def _retire(self, _connection: sqlite3.Connection) -> None:
         """Stop, as the last operation that anybody runs: leaders look at ``_stopped_by`` first."""
-        self._stopped_by = StoreError(f"{self._path} was closed by this process; open a new manager")
+        self._stopped_by = closed(self._path)
 
     def _lead(self, own: _Request[Any]) -> None:
         with self._mutex:
@@ -99,31 +117,49 @@ class Writer:
                 batch.append(self._waiting.popleft())
         try:
             self._commit(batch)
-        except BaseException:  # a signal's exception belongs to the leader alone; the others are led by somebody else
-            self._roll_back()
-            with self._mutex:
-                self._waiting.extendleft(reversed(batch[1:]))
+        except BaseException:  # a signal's exception belongs to the leader alone
+            if self._is_committing and not self._connection.in_transaction:  # it came after the commit
+                self._release(batch[1:])
+            else:  # the others are led by somebody else
+                self._roll_back()
+                with self._mutex:
+                    self._waiting.extendleft(reversed(batch[1:]))
             self._hand_on()
             raise
         self._hand_on()
-        for request in batch[1:]:
+        self._release(batch[1:])
+
+    def _release(self, done: list[_Request[Any]]) -> None:
+        for request in done:
             request.is_done = True
             cast(threading.Lock, request.turn).release()
 
     def _hand_on(self) -> None:
         with self._mutex:
-            if not self._waiting:
-                self._is_led = False
-                return
-            successor = self._waiting.popleft()
-        assert successor.turn is not None
-        successor.turn.release()
+            while self._waiting:
+                successor = self._waiting.popleft()
+                if not successor.is_abandoned:
+                    successor.leads = True
+                    cast(threading.Lock, successor.turn).release()
+                    return
+            self._is_led = False
+
+    def _wait_for_turn(self, request: _Request[Any], turn: threading.Lock) -> None:
+        try:
+            turn.acquire()
+        except BaseException:  # a signal's exception: nobody may count on this caller any more
+            with self._mutex:
+                request.is_abandoned = True
+                leads = request.leads
+            if leads:
+                self._hand_on()
+            raise
 
     def _commit(self, batch: list[_Request[Any]]) -> None:
         """Commit *batch*; each request then has its result or its error."""
         try:
             if self._stopped_by is not None:
-                raise self._stopped_by
+                raise self._stopped_by.with_traceback(None)
             self._set_durability(any(request.durable for request in batch))
             self._begin()
             live = self._run_all(batch)
@@ -167,6 +203,7 @@ class Writer:
         return [request for request in batch if request.error is None]
 
     def _begin(self) -> None:
+        self._is_committing = False
         deadline = time.monotonic() + _BUSY_LIMIT_S
         while True:
             try:
@@ -181,6 +218,7 @@ class Writer:
                 return
 
     def _end(self, live: list[_Request[Any]]) -> None:
+        self._is_committing = True
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -193,9 +231,7 @@ class Writer:
 
     def _refuse_store_errors(self, error: Exception) -> None:
         """Raise when *error* is about the file and not about the operation: then the whole batch has failed."""
-        if isinstance(error, sqlite3.Error) and not isinstance(
-            error, sqlite3.IntegrityError | sqlite3.ProgrammingError
-        ):
+        if isinstance(error, sqlite3.Error) and not isinstance(error, _OF_THE_OPERATION):
             self._roll_back()
             raise self._stopping(translated(error, self._path)) from error
 
@@ -207,7 +243,8 @@ class Writer:
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # then the next BEGIN fails, and says why
+                self._connection.execute("ROLLBACK")
 
     def _set_durability(self, durable: bool) -> None:
         """FULL syncs the log at every commit, NORMAL does not. Must be set outside of a transaction."""

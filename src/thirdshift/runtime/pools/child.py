@@ -51,16 +51,21 @@ class _Calls:
         self._context: TaskContext | None = None
 
     def listen(self) -> None:
-        while (message := self._channel.receive()) is not None:
-            with self._arrived:
-                if message["kind"] == "call":
-                    context = TaskContext(message["id"], message["name"], message["attempt"], self._send_progress)
-                    self._context = context
-                    self._call = message, context
-                    self._arrived.notify()
-                elif self._context is not None and self._context.attempt == message["attempt"]:
-                    self._context.stop_reason = StopReason(message["reason"])
-        os._exit(0)  # the worker is gone: nobody wants the result, and the main thread may be deep in C
+        try:
+            while (message := self._channel.receive()) is not None:
+                self._take(message)
+        finally:
+            os._exit(0)  # the worker is gone: nobody wants the result, and the main thread may be deep in C
+
+    def _take(self, message: dict[str, Any]) -> None:
+        with self._arrived:
+            context = self._context
+            if message["kind"] == "call":
+                self._context = TaskContext(message["id"], message["name"], message["attempt"], self._send_progress)
+                self._call = message, self._context
+                self._arrived.notify()
+            elif context is not None and (context.id, context.attempt) == (message["id"], message["attempt"]):
+                context.stop_reason = StopReason(message["reason"])
 
     def next(self) -> tuple[dict[str, Any], TaskContext]:
         with self._arrived:

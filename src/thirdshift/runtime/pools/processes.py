@@ -44,14 +44,19 @@ class _Child:
 
     def __init__(self, lock_path: str) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), lock_path],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.__stderr__ or subprocess.DEVNULL,  # results go over the socket, people's words to stderr
-                start_new_session=True,
-            )
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        try:
+            with theirs:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-c", _BOOT, json.dumps(path), str(theirs.fileno()), str(os.getpid()), lock_path],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.__stderr__ or subprocess.DEVNULL,  # results go over the socket, people's words to stderr
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
         self.channel = Channel(ours)
 
     def signal_group(self, number: signal.Signals) -> None:
@@ -72,11 +77,12 @@ class _ProcessRunner:
         self._lock_path = lock_path
         self._clock = clock
         self._child: _Child | None = None
+        self._was_told_to_end = False
 
     def run(self, claim: Claim, context: TaskContext) -> Ending:
         started_at = self._clock.now()
         try:
-            if self._child is None or self._child.process.poll() is not None:
+            if self._child is None or self._was_told_to_end or self._child.process.poll() is not None:
                 self._child = self._start()
             answer = self._call(self._child, claim, context)
         except OSError as error:  # no process or socket could be had, or the child died while we wrote to it
@@ -89,9 +95,10 @@ class _ProcessRunner:
         child = self._child
         if child is not None and context.stop_reason is not None:
             with contextlib.suppress(OSError):  # it is dying already
-                child.channel.send("stop", attempt=context.attempt, reason=context.stop_reason.value)
+                child.channel.send("stop", id=context.id, attempt=context.attempt, reason=context.stop_reason.value)
 
     def end(self) -> bool:
+        self._was_told_to_end = True  # the signal may come after the attempt: the child is used for no other one
         if self._child is not None:
             self._child.signal_group(signal.SIGTERM)
         return True
@@ -107,6 +114,7 @@ class _ProcessRunner:
 
     def _start(self) -> _Child:
         self.close()
+        self._was_told_to_end = False
         return _Child(self._lock_path)
 
     def _call(self, child: _Child, claim: Claim, context: TaskContext) -> Ending | None:
@@ -125,7 +133,7 @@ class _ProcessRunner:
             if message["kind"] == "progress":
                 context.progress(**message["facts"])
             elif message["kind"] == "ended":
-                return _ending(message, context)
+                return _ending(message, context, self._was_told_to_end)
         return None
 
     def _bury(self, started_at: datetime, context: TaskContext) -> Ending:
@@ -149,19 +157,19 @@ def _ending_of_death(reason: StopReason | None, status: int) -> tuple[AttemptOut
             return AttemptOutcome.FAILED, TaskError(type="ProcessDied", message=f"the child process {how}")
 
 
-def _ending(message: dict[str, Any], context: TaskContext) -> Ending:
+def _ending(message: dict[str, Any], context: TaskContext, was_told_to_end: bool) -> Ending:
     outcome = AttemptOutcome(message["outcome"])
     error = message["error"]
     result = message["result"]
-    was_ended = context.stop_reason in (StopReason.CANCELLED, StopReason.SHUTDOWN)
-    if was_ended and error is not None and error[0] == "SystemExit":  # our SIGTERM, as the function saw it
+    has_failed = was_told_to_end and outcome is AttemptOutcome.FAILED  # by our SIGTERM, as the function saw it
+    if context.stop_reason is StopReason.TIMED_OUT or (has_failed and context.stop_reason is not None):
         outcome, told = _ending_of_death(context.stop_reason, 0)
-        error = [told.type, told.message, error[2]]
+        error = [told.type, told.message, error and error[2]]
     return Ending(
         outcome=outcome,
         started_at=datetime.fromisoformat(message["started_at"]),
         finished_at=datetime.fromisoformat(message["finished_at"]),
-        encoded_result=None if result is None else result.encode("utf-8", "surrogatepass"),
+        encoded_result=result.encode("utf-8", "surrogatepass") if outcome is AttemptOutcome.COMPLETED else None,
         error=None if error is None else TaskError(type=error[0], message=error[1], traceback=error[2]),
         after_s=message["after_s"],
     )

@@ -9,14 +9,15 @@ import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
 from thirdshift.core.outcome import Report
-from thirdshift.core.task import Claim, PoolKind
-from thirdshift.runtime.attempt import Ending
+from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
+from thirdshift.runtime.attempt import Ending, error_of
 from thirdshift.runtime.context import StopReason, TaskContext
 
 _AHEAD_S = 0.02
@@ -35,7 +36,10 @@ class Runner(Protocol):
         """Run one attempt to its end. Raises nothing."""
 
     def pass_on_stop(self, context: TaskContext) -> None:
-        """``context.stop_reason`` was set; pass it on where the function runs. Called from another thread."""
+        """``context.stop_reason`` was set; pass it on where the function runs. Called from another thread.
+
+        The attempt may be over by then: that is harmless, the next one has another context.
+        """
 
     def end(self) -> bool:
         """Make the running attempt end (SIGTERM); False where that is impossible. Called from another thread."""
@@ -45,6 +49,17 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Release what the runner holds; the slot is idle."""
+
+
+@dataclass(slots=True)
+class Running:
+    """One attempt in a slot. What is asked of it can never reach the attempt that follows in that slot."""
+
+    slot: "Slot"
+    claim: Claim
+    context: TaskContext
+    deadline: float | None
+    kill_at: float | None = None
 
 
 class SlotPool(ABC):
@@ -58,6 +73,7 @@ class SlotPool(ABC):
         self._backlog: list[tuple[int, int, Claim]] = []
         self._order = itertools.count()
         self._slots: list[Slot] = []
+        self._is_held = False
         self._is_closed = False
         self._mean_run_s: float | None = None
 
@@ -66,9 +82,9 @@ class SlotPool(ABC):
         """Return the runner of slot *number*."""
 
     def start(self, registration: Registration, report: ReportEnd, progress: ReportProgress) -> None:
-        """Start the slots; *report* is called from their threads at the end of every attempt."""
+        """Start the slots; *report* is called from their threads at the end of every attempt, and must be quick."""
         for number in range(self.slots):
-            slot = Slot(self, self.make_runner(number, registration), report, progress)
+            slot = Slot(self, self.make_runner(number, registration), report, progress, self._clock)
             self._slots.append(slot)
             slot.thread = threading.Thread(target=slot.work, name=f"thirdshift-{self.kind.value}-{number}", daemon=True)
             slot.thread.start()
@@ -79,7 +95,7 @@ class SlotPool(ABC):
             ahead = 0
             if self._mean_run_s is not None:
                 ahead = min(_AHEAD_LIMIT, int(self.slots * _AHEAD_S / max(self._mean_run_s, 1e-6)))
-            busy = sum(slot.claim is not None for slot in self._slots)
+            busy = sum(slot.running is not None for slot in self._slots)
             return max(0, self.slots + ahead - busy - len(self._backlog))
 
     def give(self, claims: Sequence[Claim]) -> None:
@@ -88,6 +104,11 @@ class SlotPool(ABC):
             for claim in claims:
                 heapq.heappush(self._backlog, (-claim.priority, next(self._order), claim))
             self._changed.notify(len(claims))
+
+    def hold(self) -> None:
+        """Start nothing any more; what is queued waits for :meth:`take_back`."""
+        with self._changed:
+            self._is_held = True
 
     def take_back(self) -> list[Claim]:
         """Return the claims whose function was never called; they are no longer the pool's."""
@@ -98,20 +119,22 @@ class SlotPool(ABC):
 
     def busy(self) -> list[Claim]:
         """Return the attempts that run now."""
-        with self._changed:
-            return [slot.claim for slot in self._slots if slot.claim is not None]
+        return [running.claim for running in self._running(None)]
 
     def ask_to_stop(self, reason: StopReason, *, task_id: str | None = None) -> None:
-        """Set ``should_stop`` for one running attempt, or for all."""
-        for slot in self._running(task_id):
-            slot.ask_to_stop(reason)
+        """Set ``should_stop`` for one running attempt, or for all; the first reason stays."""
+        for running in self._running(task_id):
+            self._ask(running, reason)
 
-    def end(self, reason: StopReason, *, task_id: str | None = None) -> None:
-        """Ask to stop, then make it so: what can be ended is ended, and killed after the grace time."""
-        for slot in self._running(task_id):
-            slot.ask_to_stop(reason)
-            if slot.kill_at is None and slot.runner.end():
-                slot.kill_at = self._clock.monotonic() + GRACE_S
+    def end(self, reason: StopReason, *, task_id: str | None = None) -> bool:
+        """Ask to stop, then make it so: what can be ended is ended, and killed after the grace time.
+
+        Returns whether anything is on its way to its end.
+        """
+        is_ending = False
+        for running in self._running(task_id):
+            is_ending |= self._end(running, reason)
+        return is_ending
 
     def look(self) -> tuple[list[Claim], float | None]:
         """End what ran too long, kill what outlived its grace.
@@ -120,21 +143,20 @@ class SlotPool(ABC):
         """
         now = self._clock.monotonic()
         overrun: list[Claim] = []
-        due: list[float] = []
-        for slot in self._running(None):
-            claim = slot.claim
-            if claim is not None and slot.deadline is not None and slot.deadline <= now:
-                slot.deadline = None
-                overrun.append(claim)
-                self.end(StopReason.TIMED_OUT, task_id=claim.id)
-            if slot.kill_at is not None and slot.kill_at <= now:
-                slot.kill_at = None
-                slot.runner.kill()
-            due += [moment for moment in (slot.deadline, slot.kill_at) if moment is not None]
+        with self._changed:  # what a slot is about to take may be due that soon
+            due = [now + claim.timeout_s for _, _, claim in self._backlog if claim.timeout_s is not None]
+        for running in self._running(None):
+            if running.deadline is not None and running.deadline <= now:
+                running.deadline = None
+                overrun.append(running.claim)
+                self._end(running, StopReason.TIMED_OUT)
+            if running.kill_at is not None and running.kill_at <= now:
+                self._kill(running)
+            due += [moment for moment in (running.deadline, running.kill_at) if moment is not None]
         return overrun, min(due) - now if due else None
 
     def close(self) -> None:
-        """Let idle slots end; a busy one ends after its attempt."""
+        """Let idle slots end; a busy one ends after its attempt. What is still queued is not started."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -145,69 +167,96 @@ class SlotPool(ABC):
             if slot.thread is not None:
                 slot.thread.join()
 
-    def take(self, slot: "Slot") -> Claim | None:
+    def take(self, slot: "Slot") -> Running | None:
         """Give *slot* its next claim, waiting for one; ``None`` when the pool is closed. Called by the slot."""
         with self._changed:
-            slot.claim = None
-            while not self._backlog:
-                if self._is_closed:
-                    return None
+            while not self._is_closed:
+                if self._backlog and not self._is_held:
+                    _, _, claim = heapq.heappop(self._backlog)
+                    slot.running = self._new_running(slot, claim)
+                    return slot.running
                 self._changed.wait()
-            _, _, claim = heapq.heappop(self._backlog)
-            slot.claim = claim
-            slot.context = TaskContext(claim.id, claim.name, claim.attempt, partial(slot.progress, claim))
-            slot.kill_at = None
-            slot.deadline = None if claim.timeout_s is None else self._clock.monotonic() + claim.timeout_s
-            return claim
+            return None
 
-    def measured(self, run_s: float) -> None:
-        """Learn how long attempts take. Called by the slots."""
+    def leave(self, slot: "Slot", report: Report, run_s: float) -> None:
+        """Take the end of an attempt, and learn how long attempts take. Called by the slot.
+
+        At no moment is the slot idle without its report, or reported and not idle: a worker that is woken by the report
+        finds the room that it leaves.
+        """
         with self._changed:
+            slot.running = None
+            slot.report(report)
             mean = self._mean_run_s
             self._mean_run_s = run_s if mean is None else mean + 0.1 * (run_s - mean)
 
-    def _running(self, task_id: str | None) -> list["Slot"]:
+    def _new_running(self, slot: "Slot", claim: Claim) -> Running:
+        context = TaskContext(claim.id, claim.name, claim.attempt, partial(slot.progress, claim))
+        deadline = None if claim.timeout_s is None else self._clock.monotonic() + claim.timeout_s
+        return Running(slot, claim, context, deadline)
+
+    def _running(self, task_id: str | None) -> list[Running]:
         with self._changed:
-            return [
-                slot for slot in self._slots if slot.claim is not None and (task_id is None or slot.claim.id == task_id)
-            ]
+            running = [slot.running for slot in self._slots if slot.running is not None]
+        return [each for each in running if task_id is None or each.claim.id == task_id]
+
+    def _ask(self, running: Running, reason: StopReason) -> None:
+        if running.context.stop_reason is None:
+            running.context.stop_reason = reason
+            running.slot.runner.pass_on_stop(running.context)
+
+    def _end(self, running: Running, reason: StopReason) -> bool:
+        self._ask(running, reason)
+        with self._changed:  # the slot cannot go on to its next claim meanwhile, which must not be hit
+            if running.slot.running is running and running.kill_at is None and running.slot.runner.end():
+                running.kill_at = self._clock.monotonic() + GRACE_S
+        return running.kill_at is not None
+
+    def _kill(self, running: Running) -> None:
+        with self._changed:
+            running.kill_at = None
+            if running.slot.running is running:
+                running.slot.runner.kill()
 
 
 class Slot:
     """One slot: its thread, its runner, and the attempt that it runs now."""
 
-    def __init__(self, pool: SlotPool, runner: Runner, report: ReportEnd, progress: ReportProgress) -> None:
+    def __init__(
+        self, pool: SlotPool, runner: Runner, report: ReportEnd, progress: ReportProgress, clock: Clock
+    ) -> None:
         self.runner = runner
         self.progress = progress
-        self.claim: Claim | None = None
-        self.context = TaskContext()
-        self.deadline: float | None = None
-        self.kill_at: float | None = None
+        self.running: Running | None = None
         self.thread: threading.Thread | None = None
         self._pool = pool
-        self._report = report
+        self.report = report
+        self._clock = clock
 
     def work(self) -> None:
         """Run claim after claim until the pool is closed."""
-        while (claim := self._pool.take(self)) is not None:
-            ending = self.runner.run(claim, self.context)
-            self._pool.measured((ending.finished_at - ending.started_at).total_seconds())
-            self._report(
-                Report(
-                    claim=claim,
-                    outcome=ending.outcome,
-                    started_at=ending.started_at,
-                    finished_at=ending.finished_at,
-                    encoded_result=ending.encoded_result,
-                    error=ending.error,
-                    after_s=ending.after_s,
-                )
+        while (running := self._pool.take(self)) is not None:
+            ending = self._run(running)
+            report = Report(
+                claim=running.claim,
+                outcome=ending.outcome,
+                started_at=ending.started_at,
+                finished_at=ending.finished_at,
+                encoded_result=ending.encoded_result,
+                error=ending.error,
+                after_s=ending.after_s,
             )
+            self._pool.leave(self, report, (ending.finished_at - ending.started_at).total_seconds())
         self.runner.close()
 
-    def ask_to_stop(self, reason: StopReason) -> None:
-        """Set ``should_stop`` for the running attempt; the first reason stays."""
-        context = self.context
-        if context.stop_reason is None:
-            context.stop_reason = reason
-            self.runner.pass_on_stop(context)
+    def _run(self, running: Running) -> Ending:
+        started_at = self._clock.now()
+        try:
+            return self.runner.run(running.claim, running.context)
+        except BaseException as error:  # noqa: BLE001  # a slot that dies would keep its task for ever
+            return Ending(
+                outcome=AttemptOutcome.FAILED,
+                started_at=started_at,
+                finished_at=self._clock.now(),
+                error=error_of(error),
+            )

@@ -1,6 +1,3 @@
--- name: find_by_id
-SELECT seq, status FROM task WHERE id = ?;
-
 -- name: cancel_waiting
 UPDATE task SET status = 'cancelled', finished_at = :now, cancel_requested_at = :now
 WHERE id = :id AND status IN ('pending', 'scheduled', 'waiting', 'retrying');

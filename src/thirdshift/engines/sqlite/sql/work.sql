@@ -42,7 +42,7 @@ SET status      = iif(cancel_requested_at IS NULL, :status, 'cancelled'),
     finished_at = iif(cancel_requested_at IS NOT NULL OR :status IN ('completed', 'failed', 'cancelled'),
                       :finished_at, NULL),
     due_at      = coalesce(:due_at, due_at),
-    failures    = failures + :failed,
+    failures    = failures + iif(cancel_requested_at IS NULL, :failed, 0),
     owner       = NULL,
     claimed_at  = NULL
 WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running';

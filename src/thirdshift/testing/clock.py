@@ -1,0 +1,38 @@
+"""A clock that a test turns by hand, so that nothing waits for an hour to pass."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class FakeClock:
+    """A :class:`thirdshift.core.clock.Clock` that stands still until it is told otherwise. For any thread."""
+
+    def __init__(self, start: datetime = START) -> None:
+        self._mutex = threading.Lock()
+        self._now = start
+        self._monotonic_s = 0.0
+
+    def now(self) -> datetime:
+        """Return the moment, aware and in UTC."""
+        with self._mutex:
+            return self._now
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never steps."""
+        with self._mutex:
+            return self._monotonic_s
+
+    def advance(self, seconds: float) -> None:
+        """Let *seconds* pass on both clocks."""
+        if seconds < 0:
+            raise ValueError(f"time does not go back by {-seconds} s; use step() for a wall clock that was set back")
+        with self._mutex:
+            self._now += timedelta(seconds=seconds)
+            self._monotonic_s += seconds
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock forward or back, as an administrator does; no time passes."""
+        with self._mutex:
+            self._now += timedelta(seconds=seconds)

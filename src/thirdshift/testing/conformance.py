@@ -1,0 +1,733 @@
+"""The suite that every engine passes: what ``thirdshift.core.engine`` promises, as tests.
+
+Subclass :class:`EngineConformance` in a test module and say how the engine is opened. ::
+
+    class TestMyEngine(EngineConformance):
+        def open_engine(self, folder, clock):
+            return MyEngine(folder / "tasks", clock=clock)
+
+The pools and the manager have suites of their own in ``thirdshift.testing.manager_conformance``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from thirdshift.core import codec
+from thirdshift.core.clock import Clock
+from thirdshift.core.engine import ClaimRequest, Exchange, Registration, TaskFilter, WorkerEngine
+from thirdshift.core.errors import QueueFull
+from thirdshift.core.outcome import Report, Settlement, settle
+from thirdshift.core.status import FINISHED, TRANSITIONS, TaskPriority, TaskStatus
+from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, NewTask, PoolKind, TaskError, TaskId
+from thirdshift.testing.clock import FakeClock
+
+BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
+_ids = count(1)
+_FINISHED = (TaskStatus.CANCELLED, TaskStatus.COMPLETED, TaskStatus.FAILED)
+
+
+def new_task(**changes: object) -> NewTask:
+    """Return a task of its own id; *changes* are fields of :class:`NewTask`."""
+    plain = NewTask(
+        id=TaskId(f"{next(_ids):032x}"),
+        name="echo",
+        function="thirdshift.testing.functions:echo",
+        arguments=codec.encode_arguments((1,), {}),
+        queue="default",
+        pool=PoolKind.THREAD,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]  # the fields' types are the caller's business
+
+
+class EngineConformance:
+    """Subclass it and define :meth:`open_engine`."""
+
+    clock: FakeClock
+    engine: WorkerEngine
+    worker: Registration
+
+    def open_engine(self, folder: Path, clock: Clock) -> WorkerEngine:
+        """Return an open, empty engine that keeps its tasks in *folder*."""
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def an_open_engine(self, tmp_path: Path) -> Iterator[None]:
+        """Give every test an empty engine with one registered worker."""
+        self.clock = FakeClock()
+        self.engine = self.open_engine(tmp_path, self.clock)
+        self.worker = self.engine.register(slots=8)
+        yield
+        self.worker.close()
+        self.engine.close()
+
+    # What the tests say
+
+    def submit(self, **changes: object) -> NewTask:
+        """Submit one task and return it."""
+        task = new_task(**changes)
+        self.engine.submit([task])
+        return task
+
+    def stored(self, task: NewTask) -> BackgroundTask:
+        """Return *task* as it stands in the store."""
+        found = self.engine.get(task.id)
+        assert found is not None, "the task is stored"
+        return found
+
+    def exchange(
+        self, *settlements: Settlement, free: int = 8, pool: PoolKind = PoolKind.THREAD, queues: set[str] | None = None
+    ) -> Exchange:
+        """Settle and claim as the worker of this test."""
+        wanted = None if queues is None else frozenset(queues)
+        return self.engine.exchange(settlements, ClaimRequest(owner=self.worker.id, free={pool: free}, queues=wanted))
+
+    def claim(self, free: int = 8, **options: object) -> list[Claim]:
+        """Claim at most *free* tasks as the worker of this test."""
+        return list(self.exchange(free=free, **options).claims)  # type: ignore[arg-type]
+
+    def claim_one(self) -> Claim:
+        """Claim the one task that there is to claim."""
+        (claim,) = self.claim()
+        return claim
+
+    def end(self, claim: Claim, outcome: AttemptOutcome, *, backoff_s: float = 60.0, **facts: object) -> bool:
+        """Settle *claim* without claiming anything; returns whether that was recorded."""
+        (recorded,) = self.engine.exchange([self.ended(claim, outcome, backoff_s, **facts)], None).recorded
+        return recorded
+
+    def ended(self, claim: Claim, outcome: AttemptOutcome, backoff_s: float = 60.0, **facts: object) -> Settlement:
+        """Return the settlement of *claim*."""
+        now = self.clock.now()
+        report = Report(claim=claim, outcome=outcome, started_at=now, finished_at=now)
+        return settle(replace(report, **facts), backoff_s)  # type: ignore[arg-type]
+
+    def complete(self, claim: Claim, value: object = None) -> bool:
+        """Settle *claim* with a result."""
+        return self.end(claim, AttemptOutcome.COMPLETED, encoded_result=codec.encode_result(value))
+
+    def fail(self, claim: Claim, *, backoff_s: float = 60.0) -> bool:
+        """Settle *claim* as failed."""
+        return self.end(claim, AttemptOutcome.FAILED, backoff_s=backoff_s, error=BOOM)
+
+    def in_status(self, status: TaskStatus) -> NewTask:
+        """Submit a task, in a queue of its own, and bring it to *status* by ordinary means."""
+        queue = status.value
+        if status is TaskStatus.SCHEDULED:
+            return self.submit(queue=queue, run_at=self.clock.now() + timedelta(hours=1))
+        task = self.submit(queue=queue)
+        if status is TaskStatus.CANCELLED:
+            assert self.engine.cancel(task.id)
+        if status in (TaskStatus.PENDING, TaskStatus.CANCELLED):
+            return task
+        (claim,) = self.claim(queues={queue})
+        match status:
+            case TaskStatus.COMPLETED:
+                self.complete(claim, "done")
+            case TaskStatus.FAILED:
+                self.end(replace(claim, failures=claim.max_retries), AttemptOutcome.FAILED, error=BOOM)
+            case TaskStatus.RETRYING:
+                self.fail(claim)
+        assert self.stored(task).status is status
+        return task
+
+    # Submitting and reading
+
+    def test_a_submitted_task_reads_back_equal(self) -> None:
+        """Everything a submitter asked for is there again, exactly."""
+        run_at = self.clock.now() + timedelta(microseconds=1)
+        task = self.submit(
+            name="mail",
+            function="shop.mail:send",
+            arguments=codec.encode_arguments(("ä",), {"subject": [1, 2.5, None]}),
+            queue="mail",
+            pool=PoolKind.PROCESS,
+            priority=TaskPriority.HIGH,
+            run_at=run_at,
+            max_retries=7,
+            timeout_s=2.5,
+            tags=("a", "b"),
+        )
+        found = self.stored(task)
+        assert (found.id, found.name, found.function, found.queue) == (task.id, "mail", "shop.mail:send", "mail")
+        assert (found.pool, found.priority, found.max_retries, found.timeout_s) == (PoolKind.PROCESS, 20, 7, 2.5)
+        assert (found.tags, found.due_at, found.submitted_at) == (("a", "b"), run_at, self.clock.now())
+        assert found.arguments == (("ä",), {"subject": [1, 2.5, None]})
+        assert (found.status, found.attempts, found.failures) == (TaskStatus.SCHEDULED, (), 0)
+        assert (found.result, found.error, found.started_at, found.finished_at) == (None, None, None, None)
+
+    def test_the_same_id_twice_makes_one_task(self) -> None:
+        """Submitting again after an unknown outcome is safe, and changes nothing."""
+        task = self.submit(name="first")
+        self.engine.submit([replace(task, name="second"), new_task()])
+        assert self.stored(task).name == "first"
+        assert self.engine.counts()[TaskStatus.PENDING] == 2
+
+    def test_submitting_a_finished_task_again_does_not_run_it_again(self) -> None:
+        """The id stands for the task as long as it is stored."""
+        task = self.in_status(TaskStatus.COMPLETED)
+        self.engine.submit([task])
+        assert self.stored(task).status is TaskStatus.COMPLETED
+        assert self.claim() == []
+
+    def test_a_submit_stores_all_tasks_or_none(self) -> None:
+        """A full queue refuses the whole call."""
+        self.submit()
+        with pytest.raises(QueueFull, match="queue_size is 2"):
+            self.engine.submit([new_task(), new_task()], queue_size=2)
+        assert self.engine.counts()[TaskStatus.PENDING] == 1
+
+    def test_a_full_queue_has_room_again_when_a_task_was_claimed(self) -> None:
+        """queue_size counts what waits to run: pending, scheduled and retrying tasks."""
+        self.engine.submit([new_task()], queue_size=1)
+        with pytest.raises(QueueFull):
+            self.engine.submit([new_task()], queue_size=1)
+        claim = self.claim_one()
+        self.engine.submit([new_task(run_at=self.clock.now() + timedelta(hours=1))], queue_size=1)
+        self.fail(claim)
+        with pytest.raises(QueueFull):
+            self.engine.submit([new_task()], queue_size=2)
+
+    def test_nothing_is_known_of_an_unknown_id(self) -> None:
+        """Unknown ids are answered, not raised."""
+        for unknown in ("0" * 32, "", "no such id", "'; DROP TABLE task; --"):
+            assert self.engine.get(unknown) is None
+            assert not self.engine.cancel(unknown)
+            assert not self.engine.retry(unknown)
+
+    # The order of claims
+
+    def test_priority_then_due_time_then_order_of_submission(self) -> None:
+        """The order is strict."""
+        now = self.clock.now()
+        last = self.submit(priority=TaskPriority.LOW)
+        third = self.submit()
+        fourth = self.submit()
+        second = self.submit(run_at=now - timedelta(seconds=1))
+        first = self.submit(priority=TaskPriority.CRITICAL)
+        order = [claim.id for claim in self.claim()]
+        assert order == [task.id for task in (first, second, third, fourth, last)]
+
+    def test_the_order_holds_across_queues_and_one_by_one(self) -> None:
+        """Queues do not get turns: the most urgent task of all queues comes first."""
+        tasks = [
+            self.submit(queue="b", priority=0),
+            self.submit(queue="a", priority=5),
+            self.submit(queue="c", priority=9),
+            self.submit(queue="b", priority=9),
+            self.submit(queue="a", priority=0),
+        ]
+        order = [self.claim(free=1)[0].id for _ in tasks]
+        assert order == [tasks[n].id for n in (2, 3, 1, 0, 4)]
+
+    def test_the_order_holds_after_promotion(self) -> None:
+        """A task whose moment has come stands where its priority and its due time say, not at the end."""
+        start = self.clock.now()
+        due_first = self.submit(run_at=start + timedelta(seconds=1))
+        urgent = self.submit(run_at=start + timedelta(seconds=2), priority=TaskPriority.HIGH)
+        self.clock.advance(3)
+        later = self.submit()
+        assert [claim.id for claim in self.claim()] == [urgent.id, due_first.id, later.id]
+
+    def test_a_wall_clock_that_was_set_back_does_not_reorder_equal_tasks(self) -> None:
+        """First in, first out, whatever the administrator does."""
+        first = self.submit()
+        self.clock.step(-3600)
+        second = self.submit()
+        assert [claim.id for claim in self.claim()] == [first.id, second.id]
+
+    def test_a_claim_takes_no_more_than_there_is_room(self) -> None:
+        """The rest stays for others."""
+        for _ in range(5):
+            self.submit()
+        assert len(self.claim(free=2)) == 2
+        assert self.engine.counts()[TaskStatus.PENDING] == 3
+
+    def test_each_pool_gets_its_own_tasks(self) -> None:
+        """A thread slot never runs a process task, nor the other way round."""
+        for_threads, for_processes = self.submit(), self.submit(pool=PoolKind.PROCESS)
+        assert [claim.id for claim in self.claim(pool=PoolKind.PROCESS)] == [for_processes.id]
+        assert self.claim(pool=PoolKind.ASYNC) == []
+        assert [claim.id for claim in self.claim()] == [for_threads.id]
+
+    def test_one_pass_serves_several_pools(self) -> None:
+        """Claims for all pools come in one exchange, each pool within its room, the most urgent first."""
+        for pool in (PoolKind.THREAD, PoolKind.PROCESS) * 3:
+            self.submit(pool=pool, priority=TaskPriority.HIGH if pool is PoolKind.PROCESS else TaskPriority.LOW)
+        request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: 1, PoolKind.PROCESS: 2})
+        pools = [claim.pool for claim in self.engine.exchange([], request).claims]
+        assert pools == [PoolKind.PROCESS, PoolKind.PROCESS, PoolKind.THREAD]
+
+    def test_a_worker_gets_tasks_of_its_queues_only(self) -> None:
+        """queues limits, excluded leaves out, and no queue at all is none."""
+        mail, other = self.submit(queue="mail"), self.submit(queue="other")
+        assert self.claim(queues=set()) == []
+        assert [claim.id for claim in self.claim(queues={"mail", "unknown"})] == [mail.id]
+        request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: 8}, excluded=frozenset({"other"}))
+        assert not self.engine.exchange([], request).claims
+        assert [claim.id for claim in self.claim()] == [other.id]
+
+    def test_a_paused_queue_is_left_alone_until_it_is_resumed(self) -> None:
+        """Pausing changes nothing for the tasks that run."""
+        running = self.submit(queue="mail")
+        claim = self.claim_one()
+        assert self.engine.set_paused("mail", True)
+        assert not self.engine.set_paused("mail", True)
+        waiting = self.submit(queue="mail")
+        other = self.submit()
+        assert [claim.id for claim in self.claim()] == [other.id]
+        assert self.complete(claim)
+        assert self.stored(running).status is TaskStatus.COMPLETED
+        assert self.engine.set_paused("mail", False)
+        assert not self.engine.set_paused("mail", False)
+        assert [claim.id for claim in self.claim()] == [waiting.id]
+
+    def test_a_queue_can_be_paused_before_its_first_task(self) -> None:
+        """What comes later finds it paused."""
+        assert self.engine.set_paused("mail", True)
+        self.submit(queue="mail")
+        assert self.claim() == []
+        (queue,) = self.engine.queues()
+        assert queue.paused_at == self.clock.now()
+
+    # Due times
+
+    def test_a_scheduled_task_waits_for_its_moment(self) -> None:
+        """Not a microsecond early, and at once when it has come."""
+        task = self.submit(run_at=self.clock.now() + timedelta(seconds=10))
+        exchange = self.exchange()
+        assert not exchange.claims
+        assert exchange.next_due == self.stored(task).due_at
+        self.clock.advance(9.999999)
+        assert self.claim() == []
+        self.clock.advance(0.000001)
+        exchange = self.exchange()
+        assert [claim.id for claim in exchange.claims] == [task.id]
+        assert exchange.next_due is None
+
+    def test_the_next_due_moment_is_told_without_a_request_too(self) -> None:
+        """A worker that only settles, or only looks, learns when to look again."""
+        task = self.submit()
+        claim = self.claim_one()
+        due = self.submit(run_at=self.clock.now() + timedelta(seconds=10))
+        exchange = self.engine.exchange([self.ended(claim, AttemptOutcome.COMPLETED)], None)
+        assert exchange.next_due == self.stored(due).due_at
+        assert self.engine.exchange([], None).next_due == self.stored(due).due_at
+        assert self.stored(task).status is TaskStatus.COMPLETED
+
+    def test_a_task_due_in_the_past_is_runnable_at_once(self) -> None:
+        """Being late is no reason to wait."""
+        task = self.submit(run_at=self.clock.now() - timedelta(days=1))
+        assert self.stored(task).status is TaskStatus.PENDING
+        assert [claim.id for claim in self.claim()] == [task.id]
+
+    def test_more_due_tasks_than_one_pass_promotes_are_all_found(self) -> None:
+        """A crowd that comes due at one moment is worked off in order."""
+        due = self.clock.now() + timedelta(seconds=1)
+        tasks = [new_task(run_at=due) for _ in range(2_100)]
+        self.engine.submit(tasks)
+        self.clock.advance(1)
+        claimed = [claim.id for _ in range(4) for claim in self.claim(free=600)]
+        assert claimed == [task.id for task in tasks]
+
+    # Outcomes
+
+    @pytest.mark.parametrize(
+        ("outcome", "after_s", "status"),
+        [
+            (AttemptOutcome.COMPLETED, None, TaskStatus.COMPLETED),
+            (AttemptOutcome.CANCELLED, None, TaskStatus.CANCELLED),
+            (AttemptOutcome.INTERRUPTED, None, TaskStatus.PENDING),
+            (AttemptOutcome.SNOOZED, None, TaskStatus.PENDING),
+            (AttemptOutcome.SNOOZED, 30.0, TaskStatus.SCHEDULED),
+            (AttemptOutcome.FAILED, None, TaskStatus.RETRYING),
+            (AttemptOutcome.FAILED, 0.0, TaskStatus.PENDING),
+            (AttemptOutcome.TIMED_OUT, None, TaskStatus.RETRYING),
+        ],
+    )
+    def test_every_outcome_leads_to_its_status(
+        self, outcome: AttemptOutcome, after_s: float | None, status: TaskStatus
+    ) -> None:
+        """The attempt is kept, and the task is where the lifecycle says."""
+        task = self.submit()
+        claim = self.claim_one()
+        self.clock.advance(2)
+        assert self.end(claim, outcome, after_s=after_s)
+        found = self.stored(task)
+        assert found.status is status
+        (attempt,) = found.attempts
+        assert (attempt.number, attempt.outcome, attempt.worker) == (1, outcome, self.worker.id)
+        assert found.worker is None
+        assert found.finished_at == (self.clock.now() if status in FINISHED else None)
+
+    def test_a_result_is_kept_with_its_attempt(self) -> None:
+        """And read back as the value that was returned."""
+        task = self.submit()
+        claim = self.claim_one()
+        self.clock.advance(3)
+        self.complete(claim, {"total": (1, 2)})
+        found = self.stored(task)
+        assert found.result == {"total": (1, 2)}
+        assert found.error is None
+        assert found.attempts[0].claimed_at == claim.claimed_at
+        assert found.attempts[0].run_time == timedelta(0)
+
+    def test_an_error_is_kept_with_its_attempt(self) -> None:
+        """Type, message and traceback."""
+        task = self.submit()
+        self.fail(self.claim_one())
+        assert self.stored(task).error == BOOM
+        assert self.stored(task).attempts[0].error == BOOM
+        assert self.stored(task).result is None
+
+    def test_failures_count_and_retries_stop_at_max_retries(self) -> None:
+        """3 retries mean at most 4 attempts; the last failure is final."""
+        task = self.submit(max_retries=3)
+        for failures in range(4):
+            assert self.stored(task).failures == failures
+            assert self.fail(self.claim_one(), backoff_s=0.0)
+        found = self.stored(task)
+        assert (found.status, found.failures, len(found.attempts)) == (TaskStatus.FAILED, 4, 4)
+        assert [attempt.number for attempt in found.attempts] == [1, 2, 3, 4]
+        assert self.claim() == []
+
+    def test_a_task_without_retries_fails_at_once(self) -> None:
+        """max_retries=0 is one attempt."""
+        task = self.submit(max_retries=0)
+        self.fail(self.claim_one())
+        assert self.stored(task).status is TaskStatus.FAILED
+
+    def test_a_retry_waits_for_its_backoff(self) -> None:
+        """And comes back when it has passed."""
+        task = self.submit()
+        self.fail(self.claim_one(), backoff_s=60.0)
+        assert self.stored(task).due_at == self.clock.now() + timedelta(seconds=60)
+        self.clock.advance(59)
+        assert self.claim() == []
+        self.clock.advance(1)
+        assert self.claim_one().attempt == 2
+
+    def test_interruptions_and_snoozes_use_up_no_retry(self) -> None:
+        """Only failures count."""
+        task = self.submit(max_retries=0)
+        for _ in range(3):
+            self.end(self.claim_one(), AttemptOutcome.INTERRUPTED)
+            self.end(self.claim_one(), AttemptOutcome.SNOOZED)
+        assert self.stored(task).failures == 0
+        assert len(self.stored(task).attempts) == 6
+        assert self.complete(self.claim_one())
+
+    def test_a_claim_that_was_given_back_is_no_attempt(self) -> None:
+        """It keeps its place in the line."""
+        first, second = self.submit(), self.submit()
+        claims = self.claim()
+        self.engine.give_back(claims)
+        found = self.stored(first)
+        assert (found.status, found.attempts, found.failures) == (TaskStatus.PENDING, (), 0)
+        again = self.claim()
+        assert [claim.id for claim in again] == [first.id, second.id]
+        assert [claim.attempt for claim in again] == [2, 2]
+
+    def test_settling_and_claiming_go_together(self) -> None:
+        """A task that ended with an immediate retry can be claimed in the same pass."""
+        task = self.submit()
+        settlement = self.ended(self.claim_one(), AttemptOutcome.FAILED, 0.0, error=BOOM)
+        exchange = self.exchange(settlement)
+        assert list(exchange.recorded) == [True]
+        assert [claim.attempt for claim in exchange.claims] == [2]
+        assert self.stored(task).status is TaskStatus.RUNNING
+
+    # Fencing
+
+    def test_settling_twice_records_once(self) -> None:
+        """The first outcome stands."""
+        task = self.submit()
+        claim = self.claim_one()
+        first = self.ended(claim, AttemptOutcome.COMPLETED, encoded_result=codec.encode_result(1))
+        second = self.ended(claim, AttemptOutcome.FAILED, error=BOOM)
+        assert list(self.engine.exchange([first, second], None).recorded) == [True, False]
+        assert list(self.engine.exchange([second, first], None).recorded) == [False, False]
+        assert self.stored(task).result == 1
+        assert len(self.stored(task).attempts) == 1
+
+    @pytest.mark.parametrize("lost", ["owner", "attempt", "taken over"])
+    def test_a_lost_attempt_changes_nothing(self, lost: str) -> None:
+        """A worker that lost a task cannot settle it, give it back, or report its progress."""
+        task = self.submit()
+        claim = self.claim_one()
+        match lost:
+            case "owner":
+                claim = replace(claim, owner="f" * 32)
+            case "attempt":
+                claim = replace(claim, attempt=claim.attempt + 1)
+            case _:
+                self.engine.give_back([claim])
+                self.claim_one()
+        before = self.stored(task)
+        for outcome in AttemptOutcome:
+            assert not self.end(claim, outcome)
+        self.engine.give_back([claim])
+        self.engine.record_progress([(claim, {"done": 1})])
+        assert self.stored(task) == before
+
+    def test_a_finished_task_cannot_be_settled_again(self) -> None:
+        """Not even by its last worker, and not after an explicit retry."""
+        task = self.submit()
+        claim = self.claim_one()
+        self.complete(claim, 1)
+        assert not self.fail(claim)
+        self.engine.retry(task.id)
+        assert not self.fail(claim)
+        assert self.stored(task).status is TaskStatus.PENDING
+
+    # Cancelling and retrying by hand
+
+    @pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.RETRYING])
+    def test_a_waiting_task_is_cancelled_at_once(self, status: TaskStatus) -> None:
+        """It never runs; asking again answers False, because it is finished."""
+        task = self.in_status(status)
+        assert self.engine.cancel(task.id)
+        assert not self.engine.cancel(task.id)
+        self.clock.advance(10_000)
+        assert self.claim() == []
+        found = self.stored(task)
+        assert (found.status, found.cancel_requested) == (TaskStatus.CANCELLED, True)
+        assert found.finished_at is not None
+
+    @pytest.mark.parametrize("status", _FINISHED)
+    def test_a_finished_task_cannot_be_cancelled(self, status: TaskStatus) -> None:
+        """Its outcome stands."""
+        task = self.in_status(status)
+        before = self.stored(task)
+        assert not self.engine.cancel(task.id)
+        assert self.stored(task) == before
+
+    @pytest.mark.parametrize("outcome", list(AttemptOutcome))
+    def test_a_running_task_that_was_cancelled_ends_cancelled(self, outcome: AttemptOutcome) -> None:
+        """Whatever the function did: True meant that it will not complete."""
+        task = self.submit()
+        claim = self.claim_one()
+        assert self.engine.cancel(task.id)
+        assert self.engine.cancel(task.id)
+        assert self.stored(task).status is TaskStatus.RUNNING
+        assert list(self.engine.cancel_requests(self.worker.id)) == [task.id]
+        assert list(self.engine.cancel_requests("f" * 32)) == []
+        assert self.end(claim, outcome, encoded_result=codec.encode_result(1) if outcome.value == "completed" else None)
+        found = self.stored(task)
+        assert (found.status, found.result) == (TaskStatus.CANCELLED, None)
+        assert found.finished_at == self.clock.now()
+        assert list(self.engine.cancel_requests(self.worker.id)) == []
+
+    def test_a_cancelled_claim_that_is_given_back_ends_cancelled(self) -> None:
+        """It does not go back into the line."""
+        task = self.submit()
+        claim = self.claim_one()
+        self.engine.cancel(task.id)
+        self.engine.give_back([claim])
+        assert self.stored(task).status is TaskStatus.CANCELLED
+        assert self.claim() == []
+
+    @pytest.mark.parametrize("status", _FINISHED)
+    def test_an_explicit_retry_starts_over(self, status: TaskStatus) -> None:
+        """All retries are available again; the attempts so far stay."""
+        task = self.in_status(status)
+        earlier = self.stored(task).attempts
+        assert self.engine.retry(task.id)
+        assert not self.engine.retry(task.id)
+        found = self.stored(task)
+        assert (found.status, found.failures, found.cancel_requested) == (TaskStatus.PENDING, 0, False)
+        assert (found.attempts, found.finished_at) == (earlier, None)
+        for _ in range(task.max_retries):
+            self.fail(self.claim_one(), backoff_s=0.0)
+        assert self.complete(self.claim_one(), "at last")
+        assert self.stored(task).result == "at last"
+        assert len(self.stored(task).attempts) == len(earlier) + 4
+
+    @pytest.mark.parametrize(
+        "status", [TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.RETRYING, TaskStatus.RUNNING]
+    )
+    def test_an_unfinished_task_cannot_be_retried_by_hand(self, status: TaskStatus) -> None:
+        """It has its turn coming."""
+        task = self.in_status(status)
+        before = self.stored(task)
+        assert not self.engine.retry(task.id)
+        assert self.stored(task) == before
+
+    @pytest.mark.parametrize("target", list(TaskStatus))
+    def test_the_store_refuses_an_illegal_change(self, target: TaskStatus) -> None:
+        """A settlement to a status that a running task cannot take is refused whole."""
+        task = self.submit()
+        claim = self.claim_one()
+        settlement = replace(self.ended(claim, AttemptOutcome.FAILED, error=BOOM), status=target)
+        if (TaskStatus.RUNNING, target) in TRANSITIONS:
+            assert list(self.engine.exchange([settlement], None).recorded) == [True]
+            assert self.stored(task).status is target
+        else:
+            with pytest.raises(Exception, match=r"illegal|constraint"):  # which error is the engine's own business
+                self.engine.exchange([settlement], None)
+            assert self.stored(task).status is TaskStatus.RUNNING
+            assert self.stored(task).attempts == ()
+
+    # Counting and listing
+
+    def test_counts_name_every_status(self) -> None:
+        """Zeros included."""
+        assert self.engine.counts() == dict.fromkeys(TaskStatus, 0)
+        reached = [status for status in TaskStatus if status is not TaskStatus.WAITING]
+        for status in reached:
+            self.in_status(status)
+        assert self.engine.counts() == {status: int(status in reached) for status in TaskStatus}
+
+    def test_queues_are_listed_with_their_unfinished_tasks(self) -> None:
+        """Every queue that ever held a task, by name."""
+        self.in_status(TaskStatus.COMPLETED)
+        self.submit(queue="b")
+        self.submit(queue="b", run_at=self.clock.now() + timedelta(days=1))
+        found = {queue.name: (dict(queue.counts), queue.paused_at) for queue in self.engine.queues()}
+        assert found == {"b": ({TaskStatus.PENDING: 1, TaskStatus.SCHEDULED: 1}, None), "completed": ({}, None)}
+        assert list(found) == ["b", "completed"]
+
+    def test_find_lists_the_newest_first(self) -> None:
+        """At most as many as asked for."""
+        tasks = [self.submit() for _ in range(5)]
+        assert [task.id for task in self.engine.find(TaskFilter())] == [task.id for task in reversed(tasks)]
+        assert [task.id for task in self.engine.find(TaskFilter(limit=2))] == [tasks[4].id, tasks[3].id]
+
+    def test_find_filters(self) -> None:
+        """By status, name, queue and tag, also together."""
+        done = self.in_status(TaskStatus.COMPLETED)
+        mail = self.submit(name="send", queue="mail", tags=("vip", "it's"))
+        other = self.submit(name="send", tags=("vip",))
+
+        def found(**wanted: object) -> set[str]:
+            return {task.id for task in self.engine.find(TaskFilter(**wanted))}  # type: ignore[arg-type]
+
+        assert found(statuses=frozenset({TaskStatus.COMPLETED})) == {done.id}
+        assert found(statuses=frozenset({TaskStatus.COMPLETED, TaskStatus.PENDING})) == {done.id, mail.id, other.id}
+        assert found(name="send") == {mail.id, other.id}
+        assert found(queue="mail") == {mail.id}
+        assert found(tag="vip") == {mail.id, other.id}
+        assert found(tag="it's") == {mail.id}
+        assert found(name="send", queue="default", tag="vip") == {other.id}
+        assert found(tag="vi") == set()
+        assert found(name="' OR 1 = 1 --") == set()
+
+    def test_progress_is_shown_of_the_running_attempt_only(self) -> None:
+        """The newest report; gone when the attempt has ended."""
+        task = self.submit()
+        claim = self.claim_one()
+        assert self.stored(task).progress is None
+        self.engine.record_progress([(claim, {"done": 1})])
+        self.engine.record_progress([(claim, {"done": 2, "total": 4})])
+        assert self.stored(task).progress == {"done": 2, "total": 4}
+        self.fail(claim, backoff_s=0.0)
+        assert self.stored(task).progress is None
+        self.claim_one()
+        assert self.stored(task).progress is None
+
+    def test_only_finished_tasks_are_deleted(self) -> None:
+        """Those that finished before the moment, with their attempts."""
+        old = [self.in_status(status) for status in _FINISHED]
+        self.clock.advance(10)
+        moment = self.clock.now()
+        kept = [self.in_status(status) for status in TaskStatus if status not in (TaskStatus.WAITING, *FINISHED)]
+        recent = self.in_status(TaskStatus.COMPLETED)
+        assert self.engine.delete_finished(before=moment) == 3
+        assert [self.engine.get(task.id) for task in old] == [None, None, None]
+        assert all(self.engine.get(task.id) for task in [*kept, recent])
+        assert self.engine.delete_finished(before=moment) == 0
+
+    def test_an_id_is_free_again_after_its_task_was_deleted(self) -> None:
+        """The new task has nothing of the old one."""
+        task = self.submit()
+        claim = self.claim_one()
+        self.complete(claim, "old")
+        self.clock.advance(1)
+        assert self.engine.delete_finished(before=self.clock.now()) == 1
+        self.engine.submit([task])
+        assert self.stored(task).attempts == ()
+        assert not self.complete(claim, "old again")
+
+    # Workers
+
+    def test_workers_are_known_while_they_are_registered(self) -> None:
+        """With their slots and how many are busy."""
+        self.submit()
+        self.claim_one()
+        second = self.engine.register(slots=2)
+        found = {worker.id: (worker.slots, worker.busy) for worker in self.engine.workers()}
+        assert found == {self.worker.id: (8, 1), second.id: (2, 0)}
+        second.close()
+        assert [worker.id for worker in self.engine.workers()] == [self.worker.id]
+
+    def test_a_live_worker_is_never_robbed(self) -> None:
+        """However long it takes."""
+        self.submit()
+        claim = self.claim_one()
+        other = self.engine.register(slots=1)
+        self.clock.advance(1_000_000)
+        assert not self.engine.rescue(other.id)
+        assert self.complete(claim)
+        other.close()
+
+    def test_the_tasks_of_a_worker_that_is_gone_run_again(self) -> None:
+        """The interruption is on record and uses up no retry; what the old worker says later changes nothing."""
+        task = self.submit(max_retries=0)
+        cancelled = self.submit()
+        gone = self.engine.register(slots=1)
+        request = ClaimRequest(owner=gone.id, free={PoolKind.THREAD: 2})
+        lost, _ = self.engine.exchange([], request).claims
+        self.engine.cancel(cancelled.id)
+        gone.close()
+        rescues = self.engine.rescue(self.worker.id)
+        assert (rescues[0].id, rescues[0].owner, rescues[0].attempt) == (task.id, gone.id, 1)
+        found = self.stored(task)
+        assert (found.status, found.failures) == (TaskStatus.PENDING, 0)
+        assert [(attempt.outcome, attempt.started_at) for attempt in found.attempts] == [
+            (AttemptOutcome.INTERRUPTED, None)
+        ]
+        assert self.stored(cancelled).status is TaskStatus.CANCELLED
+        assert not self.complete(lost, "too late")
+        assert not self.engine.rescue(self.worker.id)
+        assert self.complete(self.claim_one(), "again")
+        assert self.stored(task).result == "again"
+
+    # Being told
+
+    def test_a_worker_is_told_of_work(self) -> None:
+        """Of submits, retries, resumed queues, requested cancellations and tasks that were given back."""
+        told: list[str] = []
+        unlisten = self.engine.on_work(lambda: told.append("work"))
+        task = self.submit()
+        claim = self.claim_one()
+        self.engine.cancel(task.id)
+        self.engine.give_back([claim])
+        self.engine.retry(task.id)
+        self.engine.set_paused("default", True)
+        assert told == ["work"] * 4
+        self.engine.set_paused("default", False)
+        assert len(told) == 5
+        unlisten()
+        self.submit()
+        assert len(told) == 5
+
+    def test_who_waits_is_told_of_ends(self) -> None:
+        """After they are stored."""
+        seen: list[TaskStatus] = []
+        task = self.submit()
+        unlisten = self.engine.on_finished(lambda: seen.append(self.stored(task).status))
+        self.complete(self.claim_one())
+        cancelled = self.submit()
+        self.engine.cancel(cancelled.id)
+        assert seen == [TaskStatus.COMPLETED, TaskStatus.COMPLETED]
+        unlisten()
+
+    def test_moments_keep_their_microseconds(self) -> None:
+        """No moment is rounded, near or far."""
+        far = datetime.max.replace(tzinfo=self.clock.now().tzinfo)
+        task = self.submit(run_at=far)
+        assert self.stored(task).due_at == far

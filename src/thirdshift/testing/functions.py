@@ -1,0 +1,199 @@
+"""Task functions for tests: each does one plain thing, so that the test reads as what it is about."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from thirdshift.core.outcome import Cancel, Retry, Snooze
+from thirdshift.runtime.context import current_task
+from thirdshift.testing.signals import append, receive, send
+
+_LOOK_S = 0.005
+
+
+def add(first: float, second: float) -> float:
+    """Return the sum."""
+    return first + second
+
+
+def echo(value: Any = None) -> Any:
+    """Return *value*."""
+    return value
+
+
+def fail(message: str) -> NoReturn:
+    """Raise an error that says *message*."""
+    raise ValueError(message)
+
+
+def fail_before_attempt(number: int) -> int:
+    """Fail until attempt *number*, at once again."""
+    attempt = current_task().attempt
+    if attempt < number:
+        raise ValueError(f"attempt {attempt}")
+    return attempt
+
+
+def try_again_before_attempt(number: int) -> Any:
+    """Ask for another try until attempt *number*."""
+    attempt = current_task().attempt
+    return Retry(after=0) if attempt < number else attempt
+
+
+def snooze_before_attempt(number: int, seconds: float = 0.0) -> Any:
+    """Ask to be run later until attempt *number*."""
+    attempt = current_task().attempt
+    return Snooze(seconds) if attempt < number else attempt
+
+
+def call_off(reason: str) -> Cancel:
+    """End the task as cancelled."""
+    return Cancel(reason)
+
+
+def unserialisable() -> Any:
+    """Return what cannot be stored."""
+    return object()
+
+
+def bad_wait(seconds: Any) -> Snooze:
+    """Ask for a wait that makes no sense."""
+    return Snooze(seconds)
+
+
+class Unspeakable(Exception):  # its name is what it is
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def raise_unspeakable() -> NoReturn:
+    """Raise an error whose text cannot be had."""
+    raise Unspeakable
+
+
+def raise_half_a_character() -> NoReturn:
+    """Raise an error whose text is not valid Unicode, as file names can be."""
+    raise ValueError("caf\udce9")
+
+
+def raise_interrupt() -> NoReturn:
+    """Raise what is no ``Exception``."""
+    raise KeyboardInterrupt("by hand")
+
+
+def leave(status: int) -> NoReturn:
+    """End the interpreter in the ordinary way."""
+    sys.exit(status)
+
+
+def context_facts() -> list[Any]:
+    """Return what the running function knows about itself."""
+    task = current_task()
+    return [task.id, task.name, task.attempt, task.idempotency_key, task.should_stop]
+
+
+def strange_progress(said: str, released: str) -> None:
+    """Report progress that is no JSON, and wait."""
+    current_task().progress(1, 4, loss=float("nan"), where=Path("/tmp"), nested={1: (2, float("inf"))})  # noqa: S108
+    hold(said, released)
+
+
+def report_progress(said: str, released: str) -> None:
+    """Report that 1 of 4 is done, and wait."""
+    current_task().progress(1, 4, phase="first")
+    hold(said, released)
+
+
+def say(path: str, line: str) -> None:
+    """Say *line*."""
+    send(path, line)
+
+
+def hold(said: str, released: str) -> str:
+    """Say the process's id, then wait until the test lets it go on."""
+    send(said, str(os.getpid()))
+    receive(released)
+    return "released"
+
+
+def until_stopped(said: str) -> str:
+    """Say the process's id, then work until somebody asks to stop; returns why."""
+    task = current_task()
+    send(said, str(os.getpid()))
+    while not task.should_stop:
+        time.sleep(_LOOK_S)
+    assert task.stop_reason is not None
+    return task.stop_reason.value
+
+
+def snooze_when_stopped(said: str) -> Any:
+    """The polite long task: ends early when asked, to be run again."""
+    until_stopped(said)
+    return Snooze()
+
+
+def fail_when_ended(said: str) -> None:
+    """Say the process's id and wait to be ended; then fail while cleaning up."""
+    send(said, str(os.getpid()))
+    try:
+        signal.pause()
+    finally:
+        raise RuntimeError("cleaning up failed")
+
+
+def stubborn_family(said: str) -> None:
+    """Start a process, say both ids, and let nothing but SIGKILL end either."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as child:
+        send(said, f"{os.getpid()} {child.pid}")
+        child.wait()
+
+
+def exit_now(status: int) -> NoReturn:
+    """End the process on the spot."""
+    os._exit(status)
+
+
+def kill_self(number: int) -> None:
+    """Send a signal to the own process."""
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+def segfault() -> None:
+    """Read where nothing is."""
+    ctypes.string_at(0)
+
+
+def log_run(log: str, signal_path: str, busy_s: float) -> None:
+    """Write the start and the end of this attempt to *log*, and a line to the test at the start."""
+    task = current_task()
+    append(log, f"start {task.id} {task.attempt} {os.getpid()}")
+    send(signal_path)
+    time.sleep(busy_s)
+    append(log, f"end {task.id} {task.attempt} {os.getpid()}")
+
+
+class Kitchen:
+    """Functions with an owner."""
+
+    @staticmethod
+    def boil(what: str) -> str:
+        """A static method."""
+        return f"boiled {what}"
+
+    @classmethod
+    def fry(cls, what: str) -> str:
+        """A class method."""
+        return f"{cls.__name__} fried {what}"
+
+    def bake(self, what: str) -> str:
+        """An ordinary method."""
+        return f"{self} baked {what}"

@@ -1,0 +1,624 @@
+"""The suite of the manager over real pools: what applications are promised, as tests.
+
+:class:`ManagerConformance` holds for every pool, :class:`ProcessConformance` adds what only a process that can be
+killed makes true.
+"""
+
+import functools
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from thirdshift.core.errors import NotImportable, TaskFailed, TaskNotFound, UsageError, WaitTimeout
+from thirdshift.core.status import TaskPriority, TaskStatus
+from thirdshift.core.task import AttemptOutcome, BackgroundTask
+from thirdshift.manager import BackgroundTaskManager, TaskHandle
+from thirdshift.testing import functions
+from thirdshift.testing.signals import TIMEOUT_S, Signal
+
+
+class ManagerConformance:
+    """Subclass it and say which pool is meant."""
+
+    worker_type: ClassVar[str]
+    """``threaded`` or ``process``."""
+
+    tmp_path: Path
+    manager: BackgroundTaskManager
+    _stack: ExitStack
+
+    @pytest.fixture(autouse=True)
+    def a_manager(self, tmp_path: Path) -> Iterator[None]:
+        """Give every test a running manager with two slots."""
+        self.tmp_path = tmp_path
+        with ExitStack() as self._stack:
+            self.manager = self._stack.enter_context(self.open())
+            yield
+            assert self.manager.failure is None
+
+    # What the tests say
+
+    def open(self, **options: Any) -> BackgroundTaskManager:
+        """Open a manager on the file of this test."""
+        options = {"max_workers": 2, "shutdown_timeout_seconds": 5.0, **options}
+        return BackgroundTaskManager(self.worker_type, database=self.tmp_path / "tasks.db", **options)
+
+    def signal(self, name: str) -> Signal:
+        """Make a signal that lasts for this test."""
+        return self._stack.enter_context(Signal(self.tmp_path / name))
+
+    def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> BackgroundTask:
+        """Run *function* to its end and return its task."""
+        return self.manager.options(**options).submit(function, *args).wait(TIMEOUT_S)
+
+    def busy(self, **options: Any) -> "Held":
+        """Start a task that lasts until the test releases it."""
+        number = len(list(self.tmp_path.glob("said-*")))
+        said, released = self.signal(f"said-{number}"), self.signal(f"released-{number}")
+        handle = self.manager.options(**options).submit(functions.hold, said.path, released.path)
+        return Held(handle, int(said.wait()), released)
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for what nobody announces."""
+        pause = threading.Event()
+        for _ in range(int(TIMEOUT_S / 0.01)):
+            if is_so():
+                return
+            pause.wait(0.01)
+        raise TimeoutError("it never came to be so")
+
+    # Results and errors
+
+    def test_a_function_runs_and_its_result_can_be_read(self) -> None:
+        """By handle, and by the task's id."""
+        handle = self.manager.submit(functions.add, 2, 3)
+        assert handle.result(TIMEOUT_S) == 5
+        task_id = self.manager.submit_task(functions.add, 2, second=0.5)
+        assert self.manager.handle(task_id).result(TIMEOUT_S) == 2.5
+        found = self.manager.get_task(task_id)
+        assert found is not None
+        assert (found.status, found.result, found.error) == (TaskStatus.COMPLETED, 2.5, None)
+        assert (found.name, found.arguments) == ("add", ((2,), {"second": 0.5}))
+        assert self.manager.get_task_status(task_id) is TaskStatus.COMPLETED
+
+    def test_values_come_back_equal_and_of_their_type(self) -> None:
+        """Through the store, and through a child process."""
+        value = {"when": datetime(2030, 1, 1, tzinfo=UTC), "where": Path("a"), "odd": "\ud800", "raw": (b"\0\xff", {1})}
+        assert self.run(functions.echo, value).result == value
+
+    def test_methods_of_classes_run_by_name(self) -> None:
+        """Static and class methods."""
+        assert self.run(functions.Kitchen.boil, "rice").result == "boiled rice"
+        assert self.run(functions.Kitchen.fry, "rice").result == "Kitchen fried rice"
+
+    def test_an_error_is_kept_with_its_traceback(self) -> None:
+        """Type, message, and where it happened; our own frames are left out."""
+        found = self.run(functions.fail, "no such customer", max_retries=0)
+        assert found.status is TaskStatus.FAILED
+        assert found.error is not None
+        assert (found.error.type, found.error.message) == ("ValueError", "no such customer")
+        assert found.error.traceback is not None
+        assert "raise ValueError(message)" in found.error.traceback
+        assert "runtime/attempt.py" not in found.error.traceback
+        with pytest.raises(TaskFailed, match="ValueError: no such customer") as caught:
+            self.manager.handle(found.id).result()
+        assert caught.value.traceback == found.error.traceback
+
+    @pytest.mark.parametrize(
+        ("function", "kind", "message"),
+        [
+            (functions.raise_unspeakable, "Unspeakable", "cannot be shown"),
+            (functions.raise_half_a_character, "ValueError", "caf\\udce9"),
+            (functions.raise_interrupt, "KeyboardInterrupt", "by hand"),
+        ],
+    )
+    def test_a_strange_error_fails_its_task_only(self, function: Callable[..., Any], kind: str, message: str) -> None:
+        """Whatever is raised is recorded, and the worker lives on."""
+        found = self.run(function, max_retries=0)
+        assert found.status is TaskStatus.FAILED
+        assert found.error is not None
+        assert found.error.type == kind
+        assert message in found.error.message
+        assert [self.run(functions.add, n, 1).result for n in range(4)] == [1, 2, 3, 4]
+
+    def test_leaving_the_interpreter_is_a_failure(self) -> None:
+        """sys.exit in a task ends the task, not the worker."""
+        found = self.run(functions.leave, 3, max_retries=0)
+        assert found.error is not None
+        assert found.error.type in ("SystemExit", "ProcessDied")
+        assert self.run(functions.add, 1, 1).result == 2
+
+    def test_a_result_that_cannot_be_stored_fails_with_a_message(self) -> None:
+        """It says what it is and what could be stored."""
+        found = self.run(functions.unserialisable, max_retries=0)
+        assert found.status is TaskStatus.FAILED
+        assert found.error is not None
+        assert found.error.message.startswith("the result is a builtins.object, which cannot be stored")
+
+    # What is refused at submit
+
+    @pytest.mark.parametrize(
+        ("what", "why"),
+        [
+            (lambda: None, "it is a lambda"),
+            (functools.partial(functions.add, 1), "it is a partial"),
+            (functions.Kitchen().bake, "it is bound to one object"),
+            (functions.Kitchen(), "it is an object, not a function"),
+        ],
+    )
+    def test_what_no_other_process_could_find_is_refused(self, what: Callable[..., Any], why: str) -> None:
+        """At submit, with what to do instead."""
+        with pytest.raises(NotImportable, match=why):
+            self.manager.submit(what)
+        assert self.manager.get_stats()["total"] == 0
+
+    def test_a_closure_is_refused(self) -> None:
+        """It exists in this process only."""
+
+        def inner() -> None:
+            """Never runs."""
+
+        with pytest.raises(NotImportable, match="defined inside another function"):
+            self.manager.submit(inner)
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"max_retries": -1}, "max_retries is -1"),
+            ({"timeout": 0}, "timeout is 0"),
+            ({"timeout": float("nan")}, "timeout is nan"),
+            ({"timeout": float("inf")}, "timeout is inf"),
+            ({"timeout": 1e-9}, "timeout is 1e-09"),
+            ({"priority": 2**70}, "priority is"),
+            ({"priority": "high"}, "priority is 'high'"),
+            ({"tags": "vip"}, "tags is the text 'vip'"),
+            ({"pool": "fibre"}, "pool is 'fibre'"),
+            ({"durability": "some"}, "durability is 'some'"),
+            ({"task_id": "7"}, "task_id is '7'"),
+        ],
+    )
+    def test_an_option_that_makes_no_sense_is_refused(self, options: dict[str, Any], words: str) -> None:
+        """At submit, by name; nothing is stored."""
+        with pytest.raises(UsageError, match=words):
+            self.manager.options(**options).submit(functions.echo)
+        assert self.manager.get_stats()["total"] == 0
+
+    def test_an_option_that_is_a_parameter_too_is_refused(self) -> None:
+        """The caller says which is meant."""
+        with pytest.raises(UsageError, match="both an option of submit_task and a parameter of"):
+            self.manager.submit_task(named, name="x")
+        assert self.run(named, "x").result == "x"
+
+    # Retries
+
+    def test_a_failing_function_is_tried_again(self) -> None:
+        """With a wait in between, until it succeeds."""
+        found = self.run(functions.fail_before_attempt, 2)
+        assert (found.status, found.result, found.failures) == (TaskStatus.COMPLETED, 2, 1)
+        assert [attempt.outcome.value for attempt in found.attempts] == ["failed", "completed"]
+
+    def test_retries_stop_at_max_retries(self) -> None:
+        """2 retries are 3 attempts."""
+        found = self.run(functions.try_again_before_attempt, 99, max_retries=2)
+        assert found.status is TaskStatus.FAILED
+        assert [attempt.number for attempt in found.attempts] == [1, 2, 3]
+        assert found.error is not None
+        assert found.error.type == "Retry"
+
+    def test_a_function_steers_by_what_it_returns(self) -> None:
+        """Retry fails the attempt, Snooze does not, Cancel ends the task."""
+        retried = self.run(functions.try_again_before_attempt, 3)
+        assert (retried.result, retried.failures) == (3, 2)
+        snoozed = self.run(functions.snooze_before_attempt, 3, 0.01, max_retries=0)
+        assert (snoozed.result, snoozed.failures) == (3, 0)
+        cancelled = self.run(functions.call_off, "sold out")
+        assert cancelled.status is TaskStatus.CANCELLED
+        assert str(cancelled.error) == "Cancel: sold out"
+
+    @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1, 1e300, "soon"])
+    def test_a_wait_that_makes_no_sense_fails_the_attempt(self, seconds: Any) -> None:
+        """It is the function's error, and the worker lives on."""
+        argument = seconds if isinstance(seconds, str) or seconds == seconds else float("nan")  # noqa: PLR0124
+        found = self.run(functions.bad_wait, argument, max_retries=0)
+        assert found.error is not None
+        assert found.error.type == "UsageError"
+        assert "Snooze(seconds=…) was given" in found.error.message
+        assert self.run(functions.add, 1, 1).result == 2
+
+    def test_a_finished_task_runs_again_by_hand(self) -> None:
+        """With all its retries."""
+        found = self.run(functions.fail, "x", max_retries=0)
+        assert self.manager.retry_task(found.id)
+        again = self.manager.handle(found.id).wait(TIMEOUT_S)
+        assert len(again.attempts) == 2
+
+    # Cancelling
+
+    def test_a_pending_task_is_cancelled_and_never_runs(self) -> None:
+        """Its result is a TaskFailed that says so."""
+        held = [self.busy(), self.busy()]
+        handle = self.manager.submit(functions.echo, 1)
+        assert handle.cancel()
+        assert not handle.cancel()
+        with pytest.raises(TaskFailed, match="cancelled: it never ran"):
+            handle.result(TIMEOUT_S)
+        for each in held:
+            assert each.finish() == "released"
+
+    def test_a_running_function_sees_that_it_should_stop(self) -> None:
+        """Its task ends cancelled, whatever it returns."""
+        said = self.signal("said")
+        handle = self.manager.submit(functions.until_stopped, said.path)
+        said.wait()
+        assert handle.cancel()
+        found = handle.wait(TIMEOUT_S)
+        assert (found.status, found.result) == (TaskStatus.CANCELLED, None)
+
+    def test_cancelling_one_task_leaves_its_neighbours_alone(self) -> None:
+        """Also those that follow in the same slot, at once."""
+        said = self.signal("said")
+        handles = [self.manager.submit(functions.until_stopped, said.path) for _ in range(2)]
+        following = [self.manager.submit(functions.add, n, 0) for n in range(20)]
+        assert len({said.wait() for _ in handles}) >= 1
+        for handle in handles:
+            assert handle.cancel()
+        assert [each.result(TIMEOUT_S) for each in following] == list(range(20))
+        assert {len(each.task.attempts) for each in following} == {1}
+
+    # Limits
+
+    def test_a_timeout_ends_the_attempt(self) -> None:
+        """It counts as a failure."""
+        said = self.signal("said")
+        found = self.run(functions.until_stopped, said.path, timeout=0.2, max_retries=0)
+        assert found.status is TaskStatus.FAILED
+        assert found.attempts[0].outcome is AttemptOutcome.TIMED_OUT
+        assert found.error is not None
+        assert found.error.type == "TimedOut"
+
+    def test_a_higher_priority_starts_first(self) -> None:
+        """Also when it was submitted last."""
+        self.manager.pause_queue("line")
+        said = self.signal("said")
+        for priority in (TaskPriority.LOW, TaskPriority.NORMAL, TaskPriority.CRITICAL, TaskPriority.HIGH):
+            self.manager.options(priority=priority, queue="line").submit(functions.say, said.path, priority.name)
+        self.manager.shutdown()
+        with self.open(max_workers=1, queues=["line"]) as self.manager:
+            self.manager.resume_queue("line")
+            assert [said.wait() for _ in range(4)] == ["CRITICAL", "HIGH", "NORMAL", "LOW"]
+
+    def test_waiting_for_a_result_is_bounded(self) -> None:
+        """WaitTimeout is a TimeoutError, and the task goes on."""
+        held = self.busy()
+        with pytest.raises(WaitTimeout, match="is still running after 0"):
+            held.handle.result(0.01)
+        with pytest.raises(TimeoutError):
+            held.handle.result(0)
+        assert held.finish() == "released"
+
+    def test_a_scheduled_task_runs_when_it_is_due(self) -> None:
+        """And not before."""
+        due = datetime.now(UTC) + timedelta(seconds=0.3)
+        found = self.run(functions.echo, 1, run_at=due)
+        assert found.attempts[0].started_at is not None
+        assert found.attempts[0].started_at >= due
+
+    # What a function knows and says
+
+    def test_a_function_knows_its_task(self) -> None:
+        """Outside of a worker the same call is harmless."""
+        assert functions.context_facts() == [None, "", 0, None, False]
+        found = self.run(functions.context_facts, name="facts")
+        assert found.result == [found.id, "facts", 1, found.id, False]
+
+    def test_progress_can_be_read_while_it_runs(self) -> None:
+        """And is gone afterwards."""
+        said, released = self.signal("said"), self.signal("released")
+        handle = self.manager.submit(functions.report_progress, said.path, released.path)
+        said.wait()
+        self.until(lambda: handle.task.progress is not None)
+        assert handle.task.progress == {"done": 1, "total": 4, "phase": "first"}
+        released.release()
+        handle.result(TIMEOUT_S)
+        assert handle.task.progress is None
+
+    def test_strange_progress_harms_nobody(self) -> None:
+        """What is not JSON is stored as text."""
+        said, released = self.signal("said"), self.signal("released")
+        handle = self.manager.submit(functions.strange_progress, said.path, released.path)
+        said.wait()
+        self.until(lambda: handle.task.progress is not None)
+        assert handle.task.progress == {
+            "done": 1,
+            "total": 4,
+            "loss": "nan",
+            "where": "/tmp",  # noqa: S108
+            "nested": {"1": [2, "inf"]},
+        }
+        released.release()
+        assert handle.result(TIMEOUT_S) is None
+
+    def test_stats_count_what_there_is(self) -> None:
+        """A count for each status under its word, and the sums."""
+        held = self.busy()
+        self.manager.options(run_at=datetime.now(UTC) + timedelta(hours=1)).submit(functions.echo)
+        stats = self.manager.get_stats()
+        assert (stats["running"], stats["scheduled"], stats["total"], stats["queue_size"]) == (1, 1, 2, 1)
+        assert (stats["workers"], stats["slots"], stats["busy"]) == (1, 4, 1)
+        held.finish()
+
+    def test_unknown_ids_are_answered(self) -> None:
+        """None and False, not errors; a handle cannot be made."""
+        assert self.manager.get_task("0" * 32) is None
+        assert self.manager.get_task_status("0" * 32) is None
+        assert not self.manager.cancel_task("0" * 32)
+        with pytest.raises(TaskNotFound):
+            self.manager.handle("0" * 32)
+
+    def test_the_same_task_id_is_one_task(self) -> None:
+        """Submitting again after an unknown outcome is safe."""
+        submitter = self.manager.options(task_id="5" * 32)
+        assert submitter.submit(functions.add, 1, 1).id == submitter.submit(functions.add, 2, 2).id
+        assert submitter.submit(functions.add, 3, 3).result(TIMEOUT_S) == 2
+        assert self.manager.get_stats()["total"] == 1
+
+    def test_many_calls_are_one_commit(self) -> None:
+        """Ids come back in order."""
+        ids = self.manager.submit_many(functions.add, [(n, 1) for n in range(50)])
+        assert [self.manager.handle(task_id).result(TIMEOUT_S) for task_id in ids] == list(range(1, 51))
+        assert self.manager.submit_many(functions.add, []) == []
+
+    # Ending
+
+    def test_leaving_waits_for_the_work_in_hand_and_leaves_the_rest(self) -> None:
+        """What runs ends, what waits stays on disk; the next manager does it."""
+        held = [self.busy(), self.busy()]
+        waiting = [self.manager.submit(functions.add, n, 1) for n in range(5)]
+        stopping = threading.Thread(target=self.manager.shutdown)
+        stopping.start()
+        for each in held:
+            each.released.release()
+        stopping.join(TIMEOUT_S)
+        with self.open(start=False) as reader:
+            statuses = [reader.get_task_status(each.handle.id) for each in held]
+            assert statuses == [TaskStatus.COMPLETED] * 2
+            assert {reader.get_task_status(each.id) for each in waiting} == {TaskStatus.PENDING}
+            assert {len(reader.handle(each.id).task.attempts) for each in waiting} == {0}
+            assert reader.workers() == []
+        with self.open() as self.manager:
+            assert [self.manager.handle(each.id).result(TIMEOUT_S) for each in waiting] == [1, 2, 3, 4, 5]
+
+    def test_draining_empties_the_queue_first(self) -> None:
+        """Everything that was submitted is done."""
+        handles = [self.manager.submit(functions.add, n, 1) for n in range(40)]
+        assert self.manager.shutdown(drain=True)
+        with self.open(start=False) as reader:
+            assert {reader.get_task_status(each.id) for each in handles} == {TaskStatus.COMPLETED}
+
+    def test_draining_minds_its_own_queues_only(self) -> None:
+        """What other workers are meant to do, and paused queues, are not waited for."""
+        self.manager.shutdown()
+        with self.open(queues=["ours"], max_workers=1) as self.manager:
+            self.manager.options(queue="theirs").submit(functions.echo)
+            done = self.manager.options(queue="ours").submit(functions.echo, 7)
+            self.manager.shutdown(drain=True)
+        with self.open(excluded_queues=["theirs"]) as self.manager:
+            assert self.manager.handle(done.id).result() == 7
+            self.manager.shutdown(drain=True)
+        with self.open(start=False) as reader:
+            assert reader.get_stats()["pending"] == 1
+
+    def test_a_polite_function_ends_early_and_runs_again(self) -> None:
+        """Snooze() at a shutdown uses up no retry."""
+        said = self.signal("said")
+        handle = self.manager.options(max_retries=0).submit(functions.snooze_when_stopped, said.path)
+        said.wait()
+        assert self.manager.shutdown()
+        with self.open() as self.manager:
+            said.wait()
+            found = self.manager.handle(handle.id).task
+            assert (found.status, found.failures) == (TaskStatus.RUNNING, 0)
+            assert [attempt.outcome for attempt in found.attempts] == [AttemptOutcome.SNOOZED]
+
+    def test_shutting_down_twice_is_harmless(self) -> None:
+        """Also from two threads, and while another manager uses the file."""
+        with self.open(start=False) as other:
+            threads = [threading.Thread(target=self.manager.shutdown) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(TIMEOUT_S)
+            assert self.manager.shutdown()
+            assert other.submit(functions.echo).status is TaskStatus.PENDING
+
+    def test_who_waits_is_told_when_the_manager_closes(self) -> None:
+        """Instead of waiting for ever."""
+        self.manager.pause_queue("later")
+        handle = self.manager.options(queue="later").submit(functions.echo)
+        problems: list[BaseException] = []
+
+        def wait() -> None:
+            try:
+                handle.result()
+            except Exception as error:  # noqa: BLE001  # handed to the test's own thread
+                problems.append(error)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        self.manager.shutdown()
+        waiting.join(TIMEOUT_S)
+        assert [str(problem) for problem in problems] == [
+            f"{self.manager.database} was closed by this process; open a new manager"
+        ]
+
+    def test_several_managers_share_a_file_in_one_process(self) -> None:
+        """Each has its own worker, and no task runs twice."""
+        with self.open() as second:
+            assert len(second.workers()) == 2
+            handles = [manager.submit(functions.add, n, 0) for n in range(30) for manager in (self.manager, second)]
+            assert [handle.result(TIMEOUT_S) for handle in handles] == [n for n in range(30) for _ in range(2)]
+            assert {len(handle.task.attempts) for handle in handles} == {1}
+
+    def test_a_manager_that_only_submits_leaves_the_work_to_others(self) -> None:
+        """start=False starts nothing."""
+        self.manager.shutdown()
+        with self.open(start=False) as submitter:
+            handle = submitter.submit(functions.add, 1, 1)
+            assert submitter.workers() == []
+            with self.open() as self.manager:
+                assert handle.result(TIMEOUT_S) == 2
+
+    def test_open_and_shut_leaves_no_descriptor(self) -> None:
+        """As often as one likes, also with children and listeners."""
+        self.manager.shutdown()
+        counts = []
+        for _ in range(4):
+            with self.open(max_workers=1) as manager:
+                assert manager.submit(functions.add, 1, 1).result(TIMEOUT_S) == 2
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+        assert len(set(counts)) == 1
+
+
+class Held:
+    """A task that lasts until the test releases it."""
+
+    def __init__(self, handle: TaskHandle[str], pid: int, released: Signal) -> None:
+        self.handle = handle
+        self.pid = pid
+        self.released = released
+
+    def finish(self) -> str:
+        """Release it and return its result."""
+        self.released.release()
+        return self.handle.result(TIMEOUT_S)
+
+
+class ProcessConformance(ManagerConformance):
+    """What holds where functions run in processes of their own."""
+
+    worker_type = "process"
+
+    def gone(self, *pids: int) -> None:
+        """Wait until these processes are gone."""
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                descriptor = os.pidfd_open(pid)
+                try:
+                    assert select.select([descriptor], [], [], TIMEOUT_S)[0], f"process {pid} is still there"
+                finally:
+                    os.close(descriptor)
+
+    def family(self, **options: Any) -> tuple[TaskHandle[None], list[int]]:
+        """Start a function that resists everything but SIGKILL, with a child of its own."""
+        said = self.signal("family")
+        handle = self.manager.options(max_retries=0, **options).submit(functions.stubborn_family, said.path)
+        return handle, [int(pid) for pid in said.wait().split()]
+
+    def test_functions_run_in_other_processes(self) -> None:
+        """One for each slot, and used again."""
+        held = [self.busy(), self.busy()]
+        pids = {each.pid for each in held}
+        for each in held:
+            each.finish()
+        again = [self.busy(), self.busy()]
+        assert {each.pid for each in again} == pids
+        assert os.getpid() not in pids
+        for each in again:
+            each.finish()
+
+    def test_a_timeout_really_ends_the_work(self) -> None:
+        """The process and what it started are gone; the slot works on with a new one."""
+        handle, pids = self.family(timeout=0.5)
+        assert handle.wait(TIMEOUT_S).attempts[0].outcome is AttemptOutcome.TIMED_OUT
+        self.gone(*pids)
+        assert self.run(functions.add, 1, 1).result == 2
+
+    def test_cancelling_really_ends_the_work(self) -> None:
+        """The process and what it started are gone."""
+        handle, pids = self.family()
+        assert handle.cancel()
+        found = handle.wait(TIMEOUT_S)
+        assert (found.status, found.attempts[0].outcome) == (TaskStatus.CANCELLED, AttemptOutcome.CANCELLED)
+        self.gone(*pids)
+
+    def test_a_shutdown_ends_what_does_not_end_by_itself(self) -> None:
+        """It is interrupted, uses up no retry, and runs again."""
+        handle, pids = self.family()
+        assert self.manager.shutdown(timeout=0)
+        self.gone(*pids)
+        with self.open(start=False) as reader:
+            found = reader.handle(handle.id).task
+            assert (found.status, found.failures) == (TaskStatus.PENDING, 0)
+            assert [attempt.outcome for attempt in found.attempts] == [AttemptOutcome.INTERRUPTED]
+
+    def test_a_clean_up_that_fails_at_a_shutdown_is_an_interruption_still(self) -> None:
+        """We ended it; that is no failure of the task."""
+        said = self.signal("said")
+        handle = self.manager.options(max_retries=0).submit(functions.fail_when_ended, said.path)
+        said.wait()
+        assert self.manager.shutdown(timeout=0)
+        with self.open(start=False) as reader:
+            found = reader.handle(handle.id).task
+            assert (found.status, found.failures) == (TaskStatus.PENDING, 0)
+            assert found.error is not None
+            assert found.error.type == "Interrupted"
+
+    @pytest.mark.parametrize(
+        ("function", "argument", "words"),
+        [
+            (functions.exit_now, 3, "exited with status 3"),
+            (functions.exit_now, 0, "exited with status 0"),
+            (functions.kill_self, signal.SIGKILL, "was killed by SIGKILL"),
+            (functions.segfault, None, "was killed by SIGSEGV"),
+        ],
+    )
+    def test_a_child_that_dies_is_a_recorded_failure(
+        self, function: Callable[..., Any], argument: int | None, words: str
+    ) -> None:
+        """The reason is named, and the pool lives on."""
+        found = self.run(function, *([] if argument is None else [int(argument)]), max_retries=0)
+        assert found.status is TaskStatus.FAILED
+        assert str(found.error) == f"ProcessDied: the child process {words}"
+        assert [self.run(functions.add, n, 0).result for n in range(4)] == [0, 1, 2, 3]
+
+    def test_a_child_that_dies_idle_is_replaced(self) -> None:
+        """Nobody's attempt is harmed."""
+        held = [self.busy(), self.busy()]
+        for each in held:
+            each.finish()
+            os.kill(each.pid, signal.SIGKILL)
+            self.gone(each.pid)
+        assert {self.run(functions.add, 1, 1).attempts[0].outcome for _ in range(6)} == {AttemptOutcome.COMPLETED}
+
+    def test_children_are_gone_after_the_shutdown(self) -> None:
+        """All of them."""
+        held = [self.busy(), self.busy()]
+        for each in held:
+            each.finish()
+        self.manager.shutdown()
+        self.gone(*(each.pid for each in held))
+
+    def test_a_child_that_cannot_be_started_is_a_recorded_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And leaves no socket behind."""
+        self.run(functions.exit_now, 0, max_retries=0)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.executable", str(self.tmp_path / "no-such-python"))
+            found = self.run(functions.add, 1, 1, max_retries=0)
+        assert found.error is not None
+        assert found.error.type == "NoProcess"
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert self.run(functions.add, 1, 1).result == 2
+
+
+def named(name: str) -> str:
+    """A function with a parameter that is an option too."""
+    return name

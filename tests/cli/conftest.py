@@ -1,0 +1,110 @@
+"""The installed command, run as people run it: a process of its own, with its output in a pipe."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thirdshift import BackgroundTaskManager
+
+COMMAND = str(Path(sys.executable).with_name("thirdshift"))
+FUNCTIONS = """
+import dataclasses
+import math
+
+
+@dataclasses.dataclass
+class Letter:
+    to: str
+
+
+def add(one, other=0):
+    return one + other
+
+
+def fail(text):
+    raise ValueError(text)
+
+
+def numbers():
+    return {"infinite": math.inf, "none": math.nan, "pair": (1, {2})}
+
+
+def read(letter):
+    return letter.to
+
+
+def wait():
+    from thirdshift import current_task
+
+    while not current_task().should_stop:
+        pass
+"""
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs ``thirdshift`` on one workspace, from a folder that holds ``functions.py``."""
+
+    workspace: Path
+    folder: Path
+
+    def __call__(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "THIRDSHIFT_WORKSPACE": str(self.workspace)}
+        command = [COMMAND, *arguments]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            cwd=self.folder,
+            env=environment,
+            **options,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """Return the one document on standard output."""
+        done = self("--json", *arguments)
+        return json.loads(done.stdout)
+
+    def submit(self, *arguments: str) -> str:
+        """Submit a call; returns the task's id."""
+        done = self("submit", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    @property
+    def database(self) -> Path:
+        return self.workspace / "thirdshift.db"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A shell in a folder with task functions, and an empty workspace."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "functions.py").write_text(FUNCTIONS)
+    (tmp_path / "shift").mkdir()
+    return Shell(tmp_path / "shift", folder)
+
+
+@pytest.fixture
+def work(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], BackgroundTaskManager]]:
+    """Starts a worker of the workspace in this process; it stops with the test."""
+    monkeypatch.syspath_prepend(str(shell.folder))
+    managers: list[BackgroundTaskManager] = []
+
+    def start() -> BackgroundTaskManager:
+        managers.append(BackgroundTaskManager("process", 1, database=shell.database, shutdown_timeout_seconds=5))
+        return managers[-1]
+
+    yield start
+    for manager in managers:
+        manager.shutdown()

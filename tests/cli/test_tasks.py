@@ -1,0 +1,101 @@
+"""`thirdshift tasks`: look at tasks, cancel and retry them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def failed(shell, work) -> str:
+    """The id of a task that failed for good."""
+    task_id = shell.submit("functions:fail", "no way", "--max-retries", "0", "--queue", "mail", "--tag", "urgent")
+    work().handle(task_id).wait(timeout=30)
+    return task_id
+
+
+def test_a_list_is_lines_with_tabs_in_a_pipe(shell, failed: str) -> None:
+    """Columns first, no colours, one task a line; with --json it is one document."""
+    shell.submit("functions:add", "1", "--queue", "later")
+    lines = shell("tasks", "list").stdout.splitlines()
+    assert lines[0].split("\t") == ["id", "name", "queue", "status", "submitted", "attempts", "error"]
+    row = next(line.split("\t") for line in lines if line.startswith(failed))
+    assert (row[1:4], row[5:]) == (["fail", "mail", "failed"], ["1", "ValueError: no way"])
+    assert "\x1b" not in "".join(lines)
+    assert {task["name"] for task in shell.json("tasks", "list")} == {"fail", "add"}
+
+
+def test_a_list_can_be_narrowed(shell, failed: str) -> None:
+    """By status, queue, name, tag and number."""
+    shell.submit("functions:add", "1")
+    for narrow in (["--status", "failed"], ["--queue", "mail"], ["--name", "fail"], ["--tag", "urgent"]):
+        assert [task["id"] for task in shell.json("tasks", "list", *narrow)] == [failed], narrow
+    assert len(shell.json("tasks", "list", "--limit", "1")) == 1
+    assert shell.json("tasks", "list", "--queue", "nowhere") == []
+
+
+def test_one_task_is_shown_with_its_attempts(shell, failed: str) -> None:
+    """Call, status, error and traceback."""
+    human = shell("tasks", "show", failed)
+    assert human.returncode == 0
+    assert "functions:fail('no way')" in human.stdout
+    assert "1: failed after" in human.stdout
+    assert "ValueError: no way" in human.stdout
+    (attempt,) = shell.json("tasks", "show", failed)["attempts"]
+    assert (attempt["outcome"], attempt["error"]["type"]) == ("failed", "ValueError")
+    assert "Traceback" in attempt["traceback"]
+
+
+def test_results_that_json_has_no_form_for(shell, work) -> None:
+    """The document is JSON that any reader takes."""
+    task_id = shell.submit("functions:numbers")
+    work().handle(task_id).wait(timeout=30)
+    done = shell("--json", "tasks", "show", task_id)
+    task = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert task["result"] == {"infinite": "inf", "none": "nan", "pair": [1, [2]]}
+    assert "'infinite': inf" in shell("tasks", "show", task_id).stdout
+
+
+def test_arguments_of_a_class_that_is_not_here(shell) -> None:
+    """`tasks show` does not know the application's folder; it says so instead of failing."""
+    script = """
+import sys
+from functions import Letter, read
+from thirdshift import BackgroundTaskManager
+with BackgroundTaskManager(database=sys.argv[1], start=False) as manager:
+    print(manager.submit_task(read, Letter("Ada")))
+"""
+    command = [sys.executable, "-c", script, str(shell.database)]
+    submitted = subprocess.run(command, capture_output=True, text=True, check=True, cwd=shell.folder)
+    task_id = submitted.stdout.strip()
+    done = shell("tasks", "show", task_id)
+    assert done.returncode == 0, done.stderr
+    assert "class that cannot be imported here" in done.stdout
+    assert "cannot be imported here" in shell.json("tasks", "show", task_id)["arguments"]
+
+
+def test_cancel_and_retry(shell) -> None:
+    """Each says what became of the task; the second time there is nothing to do, and the exit code is 1."""
+    task_id = shell.submit("functions:add", "1")
+    assert shell("tasks", "cancel", task_id).stdout == f"{task_id} cancelled\n"
+    again = shell("tasks", "cancel", task_id)
+    assert (again.returncode, again.stdout) == (1, f"{task_id} was not cancelled: it is cancelled\n")
+    assert shell.json("tasks", "retry", task_id) == {"id": task_id, "retried": True, "status": "pending"}
+    assert shell("tasks", "retry", task_id).returncode == 1
+
+
+def test_a_running_task_is_cancelled(shell, work) -> None:
+    """Its function is told to stop."""
+    task_id = shell.submit("functions:wait")
+    handle = work().handle(task_id)
+    shell("tasks", "cancel", task_id)
+    assert handle.wait(timeout=30).status.value == "cancelled"
+
+
+@pytest.mark.parametrize("verb", ["show", "cancel", "retry"])
+def test_a_task_that_does_not_exist(shell, verb: str) -> None:
+    """Exit code 1 and its id in the message."""
+    done = shell("tasks", verb, "0" * 32)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"no task has the id '{'0' * 32}'" in done.stderr

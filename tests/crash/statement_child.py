@@ -1,0 +1,157 @@
+"""The victim of the crash-at-statement tests: forks, works through a list of operations, and kills itself on the way.
+
+Reads one JSON line for each case (folder, the statement to die at, the planted fault or none), answers with one line.
+It starts no thread before it forks.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from thirdshift.core.engine import ClaimRequest, Registration
+from thirdshift.core.outcome import Report, settle
+from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
+from thirdshift.engines.sqlite import SQLiteEngine
+from thirdshift.testing.clock import FakeClock
+from thirdshift.testing.conformance import new_task
+
+NEVER = 0
+FILE_NAME = "tasks.db"
+Step = tuple[str, Callable[[], Any]]
+
+
+def task_id(name: str) -> str:
+    return f"{ord(name):032x}"
+
+
+class Workload:
+    """Every kind of write, each one transaction."""
+
+    def __init__(self, engine: SQLiteEngine, clock: FakeClock) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.claims: dict[str, Claim] = {}
+        self.worker: Registration
+        self.other: Registration
+
+    def steps(self) -> Iterator[Step]:
+        yield "submit", lambda: self.submit("a")
+        yield "submit relaxed", lambda: self.submit("b", durable=False)
+        yield "submit many", lambda: self.submit("cdefgh")
+        yield "submit scheduled", lambda: self.submit("s", run_at=self.clock.now() + timedelta(hours=1))
+        yield "submit again", lambda: self.submit("a")
+        yield "register", lambda: self.register("worker")
+        yield "claim", lambda: self.claim(self.worker, 4)
+        yield "progress", lambda: self.engine.record_progress([(self.claims["a"], {"done": 1})])
+        yield "complete", lambda: self.end("a", AttemptOutcome.COMPLETED, b"[1,1]")
+        yield "fail, retry later", lambda: self.end("b", AttemptOutcome.FAILED)
+        yield "request cancel", lambda: self.engine.cancel(task_id("c"))
+        yield "complete cancelled", lambda: self.end("c", AttemptOutcome.COMPLETED, b"[1,1]")
+        yield "fail, retry now", lambda: self.end("d", AttemptOutcome.TIMED_OUT, backoff_s=0.0)
+        yield "cancel pending", lambda: self.engine.cancel(task_id("e"))
+        yield "retry by hand", lambda: self.engine.retry(task_id("a"))
+        yield "promote and claim", lambda: (self.clock.advance(3_600), self.claim(self.worker, 2))
+        yield "give back", lambda: self.engine.give_back([self.claims["b"]])
+        yield "settle and claim", lambda: self.end("d", AttemptOutcome.SNOOZED, and_claim=3)
+        yield "register other", lambda: self.register("other")
+        yield "other claims", lambda: self.claim(self.other, 3)
+        yield "other is gone", self.close_other
+        yield "rescue", lambda: self.engine.rescue(self.worker.id)
+        yield "pause", lambda: self.engine.set_paused("default", True)
+        yield "interrupt", lambda: self.end("f", AttemptOutcome.INTERRUPTED)
+        yield "resume", lambda: self.engine.set_paused("default", False)
+        yield "delete", lambda: self.engine.delete_finished(before=self.clock.now() + timedelta(days=1))
+
+    def submit(self, names: str, **changes: Any) -> None:
+        self.engine.submit([new_task(id=task_id(name), max_retries=2, **changes) for name in names])
+
+    def register(self, name: str) -> None:
+        setattr(self, name, self.engine.register(slots=4))
+
+    def close_other(self) -> None:
+        self.other.close()
+
+    def claim(self, worker: Registration, free: int) -> None:
+        claims = self.engine.exchange([], ClaimRequest(owner=worker.id, free={PoolKind.THREAD: free})).claims
+        self.claims |= {chr(int(claim.id, 16)): claim for claim in claims}
+
+    def end(
+        self,
+        name: str,
+        outcome: AttemptOutcome,
+        result: bytes | None = None,
+        backoff_s: float = 60.0,
+        and_claim: int = 0,
+    ) -> None:
+        now = self.clock.now()
+        error = TaskError(type="E", message="m") if outcome is AttemptOutcome.FAILED else None
+        claim = self.claims[name]
+        report = Report(
+            claim=claim, outcome=outcome, started_at=now, finished_at=now, encoded_result=result, error=error
+        )
+        request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: and_claim}) if and_claim else None
+        exchange = self.engine.exchange([settle(report, backoff_s)], request)
+        assert list(exchange.recorded) == [True], name
+        self.claims |= {chr(int(claim.id, 16)): claim for claim in exchange.claims}
+
+
+def work(folder: Path, die_at: int, fault: str | None, acknowledge: Callable[[str], None]) -> int:
+    """Do every step; returns how many statements that took."""
+    statements = 0
+
+    def count(_statement: str) -> None:
+        nonlocal statements
+        statements += 1
+        if statements == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    clock = FakeClock()
+    engine = SQLiteEngine.shared(folder / FILE_NAME, clock=clock)
+    engine._writer._connection.set_trace_callback(count)
+    for name, step in Workload(engine, clock).steps():
+        if fault == "acknowledges before it commits":
+            acknowledge(name)
+        step()
+        if fault is None:
+            acknowledge(name)
+    return statements
+
+
+def one_case(folder: Path, die_at: int, fault: str | None) -> dict[str, Any]:
+    """Fork a process that works until it dies; returns what it acknowledged."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        status = 1
+        try:
+            statements = work(folder, die_at, fault, lambda name: os.write(writing, f"{name}\n".encode()) and None)
+            os.write(writing, f"{statements}\n".encode())
+            status = 0
+        finally:
+            os._exit(status)  # without closing anything
+    os.close(writing)
+    with open(reading, "rb") as acknowledged:
+        lines = acknowledged.read().decode().splitlines()
+    _, status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(status)
+    assert killed or os.WEXITSTATUS(status) == 0, "the workload itself failed"
+    statements = None if killed else int(lines.pop())
+    return {"acknowledged": lines, "statements": statements}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        case = json.loads(line)
+        answer = one_case(Path(case["folder"]), case["die_at"], case["fault"])
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The schema and the queries: the store defends the rules, and the hot paths walk the indexes made for them."""
+
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import thirdshift.engines.sqlite as package
+from thirdshift.core.status import TRANSITIONS, TaskStatus
+from thirdshift.core.task import AttemptOutcome, PoolKind
+from thirdshift.engines.sqlite import SQLiteEngine
+from thirdshift.engines.sqlite.queries import QUERY, migrations
+from thirdshift.testing.conformance import new_task
+
+Connect = Callable[[], sqlite3.Connection]
+
+
+def test_the_store_knows_exactly_the_legal_changes() -> None:
+    """The schema's list and the core's list are one."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for _, script in migrations():
+            connection.executescript(script)
+        found = connection.execute("SELECT old, new FROM transition").fetchall()
+    assert sorted(found) == sorted((old.value, new.value) for old, new in TRANSITIONS)
+
+
+@pytest.mark.parametrize("new", list(TaskStatus))
+@pytest.mark.parametrize("old", list(TaskStatus))
+def test_the_store_refuses_what_is_not_legal(old: TaskStatus, new: TaskStatus) -> None:
+    """Every pair of statuses, by plain SQL: who bypasses our code meets the same rule."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for _, script in migrations():
+        connection.executescript(script)
+    holder = "'w', 1" if old is TaskStatus.RUNNING else "NULL, NULL"
+    finished = 1 if old.is_finished else "NULL"
+    connection.execute(
+        "INSERT INTO task (id, name, function, arguments, queue, pool, priority, status, submitted_at, due_at,"
+        " durable, max_retries, tags, owner, claimed_at, finished_at)"
+        f" VALUES ('{'0' * 32}', 'n', 'f', x'', 'q', 'thread', 0, '{old.value}', 1, 1, 1, 0, '[]',"
+        f" {holder}, {finished})"
+    )
+    change = (
+        "UPDATE task SET status = ?, owner = iif(?1 = 'running', 'w', NULL), claimed_at = iif(?1 = 'running', 1, NULL),"
+        " finished_at = iif(?1 IN ('completed', 'failed', 'cancelled'), 1, NULL)"
+    )
+    if (old, new) in TRANSITIONS:
+        connection.execute(change, [new.value])
+    else:
+        with pytest.raises(sqlite3.IntegrityError, match="illegal change"):
+            connection.execute(change, [new.value])
+    connection.close()
+
+
+def test_the_words_of_the_schema_are_the_words_of_the_core() -> None:
+    """Statuses, pools and outcomes."""
+    ((_, script),) = migrations()
+    for column, words in (("status", TaskStatus), ("pool", PoolKind), ("outcome", AttemptOutcome)):
+        (listed,) = re.findall(rf"{column} +TEXT +NOT NULL CHECK \({column} IN \(([^)]+)\)", script)
+        assert sorted(re.findall(r"'(\w+)'", listed)) == sorted(word.value for word in words)
+
+
+def test_every_query_is_used_and_every_used_query_exists() -> None:
+    """No dead SQL, no name that fails at run time."""
+    folder = Path(package.__file__).parent
+    code = "".join(file.read_text() for file in folder.glob("*.py"))
+    used = set(re.findall(r'"(\w+)"', code)) & set(QUERY)
+    assert used == set(QUERY)
+    assert set(re.findall(r'QUERY\["(\w+)"\]', code)) <= set(QUERY)
+
+
+def test_a_running_task_cannot_be_deleted(engine: SQLiteEngine, stranger: Connect) -> None:
+    """Not even by another program."""
+    engine.submit([new_task()])
+    connection = stranger()
+    connection.execute("UPDATE task SET status = 'running', owner = 'w', claimed_at = 1")
+    with pytest.raises(sqlite3.IntegrityError, match="cannot be deleted"):
+        connection.execute("DELETE FROM task")
+
+
+PLANS = {
+    "runnable": ("task_runnable", ("q", "thread", 5)),
+    "promote": ("task_due", {"now": 1, "limit": 5}),
+    "next_due": ("task_due", ()),
+    "cancel_requests": ("task_running", ("w",)),
+    "held_by": ("task_running", ("w",)),
+    "is_runnable": ("task_due", (1,)),
+    "delete_finished": ("task_finished", {"before": 1, "limit": 5}),
+    "attempts": ("PRIMARY KEY", (1,)),
+    "task": ("sqlite_autoindex_task_1", ("0" * 32,)),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_hot_query_walks_the_index_made_for_it(engine: SQLiteEngine, stranger: Connect, name: str) -> None:
+    """No sort, no scan of the table."""
+    index, parameters = PLANS[name]
+    rows = stranger().execute(f"EXPLAIN QUERY PLAN {QUERY[name]}", parameters).fetchall()
+    plan = "\n".join(row[3] for row in rows)
+    assert index in plan
+    assert "TEMP B-TREE" not in plan
+    assert not re.search(r"^SCAN (task|t)$", plan, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["settle", "give_back", "record_attempt", "record_progress", "claim"])
+def test_a_fenced_write_finds_its_row_by_key(engine: SQLiteEngine, stranger: Connect, name: str) -> None:
+    """By the row's number, never by a search."""
+    query = QUERY[name]
+    names = set(re.findall(r":(\w+)", query))
+    parameters = dict.fromkeys(names, 1) if names else (1,) * query.count("?")
+    rows = stranger().execute(f"EXPLAIN QUERY PLAN {query}", parameters).fetchall()
+    assert any("USING INTEGER PRIMARY KEY" in row[3] for row in rows)
+
+
+def test_the_counts_walk_indexes_only(engine: SQLiteEngine, stranger: Connect) -> None:
+    """A page that asks each second never walks the table."""
+    plan = [row[3] for row in stranger().execute(f"EXPLAIN QUERY PLAN {QUERY['counts']}") if "task" in row[3]]
+    assert len(plan) == 4
+    assert all("INDEX task_" in step for step in plan)

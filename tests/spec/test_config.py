@@ -1,0 +1,170 @@
+"""The configuration file: every problem at once, each with its place and with what may stand there."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from thirdshift import ConfigurationError
+from thirdshift.config import (
+    BackgroundTaskConfig,
+    ThreadedWorkerConfig,
+    find_workspace,
+    load_section,
+    load_settings,
+)
+
+
+def problems_of(folder: Path, text: str | bytes) -> list[str]:
+    """Load *text* and return what is wrong with it, each beginning with line:column."""
+    file = folder / "thirdshift.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(folder)
+    assert all(problem.startswith(f"{file}:") for problem in caught.value.problems)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return [problem.removeprefix(f"{file}:").strip() for problem in caught.value.problems]
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    """Also for an empty one, and for one of comments."""
+    assert load_settings(tmp_path) == BackgroundTaskConfig()
+    for text in ("", "# nothing yet\n", "---\n", "\ufeff", "threaded_worker:\n"):
+        (tmp_path / "thirdshift.yaml").write_text(text)
+        assert load_settings(tmp_path) == BackgroundTaskConfig()
+
+
+def test_values_are_typed(tmp_path: Path) -> None:
+    """A whole number is a number too; null takes the default back."""
+    (tmp_path / "thirdshift.yaml").write_text(
+        "worker_type: process\ndatabase: my.db\nshutdown_timeout_seconds: 5\nlog_level: DEBUG\n"
+        "threaded_worker: {max_workers: 2, queue_size: null}\ntraining: {anything: 1}\n"
+    )
+    found = load_settings(tmp_path)
+    assert found == BackgroundTaskConfig(
+        worker_type="process",
+        database="my.db",
+        shutdown_timeout_seconds=5.0,
+        log_level="DEBUG",
+        threaded_worker=ThreadedWorkerConfig(max_workers=2),
+    )
+    assert type(found.shutdown_timeout_seconds) is float
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    """Each with line and column."""
+    text = "worker_tipe: threaded\nthreaded_worker:\n  max_workers: many\n  queue_size: 1.5\nlog_level: [INFO]\n"
+    assert problems_of(tmp_path, text) == [
+        "1:1: unknown key worker_tipe; did you mean worker_type?",
+        "3:16: threaded_worker.max_workers must be a whole number, not 'many'",
+        "4:15: threaded_worker.queue_size must be a whole number, not 1.5",
+        "5:12: log_level must be text, not a list",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("zzz: 1", "1:1: unknown key zzz; known are database, log_level"),
+        ("? [a, b]\n: 1", "1:3: unknown key a list"),
+        ("database: a\ndatabase: b", "2:1: the key database stands here twice"),
+        ("training: {}\ntraining: {}", "2:1: the key training stands here twice"),
+        (
+            "threaded_worker:\n  max_workers: 1\n  max_workers: 2",
+            "3:3: the key threaded_worker.max_workers stands here",
+        ),
+        ("threaded_worker: {max_workers: true}", "1:32: threaded_worker.max_workers must be a whole number, not True"),
+        ("threaded_worker: {max_workers: '4'}", "1:32: threaded_worker.max_workers must be a whole number, not '4'"),
+        ("threaded_worker: {max_workers: }", "1:31: threaded_worker.max_workers must be a whole number, not None"),
+        ("threaded_worker: 4", "1:18: threaded_worker must hold keys with values"),
+        ("threaded_worker: [4]", "1:18: threaded_worker must hold keys with values"),
+        ("- worker_type", "1:1: the file must hold keys with values"),
+        ("worker_type", "1:1: the file must hold keys with values"),
+        ("database: 7", "1:11: database must be text, not 7"),
+        ("database: yes", "1:11: database must be text, not True"),
+        ("database: 2030-01-01", "1:11: database must be text, not datetime.date(2030, 1, 1)"),
+        ("database: 2030-99-99", "1:11: database must be text, not '2030-99-99'"),
+        ("database: !shell 'rm -rf'", "1:11: database must be text, not 'rm -rf'"),
+        ("database: !!python/object/apply:os.system ['true']", "1:11: database must be text, not a list"),
+        ("shutdown_timeout_seconds: soon", "1:27: shutdown_timeout_seconds must be a number, not 'soon'"),
+        ("threaded_worker:\n\tmax_workers: 1", "2:1: found character '\\t' that cannot start any token"),
+        ("database: [", "1:12: expected the node content, but found '<stream end>'"),
+        ("database: {", "1:12: expected"),
+        ("a: b: c", "1:5: mapping values are not allowed here"),
+        ("database: *nowhere", "1:11: found undefined alias 'nowhere'"),
+        ("database: a\n---\ndatabase: b", "2:1: but found another document"),
+        ("threaded_worker: {max_workers: 0}", "1:18: max_workers is 0; it must be 1 or more"),
+        ("threaded_worker: {queue_size: -1}", "1:18: queue_size is -1; it must be 1 or more"),
+        (
+            "worker_type: thread",
+            "1:1: worker_type is 'thread'; it may be threaded, process, async, celery; did you mean",
+        ),
+        ("log_level: LOUD", "1:1: log_level is 'LOUD'; it may be DEBUG, INFO, WARNING, ERROR"),
+        ("shutdown_timeout_seconds: -1", "1:1: shutdown_timeout_seconds is -1.0; it must be 0 or more"),
+        ("shutdown_timeout_seconds: .nan", "1:1: shutdown_timeout_seconds is nan; it must be 0 or more"),
+        (b"database: caf\xe9", "not UTF-8 text (unexpected end of data at byte 13)"),
+        (b"\xff\xfed\x00", "not UTF-8 text (invalid start byte at byte 0)"),
+        (b"database: \x07", "unacceptable character #x0007"),
+        (b"#" * 1_000_001, "1,000,001 bytes; a configuration has at most 1,000,000"),
+    ],
+)
+def test_a_problem_names_its_place_and_what_may_stand_there(tmp_path: Path, text: str | bytes, problem: str) -> None:
+    """File, line, column; the key; what was found."""
+    (found,) = problems_of(tmp_path, text)
+    assert found.startswith(problem)
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_of_the_configuration(tmp_path: Path) -> None:
+    """Not a traceback."""
+    (tmp_path / "thirdshift.yaml").mkdir()
+    with pytest.raises(ConfigurationError, match=r"thirdshift\.yaml: cannot be read \(Is a directory\)"):
+        load_settings(tmp_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """As an application declares one."""
+
+    names: tuple[str, ...] = ()
+    limit: int | None = 3
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        if self.limit == 13:
+            raise ValueError("limit is 13, which brings bad luck")
+
+
+def test_an_application_reads_its_own_section(tmp_path: Path) -> None:
+    """With its own types and checks; the rest of the file is not its business."""
+    file = tmp_path / "thirdshift.yaml"
+    assert load_section(tmp_path, "training", Section) == Section()
+    file.write_text("zzz: 1\ntraining:\n  names: [a, b]\n  limit: null\n  inner: {rate: 1}\n")
+    assert load_section(tmp_path, "training", Section) == Section(names=("a", "b"), limit=None, inner=Inner(rate=1.0))
+    file.write_text("training:\n  limit: 13\n")
+    with pytest.raises(ConfigurationError, match=r":2:3: limit is 13, which brings bad luck"):
+        load_section(tmp_path, "training", Section)
+    file.write_text("training:\n  names: [a, 2, [b]]\n  inner: {rat: 1}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_section(tmp_path, "training", Section)
+    assert [problem.removeprefix(f"{file}:") for problem in caught.value.problems] == [
+        "2:14: training.names[1] must be text, not 2",
+        "2:17: training.names[2] must be text, not a list",
+        "3:11: unknown key training.inner.rat; did you mean rate?",
+    ]
+    file.write_text("training: {}\nother: 1\ntraining: {}\n")
+    with pytest.raises(ConfigurationError, match=":3:1: the key training stands here twice"):
+        load_section(tmp_path, "training", Section)
+
+
+def test_the_workspace_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the current folder."""
+    monkeypatch.setenv("THIRDSHIFT_WORKSPACE", str(tmp_path))
+    assert find_workspace() == tmp_path
+    monkeypatch.delenv("THIRDSHIFT_WORKSPACE")
+    monkeypatch.chdir(tmp_path)
+    assert find_workspace() == tmp_path

@@ -1,0 +1,268 @@
+"""The manager over the embedded engine: its suite with threads and with processes, and what a whole program sees."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import thirdshift
+from thirdshift import BackgroundTaskManager, QueueFull, TaskStatus, UsageError
+from thirdshift.core.errors import NotSupported
+from thirdshift.testing import functions
+from thirdshift.testing.manager_conformance import ManagerConformance, ProcessConformance
+from thirdshift.testing.signals import TIMEOUT_S, Signal
+
+
+class TestThreads(ManagerConformance):
+    """The suite with functions in threads of this process."""
+
+    worker_type = "threaded"
+
+    def test_a_thread_that_does_not_end_is_left_alone(self) -> None:
+        """It cannot be killed: shutdown says so soon, and nobody else runs its task meanwhile."""
+        held = self.busy()
+        assert not self.manager.shutdown(timeout=0.05)
+        with self.open() as self.manager:
+            assert self.manager.get_task_status(held.handle.id) is TaskStatus.RUNNING
+            held.released.release()
+            assert self.manager.handle(held.handle.id).result(TIMEOUT_S) == "released"
+            assert len(self.manager.handle(held.handle.id).task.attempts) == 1
+
+    def test_a_function_that_is_gone_fails_its_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The name that was stored is named."""
+        self.manager.pause_queue("later")
+        handle = self.manager.options(queue="later", max_retries=0).submit(functions.echo, 1)
+        monkeypatch.delattr(functions, "echo")
+        self.manager.resume_queue("later")
+        found = handle.wait(TIMEOUT_S)
+        assert found.error is not None
+        assert found.error.type == "AttributeError"
+        assert "echo" in found.error.message
+
+    def test_an_async_function_is_refused(self) -> None:
+        """With what to do instead."""
+        with pytest.raises(NotSupported, match=r"asyncio\.run"):
+            self.manager.submit(an_async_function)
+
+
+class TestProcesses(ProcessConformance):
+    """The suite with functions in child processes."""
+
+
+async def an_async_function() -> None:
+    """Never runs."""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"worker_type": "celery"}, "the Celery engine"),
+        ({"worker_type": "async"}, "worker_type='async'"),
+        ({"broker_url": "redis://x"}, "the Celery engine"),
+        ({"worker_type": "fast"}, "worker_type is 'fast'"),
+        ({"durability": "none"}, "durability is 'none'"),
+        ({"max_workers": 0}, "max_workers is 0; it must be 1 or more"),
+        ({"queue_size": 0}, "queue_size is 0; it must be 1 or more"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_a_file_is_made(
+    tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    """By name, with what may stand there."""
+    with pytest.raises(UsageError, match=words):
+        BackgroundTaskManager(database=tmp_path / "tasks.db", **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_queue_pushes_back(tmp_path: Path) -> None:
+    """A clear error, never a silent drop."""
+    with BackgroundTaskManager(database=tmp_path / "tasks.db", start=False, queue_size=2) as manager:
+        manager.submit_many(functions.add, [(1, 1), (2, 2)])
+        with pytest.raises(QueueFull, match="queue_size is 2; nothing was submitted"):
+            manager.submit(functions.add, 3, 3)
+        assert manager.get_stats()["pending"] == 2
+
+
+def test_the_shared_manager_is_made_once_and_again_after_its_shutdown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the workspace's configuration."""
+    monkeypatch.setenv("THIRDSHIFT_WORKSPACE", str(tmp_path))
+    (tmp_path / "thirdshift.yaml").write_text("threaded_worker:\n  max_workers: 1\ndatabase: my.db\n")
+    manager = thirdshift.get_task_manager()
+    task_id = thirdshift.submit_background_task(functions.add, 1, 2, name="sum")
+    assert thirdshift.get_task_manager() is manager
+    assert manager.handle(task_id).result(TIMEOUT_S) == 3
+    assert manager.handle(task_id).task.name == "sum"
+    assert manager.database == str(tmp_path / "my.db")
+    manager.shutdown()
+    again = thirdshift.get_task_manager()
+    assert again is not manager
+    again.shutdown()
+
+
+# Whole programs
+
+
+def run_script(folder: Path, body: str, *arguments: str) -> str:
+    """Run *body* as a script of its own and return what it printed."""
+    script = folder / "shop.py"
+    script.write_text(textwrap.dedent(body))
+    command = [sys.executable, "-W", "error", str(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+SCRIPT = """
+    import os, sys
+    from thirdshift import BackgroundTaskManager
+    with open("imports.txt", "a") as log:
+        log.write(f"{__name__} {os.getpid()}\\n")
+
+    def greet(name):
+        return f"hello {name} from {os.getpid()}"
+
+    if __name__ == "__main__":
+        with open("runs.txt", "a") as log:
+            log.write("run\\n")
+        with BackgroundTaskManager(sys.argv[1], database="shop.db") as manager:
+            handle = manager.submit(greet, "you")
+            print(handle.result(30), os.getpid())
+            print(handle.task.function)
+"""
+
+
+@pytest.mark.parametrize("worker_type", ["threaded", "process"])
+def test_functions_of_a_script_run_and_the_script_runs_once(tmp_path: Path, worker_type: str) -> None:
+    """A child imports the script as a module; its main part runs in the first process only."""
+    lines = run_script(tmp_path, SCRIPT, worker_type).splitlines()
+    _, _, _, child, parent = lines[0].split()
+    assert (child == parent) == (worker_type == "threaded")
+    assert lines[1] == "shop:greet"
+    assert (tmp_path / "runs.txt").read_text() == "run\n"
+    imports = (tmp_path / "imports.txt").read_text().split()[::2]
+    assert imports == (["__main__"] if worker_type == "threaded" else ["__main__", "shop"])
+
+
+def test_the_end_of_a_program_finishes_the_work_in_hand(tmp_path: Path) -> None:
+    """Also when it forgot the manager: what runs ends, what waits stays on disk."""
+    said, released, seen = (Signal(tmp_path / name) for name in ("said", "released", "seen"))
+    script = tmp_path / "shop.py"
+    script.write_text(
+        textwrap.dedent("""
+        import gc, sys
+        from thirdshift import BackgroundTaskManager
+        from thirdshift.testing import functions, signals
+        def main():
+            manager = BackgroundTaskManager(max_workers=1, database="shop.db")
+            manager.submit_many(functions.hold, [sys.argv[1:3]] * 3)
+        main()
+        gc.collect()
+        signals.receive(sys.argv[3])
+        """)
+    )
+    with subprocess.Popen([sys.executable, script, said.path, released.path, seen.path], cwd=tmp_path) as program:
+        said.wait()
+        seen.release()
+        released.release()
+        assert program.wait(30) == 0
+    with BackgroundTaskManager(database=tmp_path / "shop.db", start=False) as reader:
+        stats = reader.get_stats()
+        assert stats["completed"] >= 1
+        assert stats["completed"] + stats["pending"] == 3
+    for each in (said, released, seen):
+        each.close()
+
+
+def test_a_forked_child_may_leave_and_is_refused_the_open_file(tmp_path: Path) -> None:
+    """It does not wait for threads it does not have; what its parent has open it may not touch, and is told so."""
+    printed = run_script(
+        tmp_path,
+        """
+        import os, sys
+        from thirdshift import BackgroundTaskManager, StoreError
+        from thirdshift.testing import functions
+
+        def attempt(call):
+            try:
+                call()
+            except StoreError as error:
+                print("refused" if "SQLite does not work across a fork" in str(error) else error, flush=True)
+
+        with BackgroundTaskManager(database="shop.db") as manager:
+            for number in range(20):
+                manager.submit_many(functions.add, [(n, 1) for n in range(20)])
+                child = os.fork()
+                if child == 0:
+                    if number == 0:
+                        attempt(lambda: manager.submit(functions.echo, 1))
+                        attempt(lambda: manager.get_stats())
+                        attempt(lambda: BackgroundTaskManager(database="shop.db", start=False))
+                    sys.exit(7)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            print(manager.submit(functions.echo, 3).result(30))
+            manager.shutdown(drain=True)
+        with BackgroundTaskManager(database="shop.db", start=False) as manager:
+            print(manager.get_stats()["completed"])
+        """,
+    )
+    assert printed.splitlines() == ["refused"] * 3 + ["3", "401"]
+
+
+def test_a_child_forked_before_the_file_was_opened_shares_it(tmp_path: Path) -> None:
+    """As servers do that fork first and work afterwards."""
+    printed = run_script(
+        tmp_path,
+        """
+        import os, sys
+        import thirdshift
+        from thirdshift.testing import functions
+        child = os.fork()
+        with thirdshift.BackgroundTaskManager(database="shop.db") as manager:
+            handles = [manager.submit(functions.add, n, 1) for n in range(50)]
+            assert [handle.result(30) for handle in handles] == list(range(1, 51))
+        if child:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            with thirdshift.BackgroundTaskManager(database="shop.db", start=False) as manager:
+                print(manager.get_stats()["completed"])
+        """,
+    )
+    assert printed == "100\n"
+
+
+def test_ctrl_c_finishes_the_work_in_hand(tmp_path: Path) -> None:
+    """KeyboardInterrupt in the main thread leaves the block like any other error."""
+    said, released = Signal(tmp_path / "said"), Signal(tmp_path / "released")
+    script = tmp_path / "shop.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys
+        from thirdshift import BackgroundTaskManager
+        from thirdshift.testing import functions
+        with BackgroundTaskManager("process", 1, database="shop.db") as manager:
+            try:
+                manager.submit(functions.hold, *sys.argv[1:3]).result()
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+                raise
+        """)
+    )
+    command = [sys.executable, str(script), said.path, released.path]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as program:
+        said.wait()
+        os.kill(program.pid, signal.SIGINT)
+        assert program.stdout is not None
+        assert program.stdout.readline() == "interrupted\n"
+        released.release()
+        assert program.wait(30) == -signal.SIGINT
+    with BackgroundTaskManager(database=tmp_path / "shop.db", start=False) as reader:
+        assert reader.get_stats()["completed"] == 1
+    said.close()
+    released.close()

@@ -1,0 +1,132 @@
+"""The pools themselves: what one attempt is told never reaches the next one."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from thirdshift.core import codec
+from thirdshift.core.outcome import Report
+from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskId
+from thirdshift.runtime.clock import SystemClock
+from thirdshift.runtime.context import StopReason, TaskContext
+from thirdshift.runtime.pools.processes import ProcessPool
+from thirdshift.runtime.pools.slots import Runner
+from thirdshift.runtime.pools.threads import ThreadPool
+from thirdshift.testing.clock import START
+from thirdshift.testing.signals import TIMEOUT_S, Signal
+
+CLAIM = Claim(
+    seq=1,
+    id=TaskId("1" * 32),
+    attempt=1,
+    owner="w",
+    name="echo",
+    function="thirdshift.testing.functions:echo",
+    arguments=codec.encode_arguments(("value",), {}),
+    queue="q",
+    pool=PoolKind.PROCESS,
+    priority=0,
+    failures=0,
+    max_retries=3,
+    timeout_s=None,
+    durable=True,
+    claimed_at=START,
+)
+
+
+class Locks:
+    """A registration that only names lock files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.id = "w"
+        self._folder = folder
+
+    def child_lock(self, number: int) -> str:
+        return str(self._folder / f"child-{number}.lock")
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    """The runner of one process slot."""
+    runner = ProcessPool(1, SystemClock()).make_runner(0, Locks(tmp_path))
+    yield runner
+    runner.close()
+
+
+def run(runner: Runner, number: int = 1) -> AttemptOutcome:
+    """Run one attempt of task *number*, in this thread."""
+    claim = replace(CLAIM, id=TaskId(f"{number:032x}"))
+    return runner.run(claim, TaskContext(claim.id, claim.name, claim.attempt, lambda _facts: None)).outcome
+
+
+@pytest.mark.parametrize("order", ["end", "kill"])
+def test_a_signal_that_comes_too_late_hits_nobody(runner: Runner, order: str) -> None:
+    """Its attempt is over and the next one has not begun: that one gets a child of its own."""
+    assert run(runner) is AttemptOutcome.COMPLETED
+    for number in range(2, 8):
+        assert runner.end()
+        if order == "kill":
+            runner.kill()
+        assert run(runner, number) is AttemptOutcome.COMPLETED
+
+
+def test_a_request_to_stop_that_comes_too_late_hits_nobody(runner: Runner, tmp_path: Path) -> None:
+    """Attempt 1 of one task is not attempt 1 of another, which runs by then."""
+    late = TaskContext("f" * 32, "echo", 1)
+    late.stop_reason = StopReason.TIMED_OUT
+    with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released, ThreadPoolExecutor(1) as slot:
+        arguments = codec.encode_arguments((said.path, released.path), {})
+        claim = replace(CLAIM, function="thirdshift.testing.functions:hold", arguments=arguments)
+        running = slot.submit(runner.run, claim, TaskContext(claim.id, claim.name, claim.attempt))
+        said.wait()
+        for _ in range(100):
+            runner.pass_on_stop(late)
+        threading.Event().wait(0.1)
+        released.release()
+        assert running.result(TIMEOUT_S).outcome is AttemptOutcome.COMPLETED
+
+
+def test_who_hears_of_an_end_finds_the_slot_free() -> None:
+    """At once: a worker that claims now must not wait for the slot's thread."""
+    pool = ThreadPool(1, SystemClock())
+    seen: queue.Queue[tuple[int, list[Claim]]] = queue.Queue()
+
+    def report(_report: Report) -> None:
+        seen.put((pool.room(), pool.busy()))
+
+    pool.start(Locks(Path()), report, lambda _claim, _facts: None)
+    pool.give([replace(CLAIM, pool=PoolKind.THREAD)])
+    room, busy = seen.get(timeout=TIMEOUT_S)
+    assert room >= 1
+    assert busy == []
+    pool.close()
+    pool.join()
+
+
+def test_a_held_pool_starts_nothing_and_gives_everything_back(tmp_path: Path) -> None:
+    """What runs goes on; what waits is still the worker's."""
+    pool = ThreadPool(1, SystemClock())
+    reports: queue.Queue[Report] = queue.Queue()
+    with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released:
+        arguments = codec.encode_arguments((said.path, released.path), {})
+        running = replace(CLAIM, function="thirdshift.testing.functions:hold", arguments=arguments)
+        waiting = [replace(CLAIM, id=TaskId(f"{number:032x}"), priority=number) for number in (3, 9, 5)]
+        pool.start(Locks(tmp_path), reports.put, lambda _claim, _facts: None)
+        pool.give([running])
+        said.wait()
+        pool.give(waiting)
+        pool.hold()
+        released.release()
+        assert reports.get(timeout=TIMEOUT_S).claim == running
+        assert sorted(claim.priority for claim in pool.take_back()) == [3, 5, 9]
+        assert pool.busy() == []
+    pool.close()
+    pool.join()
+    assert reports.empty()

@@ -1,0 +1,47 @@
+"""Typed calls: mypy must accept every line but those that end in ``# error``; ``test_typing`` compares."""
+
+from typing import assert_type
+
+from thirdshift import BackgroundTaskManager, TaskHandle, TaskPriority, TaskStatus, task
+
+
+@task(queue="mail", max_retries=5, timeout=30, pool="thread")
+def send(to: str, *, subject: str) -> int:
+    return len(to) + len(subject)
+
+
+@task
+def plain(number: float) -> list[str]:
+    return [str(number)]
+
+
+@task(pool="fibre")  # error
+def wrong_pool() -> None: ...
+
+
+assert_type(send("a", subject="b"), int)
+assert_type(plain(1.0), list[str])
+send("a")  # error
+
+manager = BackgroundTaskManager(database="tasks.db")
+handle = manager.submit(send, "a@example.org", subject="hi")
+assert_type(handle, TaskHandle[int])
+assert_type(handle.result(timeout=1), int)
+assert_type(handle.status, TaskStatus)
+assert_type(manager.submit(plain, 2).result(), list[str])
+
+manager.submit(send, 1, subject="hi")  # error
+manager.submit(send, "a")  # error
+manager.submit(send, "a", subject="hi", priority=3)  # error
+manager.submit(send, "a", "hi")  # error
+manager.submit(plain, "one")  # error
+manager.submit(3)  # error
+
+assert_type(manager.options(priority=TaskPriority.HIGH, queue="mail").submit(plain, 1), TaskHandle[list[str]])
+manager.options(priority=5).submit(plain, "one")  # error
+manager.options(prio=5)  # error
+manager.options(tags=[1])  # error
+
+assert_type(manager.submit_task(send, "a", subject="b", priority=TaskPriority.LOW), str)
+assert_type(manager.submit_many(send, [("a",)], kwargs=[{"subject": "x"}]), list[str])
+wrong: str = manager.submit(plain, 1).result()  # error
