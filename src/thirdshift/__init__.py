@@ -30,12 +30,8 @@ if TYPE_CHECKING:
     from thirdshift.core.outcome import Cancel, Retry, Snooze
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, TaskError
-    from thirdshift.manager import (
-        BackgroundTaskManager,
-        TaskHandle,
-        get_task_manager,
-        submit_background_task,
-    )
+    from thirdshift.handle import TaskHandle
+    from thirdshift.manager import BackgroundTaskManager, get_task_manager, submit_background_task
     from thirdshift.runtime.context import TaskContext, current_task
 
 __version__ = "0.1.0"
@@ -66,7 +62,7 @@ _HOME = {
     "TaskContext": "runtime.context",
     "TaskError": "core.task",
     "TaskFailed": "core.errors",
-    "TaskHandle": "manager",
+    "TaskHandle": "handle",
     "TaskNotFound": "core.errors",
     "TaskPriority": "core.status",
     "TaskStatus": "core.status",

@@ -1,79 +1,47 @@
 """``BackgroundTaskManager``: the one object an application needs."""
 
 import atexit
-import inspect
 import os
 import random
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, ParamSpec, Self, TypeVar
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
-from thirdshift.core import codec
-from thirdshift.core.declare import declaration_of
 from thirdshift.core.engine import QueueState, TaskFilter, WorkerEngine, WorkerState
-from thirdshift.core.errors import NotSupported, TaskFailed, TaskNotFound, UsageError, WaitTimeout
-from thirdshift.core.outcome import LONGEST_WAIT_S
-from thirdshift.core.reference import bare_name, reference_of
-from thirdshift.core.status import TaskPriority, TaskStatus
-from thirdshift.core.task import BackgroundTask, NewTask, PoolKind, TaskId
+from thirdshift.core.errors import NotSupported, TaskNotFound, WaitTimeout
+from thirdshift.core.status import TaskStatus
+from thirdshift.core.task import BackgroundTask, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
+from thirdshift.handle import Submitter, TaskHandle
 from thirdshift.monitor.logs import log_event
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.pools.processes import ProcessPool
 from thirdshift.runtime.pools.threads import ThreadPool
 from thirdshift.runtime.worker import SAFETY_INTERVAL_S, Worker
+from thirdshift.submission import (
+    DEFAULT_QUEUE,
+    DURABILITIES,
+    NO_OPTIONS,
+    Call,
+    SubmitOptions,
+    TaskMaker,
+    calls_of,
+    known,
+    refuse_ambiguous,
+    refuse_below_one,
+    tags_of,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
-DEFAULT_QUEUE = "default"
-DEFAULT_RETRIES = 3
 _POOL_OF_WORKER_TYPE = {"threaded": PoolKind.THREAD, "process": PoolKind.PROCESS}
-_POOLS = {"thread": PoolKind.THREAD, "process": PoolKind.PROCESS, "async": PoolKind.ASYNC}
-_SHORTEST_TIMEOUT_S = 1e-6
-_MOST_PRIORITY = 2**31
-_DURABILITIES = {"full": True, "relaxed": False}
 _running: set["BackgroundTaskManager"] = set()
 """Managers that run tasks: kept here until their shutdown, so that the end of the program waits for all of them."""
-
-Call = tuple[Sequence[Any], Mapping[str, Any]]
-"""Positional and keyword arguments of one call."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SubmitOptions:
-    """What a submit may ask for besides the call itself; ``None`` means: as the function declares, or the default."""
-
-    name: str | None = None
-    """The name under which figures are kept; default: the function's bare ``__name__``."""
-    queue: str | None = None
-    """Default: ``default``."""
-    priority: int | None = None
-    """A :class:`TaskPriority` or any integer; a higher one starts first."""
-    run_at: datetime | None = None
-    """When the task is due; a naive moment is local time. Default: now."""
-    max_retries: int | None = None
-    """How often a failed attempt is repeated; default 3, so at most 4 attempts."""
-    timeout: float | None = None
-    """Seconds after which an attempt is ended; default: never."""
-    tags: tuple[str, ...] = ()
-    pool: str | None = None
-    """``thread`` or ``process``; default: as ``worker_type`` says."""
-    durability: str | None = None
-    """``full`` or ``relaxed``; default: the manager's."""
-    task_id: str | None = None
-    """32 hexadecimal digits of your choice; submitting the same id again makes no second task."""
-
-
-_DEFAULTS = SubmitOptions()
 
 
 class BackgroundTaskManager:
@@ -119,16 +87,15 @@ class BackgroundTaskManager:
         priority_queue: str | None = None,
     ) -> None:
         _refuse_celery(worker_type, broker_url, result_backend, priority_queue)
-        _refuse_below_one(max_workers=max_workers, queue_size=queue_size)
-        self._default_pool: PoolKind = _known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
+        refuse_below_one(max_workers=max_workers, queue_size=queue_size)
+        pool: PoolKind = known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
+        durable = known("durability", durability, DURABILITIES)
         self.worker_type = worker_type
         self.queue_size = queue_size
         self.monitor_enabled = monitor_enabled
-        self._default_queue = default_queue or DEFAULT_QUEUE
-        self._is_durable = _known("durability", durability, _DURABILITIES)
         self._shutdown_timeout_s = shutdown_timeout_seconds
         self._clock = SystemClock()
-        self._templates: WeakKeyDictionary[Callable[..., Any], NewTask] = WeakKeyDictionary()
+        self._maker = TaskMaker(self._clock, queue=default_queue or DEFAULT_QUEUE, pool=pool, durable=durable)
         self._engine: WorkerEngine = SQLiteEngine.shared(Path(database), clock=self._clock)
         self._is_open = True
         self._process = os.getpid()
@@ -172,15 +139,15 @@ class BackgroundTaskManager:
         ``QueueFull`` and ``StoreError``.
         """
         given = {"name": name, "priority": priority, "max_retries": max_retries, "timeout": timeout, "tags": tags}
-        _refuse_ambiguous(func, [option for option, value in given.items() if value is not None])
+        refuse_ambiguous(func, [option for option, value in given.items() if value is not None])
         options = SubmitOptions(
-            name=name, priority=priority, max_retries=max_retries, timeout=timeout, tags=_tags(tags)
+            name=name, priority=priority, max_retries=max_retries, timeout=timeout, tags=tags_of(tags)
         )
         return self.submit_calls(options, func, [(args, kwargs)])[0]
 
-    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]":
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Store a call of *func* and return a typed handle of it."""
-        return TaskHandle(self, self.submit_calls(_DEFAULTS, func, [(args, kwargs)])[0])
+        return TaskHandle(self, self.submit_calls(NO_OPTIONS, func, [(args, kwargs)])[0])
 
     def submit_many(
         self,
@@ -190,7 +157,7 @@ class BackgroundTaskManager:
         kwargs: Iterable[Mapping[str, Any]] | None = None,
     ) -> list[str]:
         """Store one call of *func* for each tuple of *args*, all in one commit; returns their ids."""
-        return self.submit_calls(_DEFAULTS, func, _calls(args, kwargs))
+        return self.submit_calls(NO_OPTIONS, func, calls_of(args, kwargs))
 
     def options(
         self,
@@ -205,7 +172,7 @@ class BackgroundTaskManager:
         pool: str | None = None,
         durability: str | None = None,
         task_id: str | None = None,
-    ) -> "Submitter":
+    ) -> Submitter:
         """Return a submitter with these options: ``manager.options(queue="mail").submit(send, "a@example.org")``."""
         options = SubmitOptions(
             name=name,
@@ -214,7 +181,7 @@ class BackgroundTaskManager:
             run_at=run_at,
             max_retries=max_retries,
             timeout=timeout,
-            tags=_tags(tags),
+            tags=tags_of(tags),
             pool=pool,
             durability=durability,
             task_id=task_id,
@@ -236,7 +203,7 @@ class BackgroundTaskManager:
         """Return the tasks that match, newest first."""
         return self._engine.find(task_filter or TaskFilter())
 
-    def handle(self, task_id: str) -> "TaskHandle[Any]":
+    def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return a handle of a task that was submitted earlier or elsewhere; raises :class:`TaskNotFound`."""
         if self._engine.get(task_id) is None:
             raise TaskNotFound(task_id)
@@ -355,14 +322,7 @@ class BackgroundTaskManager:
 
     def submit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
         """Store *calls* of *func*, all or none, and return their ids; every kind of submit comes here."""
-        template = self._known_template(func) if options is _DEFAULTS else self._template(options, func)
-        tasks = [
-            template.with_call(
-                template.id if options.task_id else _new_id(self._clock.now()),
-                codec.encode_arguments(args, kwargs),
-            )
-            for args, kwargs in calls
-        ]
+        tasks = self._maker.make(options, func, calls)
         if tasks:
             self._engine.submit(tasks, queue_size=self.queue_size)
         return [task.id for task in tasks]
@@ -403,111 +363,6 @@ class BackgroundTaskManager:
             self._worker.wait_until_over()
         self._engine.close()
 
-    def _known_template(self, func: Callable[..., Any]) -> NewTask:
-        """Return the template of a submit without options; the same function is submitted again and again."""
-        found = self._templates.get(func)
-        if found is None:
-            found = self._templates[func] = self._template(_DEFAULTS, func)
-        return found
-
-    def _template(self, options: SubmitOptions, func: Callable[..., Any]) -> NewTask:
-        """Return a task with everything but its arguments: options, then what the function declares, then defaults."""
-        declared = declaration_of(func)
-        reference = reference_of(func)
-        durability = options.durability
-        task = NewTask(
-            id=TaskId(options.task_id or ""),
-            name=options.name or declared.name or bare_name(reference),
-            function=reference,
-            arguments=b"",
-            queue=options.queue or declared.queue or self._default_queue,
-            pool=_pool_of(options, declared.pool, func) or self._default_pool,
-            priority=TaskPriority.NORMAL if options.priority is None else options.priority,
-            run_at=None if options.run_at is None else options.run_at.astimezone(UTC),
-            max_retries=_first(options.max_retries, _first(declared.max_retries, DEFAULT_RETRIES)),
-            timeout_s=options.timeout if declared.timeout_s is None else _first(options.timeout, declared.timeout_s),
-            tags=options.tags,
-            durable=self._is_durable if durability is None else _known("durability", durability, _DURABILITIES),
-        )
-        _check(task)
-        return task
-
-
-class Submitter:
-    """Submits with fixed options; made by :meth:`BackgroundTaskManager.options`."""
-
-    def __init__(self, manager: BackgroundTaskManager, options: SubmitOptions) -> None:
-        self._manager = manager
-        self._options = options
-
-    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]":
-        """Store a call of *func* and return a typed handle of it."""
-        return TaskHandle(self._manager, self._manager.submit_calls(self._options, func, [(args, kwargs)])[0])
-
-    def submit_many(
-        self,
-        func: Callable[..., Any],
-        args: Iterable[Sequence[Any]],
-        *,
-        kwargs: Iterable[Mapping[str, Any]] | None = None,
-    ) -> list[str]:
-        """Store one call of *func* for each tuple of *args*, all in one commit; returns their ids."""
-        if self._options.task_id is not None:
-            raise UsageError("task_id names one task; submit_many makes several. Submit them one by one.")
-        return self._manager.submit_calls(self._options, func, _calls(args, kwargs))
-
-
-class TaskHandle(Generic[R]):
-    """One submitted task, to ask about and to wait for. May be used from any thread."""
-
-    def __init__(self, manager: BackgroundTaskManager, task_id: str) -> None:
-        self._manager = manager
-        self.id = task_id
-
-    def __repr__(self) -> str:
-        return f"<TaskHandle {self.id}>"
-
-    @property
-    def task(self) -> BackgroundTask:
-        """The task as it stands now; raises :class:`TaskNotFound` when it was pruned."""
-        found = self._manager.get_task(self.id)
-        if found is None:
-            raise TaskNotFound(self.id)
-        return found
-
-    @property
-    def status(self) -> TaskStatus:
-        """The task's status as it stands now."""
-        return self.task.status
-
-    def wait(self, timeout: float | None = None) -> BackgroundTask:
-        """Return the task once it is finished, however it ended.
-
-        Raises :class:`WaitTimeout` after *timeout* seconds.
-        """
-        return self._manager.wait_for(self.id, timeout)
-
-    def result(self, timeout: float | None = None) -> R:
-        """Return what the function returned, waiting for it.
-
-        Raises :class:`TaskFailed` when the task failed or was cancelled, :class:`WaitTimeout` after *timeout* seconds.
-        """
-        finished = self.wait(timeout)
-        if finished.status is not TaskStatus.COMPLETED:
-            error = finished.error
-            raise TaskFailed(
-                finished.id,
-                finished.status.value if error is None else error.type,
-                "it never ran" if error is None else error.message,
-                None if error is None else error.traceback,
-            )
-        result: R = finished.result
-        return result
-
-    def cancel(self) -> bool:
-        """Cancel the task; see :meth:`BackgroundTaskManager.cancel_task`."""
-        return self._manager.cancel_task(self.id)
-
 
 _shared: BackgroundTaskManager | None = None
 _shared_mutex = threading.Lock()
@@ -540,81 +395,11 @@ def submit_background_task(func: Callable[..., Any], *args: Any, **options: Any)
     return get_task_manager().submit_task(func, *args, **options)
 
 
-# Checks of what a caller asks for
-
-
 def _refuse_celery(worker_type: str, broker_url: str | None, *others: str | None) -> None:
     if worker_type == "celery" or broker_url or any(others):
         raise NotSupported("the Celery engine", "Leave out its arguments and use worker_type='threaded' or 'process'.")
     if worker_type == "async":
         raise NotSupported("worker_type='async'", "Use worker_type='threaded' or 'process'.")
-
-
-def _known(option: str, value: str, choices: Mapping[str, Any]) -> Any:
-    if value not in choices:
-        raise UsageError(f"{option} is {value!r}; it may be {' or '.join(map(repr, choices))}")
-    return choices[value]
-
-
-def _refuse_ambiguous(func: Callable[..., Any], given: Sequence[str]) -> None:
-    if not given:
-        return
-    clashes = [option for option in given if option in inspect.signature(func).parameters]
-    if clashes:
-        names = ", ".join(clashes)
-        raise UsageError(
-            f"{names}: both an option of submit_task and a parameter of {func.__qualname__}. Use "
-            f"options(...).submit(...): options to options, the function's own arguments to submit."
-        )
-
-
-def _pool_of(options: SubmitOptions, declared: PoolKind | None, func: Callable[..., Any]) -> PoolKind | None:
-    kind = declared if options.pool is None else _known("pool", options.pool, _POOLS)
-    if kind is PoolKind.ASYNC or inspect.iscoroutinefunction(func):
-        raise NotSupported(
-            f"running the async function {func.__qualname__}", "Submit a plain function that calls asyncio.run on it."
-        )
-    return kind
-
-
-def _check(task: NewTask) -> None:
-    if task.max_retries < 0:
-        raise UsageError(f"max_retries is {task.max_retries}; it must be 0 or more")
-    if task.timeout_s is not None and not _SHORTEST_TIMEOUT_S <= task.timeout_s <= LONGEST_WAIT_S:
-        raise UsageError(f"timeout is {task.timeout_s}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
-    if not isinstance(task.priority, int) or abs(task.priority) > _MOST_PRIORITY:
-        raise UsageError(f"priority is {task.priority!r}; it must be a TaskPriority or a whole number of 32 bits")
-    if task.id and not re.fullmatch("[0-9a-f]{32}", task.id):
-        raise UsageError(f"task_id is {task.id!r}; it must be 32 lower-case hexadecimal digits")
-
-
-def _refuse_below_one(**numbers: int | None) -> None:
-    for option, number in numbers.items():
-        if number is not None and number < 1:
-            raise UsageError(f"{option} is {number}; it must be 1 or more")
-
-
-def _tags(tags: Iterable[str] | None) -> tuple[str, ...]:
-    if isinstance(tags, str):
-        raise UsageError(f"tags is the text {tags!r}; give a list of texts, such as [{tags!r}]")
-    return tuple(tags or ())
-
-
-def _first(value: T | None, otherwise: T) -> T:
-    return otherwise if value is None else value
-
-
-def _calls(args: Iterable[Sequence[Any]], kwargs: Iterable[Mapping[str, Any]] | None) -> list[Call]:
-    positional = [tuple(arguments) for arguments in args]
-    named: list[Mapping[str, Any]] = [{}] * len(positional) if kwargs is None else list(kwargs)
-    if len(named) != len(positional):
-        raise UsageError(f"{len(positional)} tuples of args but {len(named)} dicts of kwargs; give one dict for each")
-    return list(zip(positional, named, strict=True))
-
-
-def _new_id(now: datetime) -> TaskId:
-    """Return a new id whose first digits grow with time, so that rows made together lie together."""
-    return TaskId(f"{int(now.timestamp() * 1000):012x}{os.urandom(10).hex()}")
 
 
 @atexit.register

@@ -20,7 +20,8 @@ import pytest
 from thirdshift.core.errors import NotImportable, TaskFailed, TaskNotFound, UsageError, WaitTimeout
 from thirdshift.core.status import TaskPriority, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
-from thirdshift.manager import BackgroundTaskManager, TaskHandle
+from thirdshift.handle import TaskHandle
+from thirdshift.manager import BackgroundTaskManager
 from thirdshift.testing import functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 

@@ -1,0 +1,91 @@
+"""What a submit gives back: a typed handle to ask and to wait with; and a submitter that keeps its options."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from thirdshift.core.errors import TaskFailed, TaskNotFound, UsageError
+from thirdshift.core.status import TaskStatus
+from thirdshift.core.task import BackgroundTask
+from thirdshift.submission import SubmitOptions, calls_of
+
+if TYPE_CHECKING:
+    from thirdshift.manager import BackgroundTaskManager
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Submitter:
+    """Submits with fixed options; made by :meth:`BackgroundTaskManager.options`."""
+
+    def __init__(self, manager: "BackgroundTaskManager", options: SubmitOptions) -> None:
+        self._manager = manager
+        self._options = options
+
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]":
+        """Store a call of *func* and return a typed handle of it."""
+        return TaskHandle(self._manager, self._manager.submit_calls(self._options, func, [(args, kwargs)])[0])
+
+    def submit_many(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Sequence[Any]],
+        *,
+        kwargs: Iterable[Mapping[str, Any]] | None = None,
+    ) -> list[str]:
+        """Store one call of *func* for each tuple of *args*, all in one commit; returns their ids."""
+        if self._options.task_id is not None:
+            raise UsageError("task_id names one task; submit_many makes several. Submit them one by one.")
+        return self._manager.submit_calls(self._options, func, calls_of(args, kwargs))
+
+
+class TaskHandle(Generic[R]):
+    """One submitted task, to ask about and to wait for. May be used from any thread."""
+
+    def __init__(self, manager: "BackgroundTaskManager", task_id: str) -> None:
+        self._manager = manager
+        self.id = task_id
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.id}>"
+
+    @property
+    def task(self) -> BackgroundTask:
+        """The task as it stands now; raises :class:`TaskNotFound` when it was pruned."""
+        found = self._manager.get_task(self.id)
+        if found is None:
+            raise TaskNotFound(self.id)
+        return found
+
+    @property
+    def status(self) -> TaskStatus:
+        """The task's status as it stands now."""
+        return self.task.status
+
+    def wait(self, timeout: float | None = None) -> BackgroundTask:
+        """Return the task once it is finished, however it ended.
+
+        Raises :class:`WaitTimeout` after *timeout* seconds.
+        """
+        return self._manager.wait_for(self.id, timeout)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return what the function returned, waiting for it.
+
+        Raises :class:`TaskFailed` when the task failed or was cancelled, :class:`WaitTimeout` after *timeout* seconds.
+        """
+        finished = self.wait(timeout)
+        if finished.status is not TaskStatus.COMPLETED:
+            error = finished.error
+            raise TaskFailed(
+                finished.id,
+                finished.status.value if error is None else error.type,
+                "it never ran" if error is None else error.message,
+                None if error is None else error.traceback,
+            )
+        result: R = finished.result
+        return result
+
+    def cancel(self) -> bool:
+        """Cancel the task; see :meth:`BackgroundTaskManager.cancel_task`."""
+        return self._manager.cancel_task(self.id)

@@ -1,0 +1,182 @@
+"""From a call to the task that is stored: options, what the function declares, and defaults; checked before writing."""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from thirdshift.core import codec
+from thirdshift.core.clock import Clock
+from thirdshift.core.declare import declaration_of
+from thirdshift.core.errors import NotSupported, UsageError
+from thirdshift.core.outcome import LONGEST_WAIT_S
+from thirdshift.core.reference import bare_name, reference_of
+from thirdshift.core.status import TaskPriority
+from thirdshift.core.task import NewTask, PoolKind, TaskId
+
+T = TypeVar("T")
+
+DEFAULT_QUEUE = "default"
+DEFAULT_RETRIES = 3
+DURABILITIES = {"full": True, "relaxed": False}
+_POOLS = {"thread": PoolKind.THREAD, "process": PoolKind.PROCESS, "async": PoolKind.ASYNC}
+_SHORTEST_TIMEOUT_S = 1e-6
+_MOST_PRIORITY = 2**31
+
+Call = tuple[Sequence[Any], Mapping[str, Any]]
+"""Positional and keyword arguments of one call."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubmitOptions:
+    """What a submit may ask for besides the call itself; ``None`` means: as the function declares, or the default."""
+
+    name: str | None = None
+    """The name under which figures are kept; default: the function's bare ``__name__``."""
+    queue: str | None = None
+    """Default: ``default``."""
+    priority: int | None = None
+    """A :class:`TaskPriority` or any integer; a higher one starts first."""
+    run_at: datetime | None = None
+    """When the task is due; a naive moment is local time. Default: now."""
+    max_retries: int | None = None
+    """How often a failed attempt is repeated; default 3, so at most 4 attempts."""
+    timeout: float | None = None
+    """Seconds after which an attempt is ended; default: never."""
+    tags: tuple[str, ...] = ()
+    pool: str | None = None
+    """``thread`` or ``process``; default: as ``worker_type`` says."""
+    durability: str | None = None
+    """``full`` or ``relaxed``; default: the manager's."""
+    task_id: str | None = None
+    """32 hexadecimal digits of your choice; submitting the same id again makes no second task."""
+
+
+NO_OPTIONS = SubmitOptions()
+
+
+class TaskMaker:
+    """Makes the tasks of one manager; *queue*, *pool* and *durable* are its defaults. Any thread may use it."""
+
+    def __init__(self, clock: Clock, *, queue: str, pool: PoolKind, durable: bool) -> None:
+        self._clock = clock
+        self._queue = queue
+        self._pool = pool
+        self._durable = durable
+        self._templates: WeakKeyDictionary[Callable[..., Any], NewTask] = WeakKeyDictionary()
+
+    def make(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[NewTask]:
+        """Return one task for each call of *func*. Raises ``UsageError`` when one cannot be stored."""
+        template = self._known_template(func) if options is NO_OPTIONS else self._template(options, func)
+        return [
+            template.with_call(
+                template.id if options.task_id else _new_id(self._clock.now()),
+                codec.encode_arguments(args, kwargs),
+            )
+            for args, kwargs in calls
+        ]
+
+    def _known_template(self, func: Callable[..., Any]) -> NewTask:
+        """Return the template of a submit without options; the same function is submitted again and again."""
+        found = self._templates.get(func)
+        if found is None:
+            found = self._templates[func] = self._template(NO_OPTIONS, func)
+        return found
+
+    def _template(self, options: SubmitOptions, func: Callable[..., Any]) -> NewTask:
+        """Return a task with everything but its arguments: options, then what the function declares, then defaults."""
+        declared = declaration_of(func)
+        reference = reference_of(func)
+        durability = options.durability
+        task = NewTask(
+            id=TaskId(options.task_id or ""),
+            name=options.name or declared.name or bare_name(reference),
+            function=reference,
+            arguments=b"",
+            queue=options.queue or declared.queue or self._queue,
+            pool=_pool_of(options, declared.pool, func) or self._pool,
+            priority=TaskPriority.NORMAL if options.priority is None else options.priority,
+            run_at=None if options.run_at is None else options.run_at.astimezone(UTC),
+            max_retries=_first(options.max_retries, _first(declared.max_retries, DEFAULT_RETRIES)),
+            timeout_s=_first(options.timeout, declared.timeout_s),
+            tags=options.tags,
+            durable=self._durable if durability is None else known("durability", durability, DURABILITIES),
+        )
+        _check(task)
+        return task
+
+
+def calls_of(args: Iterable[Sequence[Any]], kwargs: Iterable[Mapping[str, Any]] | None) -> list[Call]:
+    """Pair positional with keyword arguments; raises ``UsageError`` when there are not as many of both."""
+    positional = [tuple(arguments) for arguments in args]
+    named: list[Mapping[str, Any]] = [{}] * len(positional) if kwargs is None else list(kwargs)
+    if len(named) != len(positional):
+        raise UsageError(f"{len(positional)} tuples of args but {len(named)} dicts of kwargs; give one dict for each")
+    return list(zip(positional, named, strict=True))
+
+
+def tags_of(tags: Iterable[str] | None) -> tuple[str, ...]:
+    """Return *tags* as they are stored; one text is refused, because its letters are hardly meant."""
+    if isinstance(tags, str):
+        raise UsageError(f"tags is the text {tags!r}; give a list of texts, such as [{tags!r}]")
+    return tuple(tags or ())
+
+
+def known(option: str, value: str, choices: Mapping[str, Any]) -> Any:
+    """Return what *value* stands for among *choices*; raises ``UsageError`` naming them."""
+    if value not in choices:
+        raise UsageError(f"{option} is {value!r}; it may be {' or '.join(map(repr, choices))}")
+    return choices[value]
+
+
+def refuse_ambiguous(func: Callable[..., Any], given: Sequence[str]) -> None:
+    """Refuse options of ``submit_task`` that *func* has as parameters: nobody could say who is meant."""
+    if not given:
+        return
+    clashes = [option for option in given if option in inspect.signature(func).parameters]
+    if clashes:
+        names = ", ".join(clashes)
+        raise UsageError(
+            f"{names}: both an option of submit_task and a parameter of {func.__qualname__}. Use "
+            f"options(...).submit(...): options to options, the function's own arguments to submit."
+        )
+
+
+def refuse_below_one(**numbers: int | None) -> None:
+    """Refuse *numbers* that are less than 1; ``None`` stands for no limit."""
+    for option, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"{option} is {number}; it must be 1 or more")
+
+
+def _pool_of(options: SubmitOptions, declared: PoolKind | None, func: Callable[..., Any]) -> PoolKind | None:
+    kind = declared if options.pool is None else known("pool", options.pool, _POOLS)
+    if kind is PoolKind.ASYNC or inspect.iscoroutinefunction(func):
+        raise NotSupported(
+            f"running the async function {func.__qualname__}", "Submit a plain function that calls asyncio.run on it."
+        )
+    return kind
+
+
+def _check(task: NewTask) -> None:
+    if task.max_retries < 0:
+        raise UsageError(f"max_retries is {task.max_retries}; it must be 0 or more")
+    if task.timeout_s is not None and not _SHORTEST_TIMEOUT_S <= task.timeout_s <= LONGEST_WAIT_S:
+        raise UsageError(f"timeout is {task.timeout_s}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
+    if not isinstance(task.priority, int) or abs(task.priority) > _MOST_PRIORITY:
+        raise UsageError(f"priority is {task.priority!r}; it must be a TaskPriority or a whole number of 32 bits")
+    if task.id and not re.fullmatch("[0-9a-f]{32}", task.id):
+        raise UsageError(f"task_id is {task.id!r}; it must be 32 lower-case hexadecimal digits")
+
+
+def _first(value: T | None, otherwise: T) -> T:
+    return otherwise if value is None else value
+
+
+def _new_id(now: datetime) -> TaskId:
+    """Return a new id whose first digits grow with time, so that rows made together lie together."""
+    return TaskId(f"{int(now.timestamp() * 1000):012x}{os.urandom(10).hex()}")
