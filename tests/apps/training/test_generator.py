@@ -52,3 +52,12 @@ def test_held_out_puzzles_are_never_generated_for_training(generator: DataGenera
         return {json.loads(line)["messages"][0]["content"] for line in path.read_text().splitlines()}
 
     assert prompts(examination).isdisjoint(prompts(training))
+
+
+def test_sweeping_removes_what_a_killed_generation_left(tmp_path: Path) -> None:
+    """Files that people dropped stay, hidden ones too."""
+    left = [tmp_path / "..auto_gen.0a1b.tmp.9f.tmp", tmp_path / ".auto_gen.0a1b.tmp"]
+    for path in [*left, tmp_path / ".mine.tmp", tmp_path / "auto_gen_1.jsonl"]:
+        path.touch()
+    assert DataGenerator(tmp_path).sweep() == left
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "auto_gen_1.jsonl"]

@@ -7,7 +7,9 @@ from blake3 import blake3
 
 from thirdshift import BackgroundTask, BackgroundTaskManager, StoreError, TaskStatus
 from thirdshift.apps.training.config import GeneratorConfig
+from thirdshift.apps.training.generator import DataGenerator
 from thirdshift.apps.training.notices import ChoreFailed, Notify, Remarked, SnapshotTaken
+from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.tasks import CHORES_QUEUE, generate_puzzles, take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.engine import TaskFilter
@@ -22,6 +24,7 @@ class Chores:
     def __init__(
         self, workspace: TrainingWorkspace, manager: BackgroundTaskManager, config: GeneratorConfig, notify: Notify
     ) -> None:
+        self._workspace = workspace
         self._root = str(workspace.root)
         self._manager = manager
         self._config = config
@@ -33,6 +36,11 @@ class Chores:
     def is_idle(self) -> bool:
         """Whether every chore that was followed has ended."""
         return not self._followed
+
+    def recover(self) -> None:
+        """Remove what killed chores left half done. Before any worker starts: then no chore is at work."""
+        SnapshotService(self._workspace.checkpoints, self._workspace.snapshots).sweep()
+        DataGenerator(self._workspace.inbox).sweep()
 
     def snapshot(self, checkpoint: str | None = None) -> None:
         """Take a snapshot of *checkpoint* (``None``: the newest) in the background."""

@@ -97,6 +97,7 @@ class TrainingDaemon:
             write_status = partial(self._write_status, session, chores)
             self._clean_up_after_a_crash()
             session.recover()
+            chores.recover()
             self._step(partial(write_status, "idle"))()
             stack.callback(self._step(partial(write_status, "stopped")))
             stack.push(self._remember_failure)

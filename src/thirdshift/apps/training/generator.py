@@ -36,6 +36,13 @@ class DataGenerator:
         name = time.strftime("auto_gen_%Y%m%d_%H%M%S.jsonl", time.localtime(moment))
         return move_without_overwriting(hidden, self.output_dir, name)
 
+    def sweep(self) -> list[Path]:
+        """Remove what a killed generation left; only while none is at work. Returns what was removed."""
+        left = sorted(self.output_dir.glob(".*auto_gen.*.tmp"))
+        for path in left:
+            path.unlink()
+        return left
+
     @staticmethod
     def write_held_out(path: Path, count: int, *, seed: int = 0, levels: Sequence[int] = DEFAULT_LEVELS) -> Path:
         """Write *count* puzzles that no training file ever holds to *path*, replacing it, and return it."""

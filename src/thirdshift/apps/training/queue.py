@@ -130,11 +130,14 @@ class TrainingQueue:
         return self._leave(self._in_processing(name), self._places.failed, self._document(name, report))
 
     def reject(self, path: Path, report: Mapping[str, Any]) -> Path:
-        """Move *path*, a file or a directory that never was in the queue, to ``failed`` with a report beside it."""
+        """Move *path*, a file or a directory that never was in the queue, to ``failed`` with a report beside it.
+
+        The report is written first: whoever sees the file there, also after a crash, finds out why.
+        """
         failed = self._places.failed
-        target = move(path, failed / free_name(failed, storable(path.name)))
+        target = failed / free_name(failed, storable(path.name))
         _write_report(target, self._document(path.name, report))
-        return target
+        return move(path, target)
 
     def give_back(self, name: str, *, priority: str | None = None, goes_first: bool = False) -> Path:
         """Move *name* from processing back to its own priority and its old place in the line, or to *priority*.

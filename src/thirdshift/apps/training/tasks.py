@@ -83,7 +83,6 @@ def take_snapshot(base_dir: str, checkpoint: str | None = None) -> str:
     with idle_priority():
         DiskGuard(config.disk.min_free_gb, config.disk.warn_free_gb).require(workspace.snapshots)
         service = SnapshotService(workspace.checkpoints, workspace.snapshots)
-        service.sweep()
         try:
             return str(service.create_snapshot(checkpoint))
         except CheckpointGone:
