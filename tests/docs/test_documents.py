@@ -1,0 +1,66 @@
+"""What the documents say is true: examples run, named files and commands exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from thirdshift.cli.main import cli
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+
+
+def run_program(path: Path, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(path)], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_program_in_the_readme_runs(tmp_path: Path) -> None:
+    """Copied into a file, as a reader would."""
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "app.py").write_text(program)
+    assert run_program(tmp_path / "app.py", tmp_path).startswith("18 TaskStatus.")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_every_example_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert "completed" in run_program(path, tmp_path)
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"thirdshift --workspace \S+ ([a-z ]+)", README))))
+def test_every_command_in_the_readme_exists(command: str) -> None:
+    """Its help can be asked for."""
+    done = CliRunner().invoke(cli, [*command.split(), "--help"])
+    assert done.exit_code == 0, done.output
+
+
+def test_every_test_that_an_invariant_names_exists() -> None:
+    """The table of invariants points at real files."""
+    rows = re.findall(r"^\| I\d+ \|.*\| (.*) \|$", ARCHITECTURE, re.MULTILINE)
+    assert len(rows) >= 15
+    for row in rows:
+        for name in re.findall(r"`([^`]+)`", row):
+            assert any(ROOT.rglob(name.rstrip("/").rpartition("/")[2])), f"{name} is named and does not exist"
+
+
+def test_every_link_between_the_documents_leads_somewhere() -> None:
+    """No dangling reference."""
+    for document in (README, ARCHITECTURE, (ROOT / "CONTRIBUTING.md").read_text("utf-8")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document):
+            assert (ROOT / target).exists(), f"{target} does not exist"
+
+
+def test_decisions_are_short() -> None:
+    """An ADR has at most 60 lines."""
+    for path in sorted((ROOT / "docs" / "adr").glob("*.md")):
+        assert len(path.read_text("utf-8").splitlines()) <= 60, path.name
