@@ -58,8 +58,8 @@ def test_the_words_of_the_schema_are_the_words_of_the_core() -> None:
     """Statuses, pools and outcomes."""
     ((_, script),) = migrations()
     for column, words in (("status", TaskStatus), ("pool", PoolKind), ("outcome", AttemptOutcome)):
-        (listed,) = re.findall(rf"{column} +TEXT +NOT NULL CHECK \({column} IN \(([^)]+)\)", script)
-        assert sorted(re.findall(r"'(\w+)'", listed)) == sorted(word.value for word in words)
+        (listed,) = re.findall(rf"{column} +TEXT +NOT NULL CHECK \(([^)]+)\)", script)
+        assert sorted(re.findall(rf"{column} = '(\w+)'", listed)) == sorted(word.value for word in words)
 
 
 def test_every_query_is_used_and_every_used_query_exists() -> None:

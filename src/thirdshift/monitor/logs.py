@@ -18,28 +18,25 @@ from thirdshift.core.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from thirdshift.core.outcome import Settlement
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import Claim
 
 _logger = logging.getLogger("thirdshift.worker")
 
 
-def log_event(event: Event) -> None:
+def log_event(event: Event) -> None:  # noqa: C901  # a table: one line for each event
     """Write *event* as one log line."""
     match event:
+        case AttemptClaimed(claim):
+            if _logger.isEnabledFor(logging.DEBUG):  # one for each task: its fields are not made for nothing
+                _logger.debug("task.claimed %s", _fields(claim))
+        case AttemptSettled(settlement):
+            _log_end(settlement)
         case WorkerStarted(worker, slots):
             _logger.info("worker.started worker=%s slots=%d", worker, slots)
         case WorkerStopped(worker, running):
             _logger.info("worker.stopped worker=%s running=%d", worker, running)
-        case AttemptClaimed(claim):
-            _logger.debug("task.claimed %s", _fields(claim))
-        case AttemptSettled(settlement):
-            report = settlement.report
-            has_failed = settlement.status in (TaskStatus.FAILED, TaskStatus.RETRYING)
-            level = logging.INFO if has_failed else logging.DEBUG
-            error = f' error="{report.error}"' if report.error is not None else ""
-            outcome = report.outcome.value
-            _logger.log(level, "task.%s %s status=%s%s", outcome, _fields(report.claim), settlement.status.value, error)
         case AttemptLost(settlement):
             _logger.warning("task.lost %s", _fields(settlement.report.claim))
         case AttemptOverran(claim):
@@ -52,6 +49,17 @@ def log_event(event: Event) -> None:
             _logger.error('store.unavailable retry_in_s=%g error="%s"', retry_in_s, error)
         case WorkerFailed(error):
             _logger.critical("worker.failed", exc_info=error)
+
+
+def _log_end(settlement: Settlement) -> None:
+    report = settlement.report
+    has_failed = settlement.status is TaskStatus.FAILED or settlement.status is TaskStatus.RETRYING
+    level = logging.INFO if has_failed else logging.DEBUG
+    if not _logger.isEnabledFor(level):
+        return
+    error = f' error="{report.error}"' if report.error is not None else ""
+    outcome = report.outcome.value
+    _logger.log(level, "task.%s %s status=%s%s", outcome, _fields(report.claim), settlement.status.value, error)
 
 
 def _fields(claim: Claim) -> str:

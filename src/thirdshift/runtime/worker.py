@@ -5,6 +5,7 @@ in between it sleeps until somebody wakes it: a pool whose attempt ended, or a s
 """
 
 import contextlib
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,8 @@ from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import Claim, PoolKind
 from thirdshift.runtime.context import StopReason
 from thirdshift.runtime.pools.slots import SlotPool
+
+_logger = logging.getLogger("thirdshift.worker")
 
 SAFETY_INTERVAL_S = 1.0
 """Longest sleep: finds what a lost wake missed, and dead workers."""
@@ -273,5 +276,7 @@ class Worker:
         return self._registration.id
 
     def _announce(self, event: Event) -> None:
-        with contextlib.suppress(Exception):  # who only listens must not stop the work
+        try:
             self._observe(event)
+        except Exception:  # who only listens must not stop the work
+            _logger.exception("observer.failed")

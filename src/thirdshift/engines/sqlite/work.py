@@ -27,7 +27,7 @@ def exchange(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded = [_settle(connection, settlement) for settlement in settlements]
+    recorded = _settle(connection, [row_of_settlement(settlement) for settlement in settlements])
     claims: Sequence[Claim] = ()
     if request is not None:
         connection.execute(QUERY["promote"], {"now": to_us(now), "limit": _PROMOTE_LIMIT})
@@ -58,8 +58,8 @@ def record_progress(
 def rescue(connection: sqlite3.Connection, dead: str, now: datetime) -> list[Rescue]:
     """Make the tasks of a worker that is known to be dead runnable again, and forget the worker."""
     held = connection.execute(QUERY["held_by"], (dead,)).fetchall()
-    for seq, task_id, _name, attempt in held:
-        row = {
+    rows = [
+        {
             "seq": seq,
             "attempt": attempt,
             "owner": dead,
@@ -74,20 +74,21 @@ def rescue(connection: sqlite3.Connection, dead: str, now: datetime) -> list[Res
             "due_at": None,
             "failed": 0,
         }
-        connection.execute(QUERY["record_attempt"], row)
-        connection.execute(QUERY["settle"], row)
-        event = {"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead}
-        connection.execute(QUERY["record_event"], event)
+        for seq, _task_id, _name, attempt in held
+    ]
+    _settle(connection, rows)
+    events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead} for _, task_id, _, _ in held]
+    connection.executemany(QUERY["record_event"], events)
     connection.execute(QUERY["forget_worker"], (dead,))
     return [Rescue(id=TaskId(task_id), name=name, owner=dead, attempt=attempt) for _, task_id, name, attempt in held]
 
 
-def _settle(connection: sqlite3.Connection, settlement: Settlement) -> bool:
-    row = row_of_settlement(settlement)
-    if not connection.execute(QUERY["record_attempt"], row).rowcount:
-        return False
-    connection.execute(QUERY["settle"], row)
-    return True
+def _settle(connection: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Record ended attempts; returns for each row whether it was. Two statements for all, unless one was lost."""
+    if connection.executemany(QUERY["record_attempt"], rows).rowcount == len(rows):
+        connection.executemany(QUERY["settle"], rows)
+        return [True] * len(rows)
+    return [connection.execute(QUERY["settle"], row).rowcount == 1 for row in rows]
 
 
 def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime) -> list[Claim]:

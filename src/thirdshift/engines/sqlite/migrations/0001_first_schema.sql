@@ -1,5 +1,8 @@
 -- The first schema. Moments are integers: microseconds since 1970-01-01 UTC. Statuses, pools and outcomes are the
 -- words of thirdshift.core. The file is meant to be read with any SQLite tool; only this package may write it.
+--
+-- Checks list words with OR: SQLite builds a table in memory for an IN of three or more, at every statement, which
+-- nearly doubles the cost of a claim and of an outcome (benchmarks/LOG.md).
 
 -- One row for each task. Finished tasks stay until they are pruned; the partial indexes keep the hot ones small.
 CREATE TABLE task (
@@ -9,10 +12,11 @@ CREATE TABLE task (
     function            TEXT    NOT NULL,             -- module:qualified.name
     arguments           BLOB    NOT NULL,             -- thirdshift.core.codec
     queue               TEXT    NOT NULL,
-    pool                TEXT    NOT NULL CHECK (pool IN ('thread', 'process', 'async')),
+    pool                TEXT    NOT NULL CHECK (pool = 'thread' OR pool = 'process' OR pool = 'async'),
     priority            INTEGER NOT NULL,
-    status              TEXT    NOT NULL CHECK (status IN ('pending', 'scheduled', 'waiting', 'running', 'retrying',
-                                                           'completed', 'failed', 'cancelled')),
+    status              TEXT    NOT NULL CHECK (status = 'pending' OR status = 'running' OR status = 'completed'
+                                               OR status = 'scheduled' OR status = 'retrying' OR status = 'failed'
+                                               OR status = 'cancelled' OR status = 'waiting'),
     submitted_at        INTEGER NOT NULL,
     due_at              INTEGER NOT NULL,
     durable             INTEGER NOT NULL CHECK (durable IN (0, 1)),
@@ -27,7 +31,7 @@ CREATE TABLE task (
     finished_at         INTEGER,
     CHECK ((status = 'running') = (owner IS NOT NULL)),
     CHECK ((status = 'running') = (claimed_at IS NOT NULL)),
-    CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
+    CHECK ((status = 'completed' OR status = 'failed' OR status = 'cancelled') = (finished_at IS NOT NULL))
 ) STRICT;
 
 -- What a claim walks: strictly priority, then due time, then order of submission.
@@ -43,8 +47,9 @@ CREATE INDEX task_finished ON task (status, finished_at) WHERE finished_at IS NO
 CREATE TABLE attempt (
     task            INTEGER NOT NULL REFERENCES task (seq) ON DELETE CASCADE,
     number          INTEGER NOT NULL,
-    outcome         TEXT    NOT NULL CHECK (outcome IN ('completed', 'failed', 'timed_out', 'cancelled',
-                                                        'interrupted', 'snoozed')),
+    outcome         TEXT    NOT NULL CHECK (outcome = 'completed' OR outcome = 'failed' OR outcome = 'timed_out'
+                                                OR outcome = 'cancelled' OR outcome = 'interrupted'
+                                                OR outcome = 'snoozed'),
     worker          TEXT    NOT NULL,
     claimed_at      INTEGER NOT NULL,
     started_at      INTEGER,                          -- NULL: the worker died and nobody knows

@@ -25,22 +25,24 @@ UPDATE task SET status = 'running', attempt = attempt + 1, owner = ?, claimed_at
 WHERE seq = ? AND status = 'pending';
 
 -- name: record_attempt
--- Fenced: writes nothing when the task is no longer this attempt's. Runs before settle, in the same transaction.
+-- Fenced: writes nothing when the task is no longer this attempt's, or when the same end was recorded already. Runs
+-- before settle, in the same transaction.
 INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result, error_type,
                      error_message, error_traceback)
 SELECT seq, attempt, CASE WHEN cancel_requested_at IS NULL OR :outcome = 'interrupted' THEN :outcome ELSE 'cancelled' END,
        owner, claimed_at, :started_at, :finished_at, iif(cancel_requested_at IS NULL, :result, NULL),
        :error_type, :error_message, :error_traceback
 FROM task
-WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running';
+WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running'
+ON CONFLICT DO NOTHING;
 
 -- name: settle
 -- Fenced like record_attempt. A task whose cancellation was asked for ends as cancelled, whatever the function did:
 -- cancel_task answered True, which means that the task will not complete.
 UPDATE task
 SET status      = iif(cancel_requested_at IS NULL, :status, 'cancelled'),
-    finished_at = iif(cancel_requested_at IS NOT NULL OR :status IN ('completed', 'failed', 'cancelled'),
-                      :finished_at, NULL),
+    finished_at = iif(cancel_requested_at IS NOT NULL
+                      OR :status = 'completed' OR :status = 'failed' OR :status = 'cancelled', :finished_at, NULL),
     due_at      = coalesce(:due_at, due_at),
     failures    = failures + iif(cancel_requested_at IS NULL, :failed, 0),
     owner       = NULL,
