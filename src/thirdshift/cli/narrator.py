@@ -151,8 +151,8 @@ def _facts(progress: dict[str, Any]) -> str:
     if progress["phase"] != "training" or not progress["step"]:
         return str(progress["phase"])
     return (
-        f"step {progress['step']}/{progress['total_steps']}, loss {progress['loss']:.3f}, "
-        f"{progress['tokens_per_s']:,.0f} tokens/s, ETA {progress['eta_s']:.0f} s"
+        f"step {progress['step']}/{progress['total_steps']}, loss {float(progress['loss']):.3f}, "
+        f"{float(progress['tokens_per_s']):,.0f} tokens/s, ETA {float(progress['eta_s']):.0f} s"
     )
 
 

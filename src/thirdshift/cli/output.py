@@ -1,7 +1,6 @@
 """How commands speak: people's words, or one JSON document on standard output (``--json``)."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from thirdshift.config import database_of
+from thirdshift.core.plain import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Session:
 
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output."""
-    click.echo(json.dumps(_plain(document), indent=1, allow_nan=False))
+    click.echo(json.dumps(plain(document), indent=1, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -76,22 +76,3 @@ def duration(span: timedelta | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-
-
-def _plain(value: object) -> Any:
-    """Return *value* made of nothing but JSON types; results of tasks may hold more than those."""
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_plain(item) for item in value]
-        case datetime():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case _:
-            return str(value)

@@ -68,7 +68,7 @@ def move_without_overwriting(source: Path, folder: Path, name: str | None = None
     existing one), so two movers never meet. A crash between the link and the unlink leaves two names of one file;
     the next move of the old name finds its own twin and only finishes the unlink.
     """
-    for candidate in _names(name or source.name):
+    for candidate in numbered(name or source.name):
         target = folder / candidate
         try:
             os.link(source, target, follow_symlinks=False)
@@ -85,7 +85,7 @@ def move_without_overwriting(source: Path, folder: Path, name: str | None = None
 
 def move_directory_without_overwriting(source: Path, folder: Path) -> Path:
     """Move the directory *source* into *folder* under a free name (directories cannot be linked)."""
-    for candidate in _names(source.name):
+    for candidate in numbered(source.name):
         target = folder / candidate
         if target.exists():
             continue
@@ -100,7 +100,8 @@ def move_directory_without_overwriting(source: Path, folder: Path) -> Path:
     raise AssertionError("unreachable: the names never end")
 
 
-def _names(name: str) -> Iterator[str]:
+def numbered(name: str) -> Iterator[str]:
+    """*name*, then ``stem-1.suffix``, ``stem-2.suffix`` and so on without end."""
     yield name
     path = Path(name)
     number = 1

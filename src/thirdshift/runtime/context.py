@@ -1,11 +1,12 @@
 """What a task function can ask and say while it runs: :func:`current_task`."""
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any
+
+from thirdshift.core.plain import plain
 
 _logger = logging.getLogger("thirdshift.task")
 
@@ -69,22 +70,7 @@ class TaskContext:
             facts["done"] = done
         if total is not None:
             facts["total"] = total
-        self._send_progress({name: _plain(value) for name, value in facts.items()})
-
-
-def _plain(value: Any) -> Any:
-    """Return a copy of *value* that any store and any page takes; what is not JSON becomes its text."""
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_plain(item) for item in value]
-        case _:
-            return str(value)
+        self._send_progress({name: plain(value) for name, value in facts.items()})
 
 
 _current: ContextVar[TaskContext | None] = ContextVar("thirdshift_task", default=None)

@@ -220,7 +220,7 @@ def test_a_completed_file_is_archived_with_its_report(
             "file": "x.jsonl",
             "when": "2027-01-15T08:00:00.000000+00:00",
             "loss": 0.5,
-            "bad": None,
+            "bad": "nan",
         }
     assert list((tmp_path / "queue" / ".meta").iterdir()) == []
 

@@ -61,8 +61,8 @@ def test_everything_becomes_plain_json() -> None:
     )
     json.dumps(document, allow_nan=False)
     assert document["training"] == {
-        "loss": None,
-        "tokens_per_s": None,
+        "loss": "nan",
+        "tokens_per_s": "inf",
         "step": 3,
         "path": "/a/b",
         "since": "2027-01-01T10:00:00.000000+00:00",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from thirdshift.apps.training.plain import iso
+from thirdshift.apps.training.moments import iso
 from thirdshift.core.errors import UsageError
 from thirdshift.host.files import sync_directory, write_atomically
 

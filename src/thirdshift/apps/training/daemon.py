@@ -18,8 +18,8 @@ from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.control import ControlFolder
 from thirdshift.apps.training.intake import Intake
+from thirdshift.apps.training.moments import iso
 from thirdshift.apps.training.notices import Notice, Notify, Remarked
-from thirdshift.apps.training.plain import iso
 from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.session import TrainingSession
 from thirdshift.apps.training.status import StatusFile, training_status

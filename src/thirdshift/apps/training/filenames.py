@@ -1,10 +1,10 @@
 """Names of files that people chose: kept as they are, unless a namesake or the file system forces a change."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from thirdshift.core.errors import UnsafePath
+from thirdshift.host.files import numbered
 
 REPORT_SUFFIX = ".report.json"
 """What is added to a file's name for the report beside it."""
@@ -35,18 +35,8 @@ def storable(name: str) -> str:
     return stem + path.suffix
 
 
-def numbered(name: str) -> Iterator[str]:
-    """*name*, then ``stem-1.suffix``, ``stem-2.suffix`` and so on without end."""
-    yield name
-    path = Path(name)
-    number = 1
-    while True:
-        yield f"{path.stem}-{number}{path.suffix}"
-        number += 1
-
-
 def free_name(folder: Path, name: str) -> str:
-    """The first of :func:`numbered` under which *folder* holds neither a file nor a report."""
+    """The first of :func:`thirdshift.host.files.numbered` under which *folder* holds neither a file nor a report."""
     for candidate in numbered(name):
         if not any(os.path.lexists(folder / f"{candidate}{end}") for end in ("", REPORT_SUFFIX)):
             return candidate

@@ -11,12 +11,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from thirdshift.apps.training.filenames import REPORT_SUFFIX, demand_plain_name, numbered
-from thirdshift.apps.training.plain import iso
+from thirdshift.apps.training.filenames import REPORT_SUFFIX, demand_plain_name
+from thirdshift.apps.training.moments import iso
 from thirdshift.apps.training.sidecars import Sidecar, Sidecars
 from thirdshift.apps.training.workspace import PRIORITIES
 from thirdshift.core.errors import FileNotQueued, UsageError
-from thirdshift.host.files import sync_directory
+from thirdshift.host.files import numbered, sync_directory
 
 
 class Places:

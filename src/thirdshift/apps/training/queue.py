@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.apps.training.filenames import REPORT_SUFFIX, free_name, storable
+from thirdshift.apps.training.moments import iso
 from thirdshift.apps.training.places import Places, is_regular_file, move, names_in
-from thirdshift.apps.training.plain import iso, plain
 from thirdshift.apps.training.sidecars import Leaving, Sidecar
 from thirdshift.apps.training.workspace import PRIORITIES
 from thirdshift.core.errors import UnsafePath
+from thirdshift.core.plain import plain
 from thirdshift.host.files import sync_directory, sync_file, write_atomically
 
 

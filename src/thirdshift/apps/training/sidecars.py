@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from thirdshift.apps.training.plain import plain
+from thirdshift.core.plain import plain
 from thirdshift.host.files import sync_directory, write_atomically
 
 _SUFFIX = ".json"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from thirdshift.apps.training.checkpoints import CheckpointStore
 from thirdshift.apps.training.filenames import free_name
-from thirdshift.apps.training.plain import iso
+from thirdshift.apps.training.moments import iso
 from thirdshift.core.errors import DamagedDirectory, ThirdshiftError, UnsafePath
 from thirdshift.storage.verified import copy_verified, read_manifest, sweep_temporaries, verify
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from thirdshift.apps.training.plain import iso, plain
+from thirdshift.apps.training.moments import iso
+from thirdshift.core.plain import plain
 from thirdshift.host.disk import DiskState
 from thirdshift.host.files import write_atomically
 

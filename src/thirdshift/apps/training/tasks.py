@@ -13,12 +13,12 @@ from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.control import ControlFolder
 from thirdshift.apps.training.generator import DataGenerator
 from thirdshift.apps.training.job import Progress, TrainingJob
-from thirdshift.apps.training.plain import plain
 from thirdshift.apps.training.rows import BadLine
 from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.train_file import train_file
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.config import load_section
+from thirdshift.core.plain import plain
 from thirdshift.host.disk import DiskGuard
 from thirdshift.host.scheduling import idle_priority
 
