@@ -97,7 +97,8 @@ def _training(training: dict[str, Any]) -> str:
         return f"{training['file']}: {training.get('phase', 'starting')}"
     return (
         f"{training['file']}: {training['phase']}, step {training['step']}/{training['total_steps']}, "
-        f"loss {float(training['loss']):.3f}, {float(training['tokens_per_s']):,.0f} tokens/s, ETA {float(training['eta_s']):.0f} s"
+        f"loss {float(training['loss']):.3f}, {float(training['tokens_per_s']):,.0f} tokens/s, "
+        f"ETA {float(training['eta_s']):.0f} s"
     )
 
 
