@@ -27,7 +27,12 @@ LIMIT_BYTES = 1_000_000
 """The most bytes that the arguments, or the result, of one task may take."""
 
 _PLAIN = frozenset({str, int, bool, type(None)})
-_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_encode_json = json.JSONEncoder(
+    ensure_ascii=False,
+    separators=(",", ":"),
+    allow_nan=False,
+    check_circular=False,  # _wrap has met every container
+).encode
 
 
 class DecodeError(ValueError):
