@@ -474,6 +474,23 @@ class EngineConformance:
         self.engine.record_progress([(claim, {"done": 1})])
         assert self.stored(task) == before
 
+    def test_a_lost_attempt_among_others_leaves_them_alone(self) -> None:
+        """Attempts that end together are recorded together; one that was lost is left out, and only that one."""
+        tasks = [self.submit() for _ in range(3)]
+        first, lost, last = self.claim()
+        self.engine.give_back([lost])
+        settlements = [
+            self.ended(first, AttemptOutcome.COMPLETED, encoded_result=codec.encode_result("first")),
+            self.ended(lost, AttemptOutcome.COMPLETED, encoded_result=codec.encode_result("lost")),
+            self.ended(last, AttemptOutcome.FAILED, error=BOOM),
+        ]
+        assert list(self.engine.exchange(settlements, None).recorded) == [True, False, True]
+        found = [self.stored(task) for task in tasks]
+        assert [task.status for task in found] == [TaskStatus.COMPLETED, TaskStatus.PENDING, TaskStatus.RETRYING]
+        assert [len(task.attempts) for task in found] == [1, 0, 1]
+        assert found[0].result == "first"
+        assert found[2].failures == 1
+
     def test_a_finished_task_cannot_be_settled_again(self) -> None:
         """Not even by its last worker, and not after an explicit retry."""
         task = self.submit()

@@ -275,9 +275,8 @@ class SQLiteEngine:
         )
         if any(exchange.recorded):
             self._hub.announce(wake.FINISHED)
-        return (
-            exchange  # nothing may fail between the commit and here: the claims would be lost until this process ends
-        )
+        # Nothing may fail between the commit and here: the claims would be lost until this process ends.
+        return exchange
 
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Return claimed tasks whose function was never called."""
