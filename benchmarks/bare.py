@@ -1,60 +1,73 @@
 """The bare loops: the same rows and indexes by plain ``sqlite3``, the limit that an engine can come close to."""
 
-import os
+import itertools
+import sqlite3
 import time
 from pathlib import Path
 
-from thirdshift.core import codec
-from thirdshift.core.reference import reference_of
-from thirdshift.core.status import TaskPriority
-from thirdshift.core.task import NewTask, PoolKind, TaskId
+from bench import BARE
+from functions import noop
+
+from thirdshift import BackgroundTaskManager
 from thirdshift.engines.sqlite.connection import open_writer
-from thirdshift.engines.sqlite.queries import QUERY
-from thirdshift.engines.sqlite.rows import row_of_new
 
-
-def noop(number: int = 0) -> int:
-    return number
+_AT_ONCE = 100
+_CLAIM = """
+UPDATE task SET status = 'running', attempt = attempt + 1, owner = 'bare', claimed_at = ?
+WHERE seq IN (SELECT seq FROM task WHERE status = 'pending' AND queue = 'default' AND pool = 'thread'
+              ORDER BY priority DESC, due_at, seq LIMIT ?)
+RETURNING seq, attempt, arguments
+"""
+_RECORD = """
+INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result)
+VALUES (?, ?, 'completed', 'bare', ?, ?, ?, ?)
+"""
+_SETTLE = "UPDATE task SET status = 'completed', owner = NULL, claimed_at = NULL, finished_at = ? WHERE seq = ?"
 
 
 class BareLoop:
     """One connection with the engine's own schema and pragmas, and nothing else."""
 
-    def __init__(self, path: Path, durability: str) -> None:
+    who = BARE
+
+    def __init__(self, folder: Path, durability: str) -> None:
+        path = (folder / f"bare-{durability}.db").absolute()
+        with BackgroundTaskManager(database=path, durability=durability, start=False) as manager:
+            manager.submit(noop, 1)
         self.connection = open_writer(path)
         self.connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
-        self.connection.execute(QUERY["know_queue"], ("default",))
-        self._row = row_of_new(
-            NewTask(
-                id=TaskId("0" * 32),
-                name="noop",
-                function=reference_of(noop),
-                arguments=codec.encode_arguments((1,), {}),
-                queue="default",
-                pool=PoolKind.THREAD,
-                priority=TaskPriority.NORMAL,
-            ),
-            time.time_ns() // 1000,
-        )
+        self._statement, self._row = _insert_like_the_first(self.connection)
+        self._ids = (f"{number:032x}" for number in itertools.count())
 
-    def submit(self, count: int) -> float:
-        """Insert *count* tasks, one commit each; returns tasks a second."""
-        execute, statement, row = self.connection.execute, QUERY["submit"], self._row[1:]
-        started = time.perf_counter()
-        for _ in range(count):
-            execute("BEGIN IMMEDIATE")
-            execute(statement, (os.urandom(16).hex(), *row))
-            execute("COMMIT")
-        return count / (time.perf_counter() - started)
+    def submit(self, _number: int) -> None:
+        """Insert one task in a commit of its own."""
+        execute = self.connection.execute
+        execute("BEGIN IMMEDIATE")
+        execute(self._statement, (next(self._ids), *self._row))
+        execute("COMMIT")
 
-    def submit_many(self, count: int) -> float:
-        """Insert *count* tasks in one commit; returns tasks a second."""
-        row = self._row[1:]
-        started = time.perf_counter()
+    def submit_many(self, count: int) -> None:
+        """Insert *count* tasks in one commit."""
         self.connection.execute("BEGIN IMMEDIATE")
-        self.connection.executemany(QUERY["submit"], ((os.urandom(16).hex(), *row) for _ in range(count)))
+        rows = ((next(self._ids), *self._row) for _ in range(count))
+        self.connection.executemany(self._statement, rows)
         self.connection.execute("COMMIT")
-        return count / (time.perf_counter() - started)
+
+    def drain(self) -> None:
+        """Claim a hundred, run them, and record them in the commit that claims the next hundred."""
+        execute = self.connection.execute
+        claims: list[tuple[int, int, bytes]] = []
+        while True:
+            now = time.time_ns() // 1000
+            execute("BEGIN IMMEDIATE")
+            self.connection.executemany(
+                _RECORD, [(seq, number, now, now, now, noop(arguments)) for seq, number, arguments in claims]
+            )
+            self.connection.executemany(_SETTLE, [(now, seq) for seq, _, _ in claims])
+            claims = execute(_CLAIM, (now, _AT_ONCE)).fetchall()
+            execute("COMMIT")
+            if not claims:
+                return
 
     def checkpoint(self) -> None:
         """Move the log into the file, between measurements, so that both sides start from the same state."""
@@ -64,23 +77,14 @@ class BareLoop:
         self.connection.close()
 
 
-def fsync_rate(folder: Path, seconds: float = 0.3) -> float:
-    """Return how many fsyncs of 4 KiB appends a second the disk of *folder* takes now."""
-    path = folder / "fsync-probe"
-    count, block = 0, b"x" * 4096
-    with path.open("wb", buffering=0) as file:
-        started = time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            file.write(block)
-            os.fdatasync(file.fileno())
-            count += 1
-    path.unlink()
-    return count / seconds
-
-
-def open_bare(folder: Path, name: str, durability: str) -> BareLoop:
-    """Open a new bare loop in *folder*."""
-    return BareLoop((folder / f"bare-{name}.db").absolute(), durability)
-
-
-__all__ = ["BareLoop", "fsync_rate", "noop", "open_bare"]
+def _insert_like_the_first(connection: sqlite3.Connection) -> tuple[str, tuple[object, ...]]:
+    """Return the statement, and its parameters after the id, that write the row which a submit of ours wrote."""
+    first = connection.execute("SELECT * FROM task").fetchone()
+    columns = [
+        (name, value)
+        for (_, name, _, _, default, _), value in zip(connection.execute("PRAGMA table_info(task)"), first, strict=True)
+        if name not in ("seq", "id") and value is not None and default is None
+    ]
+    names = ", ".join(name for name, _ in columns)
+    marks = ", ".join("?" for _ in columns)
+    return f"INSERT INTO task (id, {names}) VALUES (?, {marks})", tuple(value for _, value in columns)

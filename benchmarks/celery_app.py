@@ -1,20 +1,26 @@
-"""The Celery peer: one no-op task, results in Redis."""
+"""The Celery peer: a no-op task and one that returns when it ran; broker and results in Redis."""
 
 import os
+from typing import Any
 
 import redis
 from celery import Celery
-
-_URL = os.environ["BENCH_REDIS"]
-app = Celery("celery_app", broker=_URL, backend=_URL)
-app.conf.worker_hijack_root_logger = False
+from functions import moment, noop
 
 
-@app.task
-def run(number: int) -> int:
-    return number
+def make(url: str) -> tuple[Any, Any, Any]:
+    """Return (no-op task, moment task, app) on the Redis server at *url*."""
+    made = Celery("celery_app", broker=url, backend=url, set_as_current=False)
+    made.conf.worker_hijack_root_logger = False
+    return made.task(name="noop")(noop), made.task(name="moment")(moment), made
 
 
-def pending() -> int:
-    """Return how many messages wait in the broker."""
-    return int(redis.Redis.from_url(_URL).llen("celery"))
+def broker(url: str) -> redis.Redis:
+    """Return a connection to the broker, all tasks and results forgotten; what waits is the list ``celery``."""
+    connection = redis.Redis.from_url(url)
+    connection.flushdb()
+    return connection
+
+
+if "BENCH_REDIS" in os.environ:  # in a worker
+    app = make(os.environ["BENCH_REDIS"])[2]

@@ -1,76 +1,105 @@
-"""Other libraries, beside us in one run, each at its documented durable settings where it has any.
+"""The sides of the comparison: ourselves and other libraries, each as one class with the same few calls.
 
-Every peer is one class with the same four calls, so that all are measured alike. A peer that is not installed, or whose
-server is missing, is left out with the reason.
+Like stands beside like: ``full`` beside a peer's documented settings that survive power loss, ``relaxed`` beside those
+that survive the death of the process only. A peer that is not installed, or whose server is missing, is left out, and
+the reason goes into the report.
 """
 
-import os
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from bare import noop
+from bare import BareLoop
+from bench import HERE, OURS, Bench, Skipped, child_environment, python
+from functions import moment, noop
 
 from thirdshift import BackgroundTaskManager
 
-HERE = Path(__file__).parent
-_HUEY = [sys.executable, "-c", "import huey_app, sys; huey_app.serve(sys.argv[1])"]
+DURABILITIES = ("relaxed", "full")
+THREADS = "ThreadPoolExecutor (not durable)"
+HUEY = {"full": "huey SQLite fsync=True", "relaxed": "huey SQLite fsync=False"}
+CELERY = {"full": "celery redis appendfsync always", "relaxed": "celery redis (not durable)"}
+_REDIS = {"full": ["--save", "", "--appendonly", "yes", "--appendfsync", "always"], "relaxed": []}
+_RESULT_LIMIT_S = 30
+_DRAIN_LIMIT_S = 120
 
 
-class Peer(Protocol):
-    """One library: submit without a worker, drain with one, and the time until a result is back."""
+class Producer(Protocol):
+    """Who can submit a no-op task."""
 
-    name: str
+    @property
+    def who(self) -> str: ...
 
-    def submit(self, count: int) -> float:
-        """Submit *count* tasks one by one, no worker running; returns tasks a second."""
+    def submit(self, number: int, /) -> object: ...
 
-    def drain(self, count: int) -> float:
-        """Run the *count* submitted tasks with one worker of four threads; returns tasks a second."""
+    def close(self) -> None: ...
 
-    def result_ms(self, count: int) -> float:
-        """Return the median milliseconds from submit to result at the submitter, an idle worker running."""
+
+class Side(Producer, Protocol):
+    """A library: it can also run what was submitted, in a worker with four threads."""
+
+    @property
+    def drain_count(self) -> int:
+        """As many tasks as the side runs in about two seconds."""
+
+    def drain(self, count: int, /) -> float:
+        """Submit *count* no-op tasks, then run them with a new worker; returns tasks a second of the run."""
+
+    def call(self) -> float:
+        """Run one task and wait for its result: when its body began, on the monotonic clock. Needs a worker."""
+
+    def worker(self) -> AbstractContextManager[int | None]:
+        """Run a worker in the block; gives its process id, ``None`` for this process."""
 
 
 class Thirdshift:
-    """Ourselves, ``full``: the submit is on disk."""
+    """Ourselves; the drain's clock runs from the worker's start."""
 
-    def __init__(self, folder: Path, durability: str = "full") -> None:
-        self.name = f"thirdshift {durability}"
-        self._database = folder / f"peer-{durability}.db"
-        self._durability = durability
+    who = OURS
+    drain_count = 20_000
 
-    def submit(self, count: int) -> float:
-        with BackgroundTaskManager(database=self._database, durability=self._durability, start=False) as manager:
-            return _rate(count, lambda number: manager.submit(noop, number))
+    def __init__(self, folder: Path, durability: str, *, start: bool = False) -> None:
+        self._database = str(folder / f"thirdshift-{durability}-{start}.db")
+        self._manager = BackgroundTaskManager(database=self._database, durability=durability, start=start)
+
+    def submit(self, number: int) -> object:
+        return self._manager.submit(noop, number)
+
+    def submit_many(self, count: int) -> None:
+        self._manager.submit_many(noop, [(number,) for number in range(count)])
 
     def drain(self, count: int) -> float:
-        started = time.perf_counter()
-        with BackgroundTaskManager(database=self._database) as manager:
-            manager.shutdown(drain=True)
-        return count / (time.perf_counter() - started)
+        self.submit_many(count)
+        return count / float(python("import sys, thirdshift_app as app; app.drain(sys.argv[1])", self._database))
 
-    def result_ms(self, count: int) -> float:
-        with BackgroundTaskManager(database=self._database, durability=self._durability) as manager:
-            return _median_ms(count, lambda number: manager.submit(noop, number).result(10))
+    def call(self) -> float:
+        return self._manager.submit(moment).result(_RESULT_LIMIT_S)
+
+    def worker(self) -> AbstractContextManager[int | None]:
+        return process(_worker("thirdshift_app", self._database))
+
+    def close(self) -> None:
+        self._manager.shutdown()
 
 
 class Threads:
     """``ThreadPoolExecutor``: no disk at all, the limit of four threads in one process."""
 
-    name = "ThreadPoolExecutor (memory only)"
+    who = THREADS
+    drain_count = 50_000
 
-    def submit(self, count: int) -> float:
-        with ThreadPoolExecutor(4) as pool:
-            return _rate(count, lambda number: pool.submit(noop, number))
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(4)
+
+    def submit(self, number: int) -> object:
+        return self._pool.submit(noop, number)
 
     def drain(self, count: int) -> float:
         started = time.perf_counter()
@@ -79,141 +108,177 @@ class Threads:
                 pool.submit(noop, number)
         return count / (time.perf_counter() - started)
 
-    def result_ms(self, count: int) -> float:
-        with ThreadPoolExecutor(4) as pool:
-            return _median_ms(count, lambda number: pool.submit(noop, number).result(10))
+    def call(self) -> float:
+        return self._pool.submit(moment).result(_RESULT_LIMIT_S)
+
+    def worker(self) -> AbstractContextManager[int | None]:
+        return nullcontext()
+
+    def close(self) -> None:
+        self._pool.shutdown()
 
 
 class Huey:
-    """huey on SQLite with its default ``synchronous=FULL``; its dequeue deletes the row, so a crash loses the task."""
+    """huey on SQLite, in WAL mode; its dequeue deletes the row, so a crash loses the running task."""
 
-    name = "huey SQLite FULL"
+    drain_count = 3_000
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, durability: str) -> None:
         import huey_app  # noqa: PLC0415  # an optional peer
 
-        self._database = str(folder / "huey.db")
-        self._task, self._huey = huey_app.make(self._database)
+        self.who = HUEY[durability]
+        self._settings = (str(folder / f"huey-{durability}.db"), str(durability == "full"))
+        self._noop, self._moment, self._huey = huey_app.make(self._settings[0], durability == "full")
 
-    def submit(self, count: int) -> float:
-        return _rate(count, self._task)
+    def submit(self, number: int) -> object:
+        return self._noop(number)
 
     def drain(self, count: int) -> float:
-        with _process([*_HUEY, self._database]):
-            return _drained(count, self._huey.pending_count)
+        for number in range(count):
+            self._noop(number)
+        with self.worker():
+            return drain_rate(count, self._huey.pending_count)
 
-    def result_ms(self, count: int) -> float:
-        with _process([*_HUEY, self._database]):
-            self._task(0).get(blocking=True, timeout=20)
-            return _median_ms(count, lambda number: self._task(number).get(blocking=True, timeout=10))
+    def call(self) -> float:
+        return float(self._moment().get(blocking=True, timeout=_RESULT_LIMIT_S))
+
+    def worker(self) -> AbstractContextManager[int | None]:
+        return process(_worker("huey_app", *self._settings))
+
+    def close(self) -> None:
+        self._huey.storage.close()
 
 
 class Celery:
-    """Celery on Redis, thread pool of four; Redis at its default, so an enqueue does not survive power loss."""
+    """Celery with its broker and its results in Redis, and a pool of four threads."""
 
-    name = "celery redis threads"
-
-    def __init__(self, port: int) -> None:
-        os.environ["BENCH_REDIS"] = f"redis://127.0.0.1:{port}/0"
+    def __init__(self, url: str, durability: str) -> None:
         import celery_app  # noqa: PLC0415  # an optional peer
 
-        self._task, self._pending = celery_app.run, celery_app.pending
-        self._command = [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "-P", "threads", "-c", "4"]
+        self.who = CELERY[durability]
+        self.drain_count = {"full": 400, "relaxed": 1_500}[durability]
+        self._url, self._broker = url, celery_app.broker(url)
+        self._noop, self._moment, self._app = celery_app.make(url)
 
-    def submit(self, count: int) -> float:
-        return _rate(count, self._task.delay)
+    def submit(self, number: int) -> object:
+        return self._noop.delay(number)
 
     def drain(self, count: int) -> float:
-        with _process(self._command):
-            return _drained(count, self._pending)
+        for number in range(count):
+            self._noop.delay(number)
+        with self.worker():
+            return drain_rate(count, lambda: int(self._broker.llen("celery")))
 
-    def result_ms(self, count: int) -> float:
-        with _process(self._command):
-            self._task.delay(0).get(timeout=30)
-            return _median_ms(count, lambda number: self._task.delay(number).get(timeout=10))
+    def call(self) -> float:
+        return float(self._moment.delay().get(timeout=_RESULT_LIMIT_S))
 
+    def worker(self) -> AbstractContextManager[int | None]:
+        command = [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "-P", "threads", "-c", "4"]
+        return process(command, BENCH_REDIS=self._url)
 
-def measure(folder: Path, quick: bool) -> list[dict[str, object]]:
-    """Return the figures of every peer that can run here."""
-    count, rounds = (300, 20) if quick else (3000, 100)
-    rows: list[dict[str, object]] = []
-    with _redis(folder) as port:
-        makers: list[tuple[str, Callable[[], Peer]]] = [
-            ("thirdshift full", lambda: Thirdshift(folder)),
-            ("thirdshift relaxed", lambda: Thirdshift(folder, "relaxed")),
-            ("threads", Threads),
-            ("huey", lambda: Huey(folder)),
-            ("celery", lambda: Celery(_demand(port))),
-        ]
-        for name, make in makers:
-            try:
-                peer = make()
-            except (ImportError, FileNotFoundError) as error:
-                print(f"{name} left out: {error}", file=sys.stderr)
-                continue
-            rows.append({"case": f"{peer.name}: submit", "median": round(peer.submit(count)), "unit": "tasks/s"})
-            rows.append({"case": f"{peer.name}: drain", "median": round(peer.drain(count)), "unit": "tasks/s"})
-            rows.append({"case": f"{peer.name}: result", "median": round(peer.result_ms(rounds), 2), "unit": "ms"})
-    return rows
-
-
-def _rate(count: int, submit: Callable[[int], object]) -> float:
-    started = time.perf_counter()
-    for number in range(count):
-        submit(number)
-    return count / (time.perf_counter() - started)
-
-
-def _median_ms(count: int, call: Callable[[int], object]) -> float:
-    times = []
-    for number in range(count):
-        started = time.perf_counter()
-        call(number)
-        times.append(time.perf_counter() - started)
-        time.sleep(0.005)
-    return statistics.median(times) * 1000
-
-
-def _drained(count: int, pending: Callable[[], int]) -> float:
-    """Wait until nothing is pending; the clock starts when the worker takes its first task."""
-    while pending() >= count:
-        time.sleep(0.001)
-    started, first = time.perf_counter(), pending()
-    while pending():
-        time.sleep(0.005)
-    return first / (time.perf_counter() - started)
+    def close(self) -> None:
+        self._broker.close()
+        self._app.close()
 
 
 @contextmanager
-def _process(command: list[str]) -> Iterator[None]:
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
-    child = subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def producers(bench: Bench, durability: str) -> Iterator[list[Producer]]:
+    """The sides and, before them, the bare loop."""
+    bare = BareLoop(bench.room(), durability)
     try:
-        yield
+        with sides(bench, durability) as others:
+            yield [bare, *others]
+    finally:
+        bare.close()
+
+
+@contextmanager
+def sides(bench: Bench, durability: str) -> Iterator[list[Side]]:
+    """Ourselves and the peers that are here, with empty queues; ourselves only when *bench* is alone."""
+    room = bench.room()
+    makers: list[tuple[str, Callable[[], Side]]] = [(OURS, lambda: Thirdshift(room, durability))]
+    if not bench.alone:
+        makers.append((HUEY[durability], lambda: Huey(room, durability)))
+        makers.append((CELERY[durability], lambda: Celery(redis_url(bench, durability), durability)))
+        if durability == "relaxed":
+            makers.append((THREADS, Threads))
+    with ExitStack() as closing:
+        found: list[Side] = []
+        for who, make in makers:
+            try:
+                side = make()
+            except (ImportError, Skipped) as reason:
+                bench.skip(who, reason)
+            else:
+                closing.callback(side.close)
+                found.append(side)
+        yield found
+
+
+def redis_url(bench: Bench, durability: str) -> str:
+    """Return the address of the run's Redis server of that durability, started at the first call."""
+    if durability not in bench.redis:
+        if shutil.which("redis-server") is None:
+            raise Skipped("redis-server is not installed")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(bench.room())]
+        pid = bench.closing.enter_context(process([*command, *_REDIS[durability]]))
+        _await_port(port)
+        bench.redis[durability] = (f"redis://127.0.0.1:{port}/0", pid)
+    return bench.redis[durability][0]
+
+
+def drain_rate(count: int, waiting: Callable[[], int]) -> float:
+    """Watch the queue run empty; the clock starts, in the peer's favour, with its worker's first tasks."""
+    limit = time.monotonic() + _DRAIN_LIMIT_S
+    while (left := waiting()) >= count:
+        _nap(limit)
+    started = time.perf_counter()
+    while waiting():
+        _nap(limit)
+    return left / (time.perf_counter() - started)
+
+
+@contextmanager
+def process(command: list[str], **variables: str) -> Iterator[int]:
+    """Run *command* until the block ends; gives its process id."""
+    child = subprocess.Popen(
+        command,
+        cwd=HERE,
+        env={**child_environment(), **variables},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield child.pid
     finally:
         child.terminate()
-        child.wait()
+        try:
+            child.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
 
 
-@contextmanager
-def _redis(folder: Path) -> Iterator[int | None]:
-    """Run a Redis server of our own on a free port of the loopback, or none where it is not installed."""
-    if shutil.which("redis-server") is None:
-        yield None
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with _process(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]):
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
-        yield port
+def _worker(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", f"import sys, {module}; {module}.serve(*sys.argv[1:])", *arguments]
 
 
-def _demand(port: int | None) -> int:
-    if port is None:
-        raise FileNotFoundError("redis-server is not installed")
-    return port
+def _await_port(port: int) -> None:
+    limit = time.monotonic() + 10
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if time.monotonic() > limit:
+            raise Skipped("redis-server does not start")
+        time.sleep(0.02)
+
+
+def _nap(limit: float) -> None:
+    if time.monotonic() > limit:
+        raise TimeoutError(f"a peer did not drain its queue within {_DRAIN_LIMIT_S} s")
+    time.sleep(0.01)

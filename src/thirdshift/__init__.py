@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thirdshift.core.declare import task
+    from thirdshift.core.engine import TaskFilter
     from thirdshift.core.errors import (
         AlreadyRunning,
         ConfigurationError,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from thirdshift.core.outcome import Cancel, Retry, Snooze
+    from thirdshift.core.pruning import PruningConfig
+    from thirdshift.core.reason import Reason, ReasonCode
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, TaskError
     from thirdshift.handle import TaskHandle
@@ -49,7 +52,10 @@ _HOME = {
     "NotSupported": "core.errors",
     "OutcomeUnknown": "core.errors",
     "PayloadTooLarge": "core.errors",
+    "PruningConfig": "core.pruning",
     "QueueFull": "core.errors",
+    "Reason": "core.reason",
+    "ReasonCode": "core.reason",
     "Retry": "core.outcome",
     "Snooze": "core.outcome",
     "StoreBusy": "core.errors",
@@ -62,6 +68,7 @@ _HOME = {
     "TaskContext": "runtime.context",
     "TaskError": "core.task",
     "TaskFailed": "core.errors",
+    "TaskFilter": "core.engine",
     "TaskHandle": "handle",
     "TaskNotFound": "core.errors",
     "TaskPriority": "core.status",
@@ -88,7 +95,10 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "NotSupported",
     "OutcomeUnknown",
     "PayloadTooLarge",
+    "PruningConfig",
     "QueueFull",
+    "Reason",
+    "ReasonCode",
     "Retry",
     "Snooze",
     "StoreBusy",
@@ -101,6 +111,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskContext",
     "TaskError",
     "TaskFailed",
+    "TaskFilter",
     "TaskHandle",
     "TaskNotFound",
     "TaskPriority",

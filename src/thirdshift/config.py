@@ -15,6 +15,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from thirdshift.core.errors import ConfigurationError
+from thirdshift.core.pruning import PruningConfig
 
 T = TypeVar("T")
 
@@ -55,6 +56,9 @@ class BackgroundTaskConfig:
 
     threaded_worker: ThreadedWorkerConfig = field(default_factory=ThreadedWorkerConfig)
     """The worker's size."""
+
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    """How long finished tasks are kept."""
 
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""

@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
-from thirdshift.core.engine import QueueState, TaskFilter, WorkerEngine, WorkerState
+from thirdshift.core.engine import BulkProgress, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
 from thirdshift.core.errors import NotSupported, TaskNotFound, WaitTimeout
+from thirdshift.core.pruning import PruningConfig
+from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
@@ -21,6 +23,7 @@ from thirdshift.monitor.logs import log_event
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.pools.processes import ProcessPool
 from thirdshift.runtime.pools.threads import ThreadPool
+from thirdshift.runtime.pruner import Pruner
 from thirdshift.runtime.worker import SAFETY_INTERVAL_S, Worker
 from thirdshift.submission import (
     DEFAULT_QUEUE,
@@ -66,6 +69,9 @@ class BackgroundTaskManager:
         Whether to run tasks here; ``False`` only submits, another process works.
     ``shutdown_timeout_seconds``
         How long leaving the ``with`` block, and the end of the program, wait for the work in hand.
+    ``pruning``
+        How long finished tasks are kept. Default: completed ones 7 days, failed and cancelled ones 30 days, and at most
+        a million of each.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class BackgroundTaskManager:
         excluded_queues: Iterable[str] = (),
         start: bool = True,
         shutdown_timeout_seconds: float = 30.0,
+        pruning: PruningConfig | None = None,
         broker_url: str | None = None,
         result_backend: str | None = None,
         default_queue: str | None = None,
@@ -93,6 +100,7 @@ class BackgroundTaskManager:
         self.worker_type = worker_type
         self.queue_size = queue_size
         self.monitor_enabled = monitor_enabled
+        self.pruning = pruning or PruningConfig()
         self._shutdown_timeout_s = shutdown_timeout_seconds
         self._clock = SystemClock()
         self._maker = TaskMaker(self._clock, queue=default_queue or DEFAULT_QUEUE, pool=pool, durable=durable)
@@ -192,8 +200,7 @@ class BackgroundTaskManager:
 
     def get_task_status(self, task_id: str) -> TaskStatus | None:
         """Return the task's status, ``None`` for an unknown id."""
-        found = self.get_task(task_id)
-        return None if found is None else found.status
+        return self._engine.status(task_id)
 
     def get_task(self, task_id: str) -> BackgroundTask | None:
         """Return the task with its result, error, times and attempts; ``None`` for an unknown id."""
@@ -202,6 +209,20 @@ class BackgroundTaskManager:
     def find_tasks(self, task_filter: TaskFilter | None = None) -> Sequence[BackgroundTask]:
         """Return the tasks that match, newest first."""
         return self._engine.find(task_filter or TaskFilter())
+
+    def count_tasks(self, task_filter: TaskFilter | None = None) -> Mapping[TaskStatus, int]:
+        """Return how many tasks match, under every status; the filter's ``limit`` does not matter."""
+        return self._engine.counts(task_filter)
+
+    def why(self, task_id: str) -> Sequence[Reason]:
+        """Return why the task does not run, or how far it is, most telling first; raises :class:`TaskNotFound`.
+
+        Each reason is data; :func:`thirdshift.monitor.reasons.sentence` says it in words.
+        """
+        reasons = self._engine.why(task_id)
+        if not reasons:
+            raise TaskNotFound(task_id)
+        return reasons
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return a handle of a task that was submitted earlier or elsewhere; raises :class:`TaskNotFound`."""
@@ -248,6 +269,26 @@ class BackgroundTaskManager:
         """Run a finished task again, with all its retries; False for an unknown or unfinished one."""
         return self._engine.retry(task_id)
 
+    def delete_task(self, task_id: str) -> bool:
+        """Delete a finished task with its attempts and result; False for an unknown or unfinished one."""
+        return self._engine.delete(task_id)
+
+    def cancel_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Cancel every unfinished task that matches now; returns how many.
+
+        In batches, so that others can write in between; *report* is told after each how many tasks were looked at, and
+        how many there are. :meth:`count_tasks` tells beforehand what is meant.
+        """
+        return self._engine.cancel_all(task_filter, report)
+
+    def retry_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Run every finished task that matches now again, in batches; returns how many."""
+        return self._engine.retry_all(task_filter, report)
+
+    def delete_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Delete every finished task that matches now, in batches; returns how many."""
+        return self._engine.delete_all(task_filter, report)
+
     def pause_queue(self, queue: str) -> bool:
         """Stop claiming from *queue*, for all workers and after restarts; returns whether that changed anything."""
         return self._engine.set_paused(queue, True)
@@ -259,6 +300,18 @@ class BackgroundTaskManager:
     def clear_finished(self, *, older_than: timedelta = timedelta(0)) -> int:
         """Delete tasks that finished longer than *older_than* ago, with their attempts; returns how many."""
         return self._engine.delete_finished(before=self._clock.now() - older_than)
+
+    def prune(self, *, dry_run: bool = False) -> Mapping[TaskStatus, int]:
+        """Delete the finished tasks that ``pruning`` keeps no longer; returns how many of each status.
+
+        A running worker does it by itself, little by little. With *dry_run* nothing is deleted.
+        """
+        limits = self.pruning.limits(self._clock.now())
+        return self._engine.prunable(limits) if dry_run else self._engine.prune(limits)
+
+    def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:
+        """Give the space of deleted tasks back to the disk, in small steps, while others work."""
+        return self._engine.vacuum(report)
 
     @property
     def failure(self) -> Exception | None:
@@ -307,14 +360,15 @@ class BackgroundTaskManager:
         unlisten = self._engine.on_finished(finished.set)
         try:
             while True:
-                found = self._engine.get(task_id)
-                if found is None:
-                    raise TaskNotFound(task_id)
-                if found.status.is_finished:
+                status = self._engine.status(task_id)
+                found = self._engine.get(task_id) if status is not None and status.is_finished else None
+                if found is not None and found.status.is_finished:  # else it was retried or pruned in between
                     return found
+                if status is None:
+                    raise TaskNotFound(task_id)
                 left_s = None if deadline is None else deadline - self._clock.monotonic()
                 if left_s is not None and left_s <= 0:
-                    raise WaitTimeout(task_id, timeout_s or 0.0, found.status.value)
+                    raise WaitTimeout(task_id, timeout_s or 0.0, status.value)
                 finished.wait(SAFETY_INTERVAL_S if left_s is None else min(left_s, SAFETY_INTERVAL_S))
                 finished.clear()
         finally:
@@ -339,6 +393,7 @@ class BackgroundTaskManager:
             observe=log_event,
             queues=self._queues,
             excluded=self._excluded_queues,
+            pruner=Pruner(self._engine, self.pruning, self._clock),
         )
         self._worker.start()
         _running.add(self)
@@ -348,15 +403,14 @@ class BackgroundTaskManager:
         finished = threading.Event()
         unlisten = self._engine.on_finished(finished.set)
         try:
-            while self._is_open and self.failure is None and any(map(self._has_work, self._engine.queues())):
+            while self._is_open and self.failure is None and self._has_work():
                 finished.wait(SAFETY_INTERVAL_S)
                 finished.clear()
         finally:
             unlisten()
 
-    def _has_work(self, queue: QueueState) -> bool:
-        is_ours = (self._queues is None or queue.name in self._queues) and queue.name not in self._excluded_queues
-        return is_ours and queue.paused_at is None and any(queue.counts.values())
+    def _has_work(self) -> bool:
+        return self._engine.has_work(self._queues, self._excluded_queues)
 
     def _close_later(self) -> None:
         if self._worker is not None:
@@ -386,6 +440,7 @@ def get_task_manager() -> BackgroundTaskManager:
                 worker.queue_size,
                 database=workspace / (settings.database or DATABASE_NAME),
                 shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+                pruning=settings.pruning,
             )
         return _shared
 

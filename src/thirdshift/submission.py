@@ -17,7 +17,7 @@ from thirdshift.core.errors import NotSupported, UsageError
 from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.reference import bare_name, reference_of
 from thirdshift.core.status import TaskPriority
-from thirdshift.core.task import NewTask, PoolKind, TaskId
+from thirdshift.core.task import NewTask, PoolKind, TaskId, TaskSpec
 
 T = TypeVar("T")
 
@@ -70,44 +70,42 @@ class TaskMaker:
         self._durable = durable
         self._mark = os.urandom(6).hex()
         self._numbers = itertools.count()
-        self._templates: WeakKeyDictionary[Callable[..., Any], NewTask] = WeakKeyDictionary()
+        self._specs: WeakKeyDictionary[Callable[..., Any], TaskSpec] = WeakKeyDictionary()
 
     def make(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[NewTask]:
         """Return one task for each call of *func*. Raises ``UsageError`` when one cannot be stored."""
-        template = self._known_template(func) if options is NO_OPTIONS else self._template(options, func)
+        spec = self._known_spec(func) if options is NO_OPTIONS else self._spec(options, func)
+        encode = codec.encode_arguments
+        if options.task_id is not None:
+            return [NewTask(TaskId(options.task_id), encode(args, kwargs), spec) for args, kwargs in calls]
+        prefix = self._id_prefix()
         return [
-            template.with_call(
-                template.id if options.task_id else self._new_id(),
-                codec.encode_arguments(args, kwargs),
-            )
+            NewTask(TaskId(f"{prefix}{next(self._numbers) & 0xFFFFFFFF:08x}"), encode(args, kwargs), spec)
             for args, kwargs in calls
         ]
 
-    def _new_id(self) -> TaskId:
-        """Return a new id: the time in milliseconds, this maker's random mark, and a number.
+    def _id_prefix(self) -> str:
+        """Return what new ids start with: the time in milliseconds and this maker's random mark; a number follows.
 
         Ids made one after another sort in that order, so their index grows at its end.
         """
-        milliseconds = int(self._clock.now().timestamp() * 1000)
-        return TaskId(f"{milliseconds:012x}{self._mark}{next(self._numbers) & 0xFFFFFFFF:08x}")
+        return f"{int(self._clock.now().timestamp() * 1000):012x}{self._mark}"
 
-    def _known_template(self, func: Callable[..., Any]) -> NewTask:
-        """Return the template of a submit without options; the same function is submitted again and again."""
-        found = self._templates.get(func)
+    def _known_spec(self, func: Callable[..., Any]) -> TaskSpec:
+        """Return the spec of a submit without options; the same function is submitted again and again."""
+        found = self._specs.get(func)
         if found is None:
-            found = self._templates[func] = self._template(NO_OPTIONS, func)
+            found = self._specs[func] = self._spec(NO_OPTIONS, func)
         return found
 
-    def _template(self, options: SubmitOptions, func: Callable[..., Any]) -> NewTask:
-        """Return a task with everything but its arguments: options, then what the function declares, then defaults."""
+    def _spec(self, options: SubmitOptions, func: Callable[..., Any]) -> TaskSpec:
+        """Return all about a task but its call: options, then what the function declares, then defaults."""
         declared = declaration_of(func)
         reference = reference_of(func)
         durability = options.durability
-        task = NewTask(
-            id=TaskId(options.task_id or ""),
+        spec = TaskSpec(
             name=options.name or declared.name or bare_name(reference),
             function=reference,
-            arguments=b"",
             queue=options.queue or declared.queue or self._queue,
             pool=_pool_of(options, declared.pool, func) or self._pool,
             priority=TaskPriority.NORMAL if options.priority is None else options.priority,
@@ -117,8 +115,9 @@ class TaskMaker:
             tags=options.tags,
             durable=self._durable if durability is None else known("durability", durability, DURABILITIES),
         )
-        _check(task)
-        return task
+        _check(spec)
+        _check_id(options.task_id)
+        return spec
 
 
 def calls_of(args: Iterable[Sequence[Any]], kwargs: Iterable[Mapping[str, Any]] | None) -> list[Call]:
@@ -173,15 +172,18 @@ def _pool_of(options: SubmitOptions, declared: PoolKind | None, func: Callable[.
     return kind
 
 
-def _check(task: NewTask) -> None:
-    if task.max_retries < 0:
-        raise UsageError(f"max_retries is {task.max_retries}; it must be 0 or more")
-    if task.timeout_s is not None and not _SHORTEST_TIMEOUT_S <= task.timeout_s <= LONGEST_WAIT_S:
-        raise UsageError(f"timeout is {task.timeout_s}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
-    if not isinstance(task.priority, int) or abs(task.priority) > _MOST_PRIORITY:
-        raise UsageError(f"priority is {task.priority!r}; it must be a TaskPriority or a whole number of 32 bits")
-    if task.id and not re.fullmatch("[0-9a-f]{32}", task.id):
-        raise UsageError(f"task_id is {task.id!r}; it must be 32 lower-case hexadecimal digits")
+def _check(spec: TaskSpec) -> None:
+    if spec.max_retries < 0:
+        raise UsageError(f"max_retries is {spec.max_retries}; it must be 0 or more")
+    if spec.timeout_s is not None and not _SHORTEST_TIMEOUT_S <= spec.timeout_s <= LONGEST_WAIT_S:
+        raise UsageError(f"timeout is {spec.timeout_s}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
+    if not isinstance(spec.priority, int) or abs(spec.priority) > _MOST_PRIORITY:
+        raise UsageError(f"priority is {spec.priority!r}; it must be a TaskPriority or a whole number of 32 bits")
+
+
+def _check_id(task_id: str | None) -> None:
+    if task_id is not None and not re.fullmatch("[0-9a-f]{32}", task_id):
+        raise UsageError(f"task_id is {task_id!r}; it must be 32 lower-case hexadecimal digits")
 
 
 def _first(value: T | None, otherwise: T) -> T:

@@ -318,7 +318,7 @@ def _asked() -> Iterator[int]:
 def _write(path: Path) -> None:
     """Submit as many tasks as asked, one by one, through the engine."""
     from thirdshift.core.clock import Clock
-    from thirdshift.core.task import NewTask, PoolKind, TaskId
+    from thirdshift.core.task import NewTask, PoolKind, TaskId, TaskSpec
     from thirdshift.engines.sqlite import SQLiteEngine
     from thirdshift.runtime.clock import SystemClock
 
@@ -331,14 +331,9 @@ def _write(path: Path) -> None:
         try:
             for _ in range(count):
                 submitted += 1
-                task = NewTask(
-                    id=TaskId(f"{submitted * 0x9E3779B97F4A7C15 % 2**128:032x}"),
-                    name="noop",
-                    function="math:factorial",
-                    arguments=b"x" * 200,
-                    queue="default",
-                    pool=PoolKind.THREAD,
-                )
+                task_id = TaskId(f"{submitted * 0x9E3779B97F4A7C15 % 2**128:032x}")
+                spec = TaskSpec(name="noop", function="math:factorial", queue="default", pool=PoolKind.THREAD)
+                task = NewTask(task_id, b"x" * 200, spec)
                 engine.submit([task])
                 tasks.append(task.id)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what the user would see

@@ -636,13 +636,11 @@ def _go_on(engine: "SQLiteEngine") -> str:
 
 def new_task(task_id: str, *, durable: bool, priority: int = 10, max_retries: int = 1, **more: Any) -> Any:
     """Return a ``NewTask``; its function is never called."""
-    from thirdshift.core.task import NewTask, PoolKind, TaskId
+    from thirdshift.core.task import NewTask, PoolKind, TaskId, TaskSpec
 
-    return NewTask(
-        id=TaskId(task_id),
+    spec = TaskSpec(
         name="noop",
         function="math:factorial",
-        arguments=b"{}",
         queue="plain",
         pool=PoolKind.THREAD,
         priority=priority,
@@ -650,24 +648,24 @@ def new_task(task_id: str, *, durable: bool, priority: int = 10, max_retries: in
         durable=durable,
         **more,
     )
+    return NewTask(TaskId(task_id), b"{}", spec)
 
 
 def settlement_of(claim: "Claim", outcome: str, result: bytes | None, at: datetime | None = None) -> Any:
     """Return the settlement of an attempt that ended as *outcome*."""
-    from thirdshift.core.outcome import Report, settle
+    from thirdshift.core.outcome import Ending, settle
     from thirdshift.core.task import AttemptOutcome, TaskError
 
     is_error = outcome in _COUNTED
-    report = Report(
-        claim=claim,
-        outcome=AttemptOutcome(outcome),
+    ending = Ending(
+        AttemptOutcome(outcome),
         started_at=claim.claimed_at,
         finished_at=at or claim.claimed_at,
         encoded_result=result if outcome == "completed" else None,
         error=TaskError(type="ValueError", message="no") if is_error else None,
         after_s=2.0 if outcome == "snoozed" else None,
     )
-    return settle(report, backoff_s=3.0)
+    return settle(claim, ending, backoff_s=3.0)
 
 
 class Marker:
@@ -808,16 +806,16 @@ class Workload:
         self._held += exchange.claims
 
     def _ended(self, settlement: Any) -> tuple[str, bool, State]:
-        report = settlement.report
-        known = self._tasks[report.claim.id]
+        claim, ending = settlement.claim, settlement.ending
+        known = self._tasks[claim.id]
         if known.is_cancelling:
-            known.attempts.append([report.claim.attempt, "cancelled", None])
+            known.attempts.append([claim.attempt, "cancelled", None])
             known.status = "cancelled"
         else:
-            result = None if report.encoded_result is None else report.encoded_result.hex()
-            known.attempts.append([report.claim.attempt, report.outcome.value, result])
+            result = None if ending.encoded_result is None else ending.encoded_result.hex()
+            known.attempts.append([claim.attempt, ending.outcome.value, result])
             known.status = settlement.status.value if settlement.status.is_finished else "open"
-        return self._move(report.claim.id)
+        return self._move(claim.id)
 
     def _retry(self) -> None:
         task = self._some(lambda known: known.status in _FINAL)

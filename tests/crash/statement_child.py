@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.core.engine import ClaimRequest, Registration
-from thirdshift.core.outcome import Report, settle
+from thirdshift.core.outcome import Ending, settle
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.testing.clock import FakeClock
@@ -91,11 +91,9 @@ class Workload:
         now = self.clock.now()
         error = TaskError(type="E", message="m") if outcome is AttemptOutcome.FAILED else None
         claim = self.claims[name]
-        report = Report(
-            claim=claim, outcome=outcome, started_at=now, finished_at=now, encoded_result=result, error=error
-        )
+        ending = Ending(outcome, now, now, encoded_result=result, error=error)
         request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: and_claim}) if and_claim else None
-        exchange = self.engine.exchange([settle(report, backoff_s)], request)
+        exchange = self.engine.exchange([settle(claim, ending, backoff_s)], request)
         assert list(exchange.recorded) == [True], name
         self.claims |= {chr(int(claim.id, 16)): claim for claim in exchange.claims}
 

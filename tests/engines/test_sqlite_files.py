@@ -13,7 +13,7 @@ import pytest
 
 from thirdshift.core.engine import ClaimRequest
 from thirdshift.core.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreReadOnly, StoreTooNew
-from thirdshift.core.outcome import Report, settle
+from thirdshift.core.outcome import Ending, settle
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine, writer
@@ -133,7 +133,7 @@ def test_a_newer_version_is_refused(path: Path, clock: FakeClock) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
         connection.execute("PRAGMA journal_mode = DELETE")
-    refused(path, clock, StoreTooNew, r"has schema version 99; this version of Thirdshift knows 1")
+    refused(path, clock, StoreTooNew, r"has schema version 99; this version of Thirdshift knows 2")
 
 
 def test_a_path_below_a_file_is_refused(tmp_path: Path, clock: FakeClock) -> None:
@@ -206,8 +206,8 @@ def test_a_full_disk_is_said_and_outlived(mounted: Callable[..., Path], clock: F
     ballast.unlink()
     (claim, *_) = engine.exchange([], ClaimRequest(owner=worker.id, free={PoolKind.THREAD: 1})).claims
     now = clock.now()
-    report = Report(claim=claim, outcome=AttemptOutcome.COMPLETED, started_at=now, finished_at=now)
-    assert list(engine.exchange([settle(report, 0.0)], None).recorded) == [True]
+    settlement = settle(claim, Ending(AttemptOutcome.COMPLETED, now, now), 0.0)
+    assert list(engine.exchange([settlement], None).recorded) == [True]
     after = new_task()
     engine.submit([after])
     worker.close()

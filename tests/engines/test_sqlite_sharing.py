@@ -100,7 +100,7 @@ def test_a_bad_operation_fails_alone(shared_writer: Writer, path: Path, bad_valu
 
     def bad(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO queue (name, paused_at) VALUES ('first half', 1)")
-        connection.execute("INSERT INTO worker VALUES (?, 1, 'host', 1, 1)", [bad_value])
+        connection.execute("INSERT INTO worker (id, pid, host, started_at, slots) VALUES (?, 1, 'host', 1, 1)", [bad_value])
         connection.execute("INSERT INTO queue (name) VALUES ('0')")
 
     with ThreadPoolExecutor(8) as threads:

@@ -1,6 +1,5 @@
 """From how a function ended to what becomes of its task."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thirdshift import Cancel, Retry, Snooze, UsageError
-from thirdshift.core.outcome import LONGEST_WAIT_S, Report, settle
+from thirdshift.core.outcome import LONGEST_WAIT_S, Ending, settle
 from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.status import TRANSITIONS, TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskId
@@ -34,9 +33,8 @@ CLAIM = Claim(
 COUNTED = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT)
 
 
-def report(outcome: AttemptOutcome, **facts: object) -> Report:
-    plain = Report(claim=CLAIM, outcome=outcome, started_at=START, finished_at=START)
-    return replace(plain, **facts)  # type: ignore[arg-type]
+def ending(outcome: AttemptOutcome, after_s: float | None = None) -> Ending:
+    return Ending(outcome, START, START, after_s=after_s)
 
 
 @given(
@@ -50,8 +48,8 @@ def test_every_end_is_a_legal_change(
     outcome: AttemptOutcome, failures: int, max_retries: int, after_s: float | None, backoff_s: float
 ) -> None:
     """And a failure is final exactly when no retry is left."""
-    claim = replace(CLAIM, failures=failures, max_retries=max_retries)
-    settlement = settle(report(outcome, claim=claim, after_s=after_s), backoff_s)
+    claim = CLAIM._replace(failures=failures, max_retries=max_retries)
+    settlement = settle(claim, ending(outcome, after_s), backoff_s)
     assert (TaskStatus.RUNNING, settlement.status) in TRANSITIONS
     assert (settlement.status is TaskStatus.FAILED) == (outcome in COUNTED and failures >= max_retries)
     if settlement.status in (TaskStatus.SCHEDULED, TaskStatus.RETRYING):
@@ -61,9 +59,9 @@ def test_every_end_is_a_legal_change(
 
 def test_a_functions_own_wait_overrides_the_backoff() -> None:
     """Retry(after=…) in seconds; zero is at once."""
-    assert settle(report(AttemptOutcome.FAILED, after_s=5.0), 60.0).due_at == START + timedelta(seconds=5)
-    assert settle(report(AttemptOutcome.FAILED), 60.0).due_at == START + timedelta(seconds=60)
-    assert settle(report(AttemptOutcome.FAILED, after_s=0.0), 60.0).status is TaskStatus.PENDING
+    assert settle(CLAIM, ending(AttemptOutcome.FAILED, 5.0), 60.0).due_at == START + timedelta(seconds=5)
+    assert settle(CLAIM, ending(AttemptOutcome.FAILED), 60.0).due_at == START + timedelta(seconds=60)
+    assert settle(CLAIM, ending(AttemptOutcome.FAILED, 0.0), 60.0).status is TaskStatus.PENDING
 
 
 @pytest.mark.parametrize("seconds", [-0.001, float("nan"), float("inf"), LONGEST_WAIT_S + 1, "5", None])

@@ -2,15 +2,14 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from thirdshift.core import codec
-from thirdshift.core.outcome import Report
+from thirdshift.core.outcome import Ending
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskId
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.context import StopReason, TaskContext
@@ -46,6 +45,12 @@ class Locks:
         self.id = "w"
         self._folder = folder
 
+    def enter_slot(self, slot: int, claim: Claim) -> None: ...
+
+    def note_progress(self, slot: int) -> None: ...
+
+    def leave_slot(self, slot: int) -> None: ...
+
     def child_lock(self, number: int) -> str:
         return str(self._folder / f"child-{number}.lock")
 
@@ -62,7 +67,7 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
 
 def run(runner: Runner, number: int = 1) -> AttemptOutcome:
     """Run one attempt of task *number*, in this thread."""
-    claim = replace(CLAIM, id=TaskId(f"{number:032x}"))
+    claim = CLAIM._replace(id=TaskId(f"{number:032x}"))
     return runner.run(claim, TaskContext(claim.id, claim.name, claim.attempt, lambda _facts: None)).outcome
 
 
@@ -83,7 +88,7 @@ def test_a_request_to_stop_that_comes_too_late_hits_nobody(runner: Runner, tmp_p
     late.stop_reason = StopReason.TIMED_OUT
     with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released, ThreadPoolExecutor(1) as slot:
         arguments = codec.encode_arguments((said.path, released.path), {})
-        claim = replace(CLAIM, function="thirdshift.testing.functions:hold", arguments=arguments)
+        claim = CLAIM._replace(function="thirdshift.testing.functions:hold", arguments=arguments)
         running = slot.submit(runner.run, claim, TaskContext(claim.id, claim.name, claim.attempt))
         said.wait()
         for _ in range(100):
@@ -93,16 +98,30 @@ def test_a_request_to_stop_that_comes_too_late_hits_nobody(runner: Runner, tmp_p
         assert running.result(TIMEOUT_S).outcome is AttemptOutcome.COMPLETED
 
 
+class Ends:
+    """Keeps the claims of the attempts that ended."""
+
+    def __init__(self, on_report: Callable[[], object] = lambda: None) -> None:
+        self.claims: queue.Queue[Claim] = queue.Queue()
+        self._on_report = on_report
+
+    def report(self, claim: Claim, ending: Ending) -> None:
+        self._on_report()
+        self.claims.put(claim)
+
+    def record(self, *, is_idle: bool) -> None: ...
+
+    def progress(self, claim: Claim, facts: object) -> None: ...
+
+    def look_soon(self) -> None: ...
+
+
 def test_who_hears_of_an_end_finds_the_slot_free() -> None:
     """At once: a worker that claims now must not wait for the slot's thread."""
     pool = ThreadPool(1, SystemClock())
     seen: queue.Queue[tuple[int, list[Claim]]] = queue.Queue()
-
-    def report(_report: Report) -> None:
-        seen.put((pool.room(), pool.busy()))
-
-    pool.start(Locks(Path()), report, lambda _claim, _facts: None)
-    pool.give([replace(CLAIM, pool=PoolKind.THREAD)])
+    pool.start(Locks(Path()), Ends(lambda: seen.put((pool.room(), pool.busy()))), 0)
+    pool.give([CLAIM._replace(pool=PoolKind.THREAD)])
     room, busy = seen.get(timeout=TIMEOUT_S)
     assert room >= 1
     assert busy == []
@@ -113,20 +132,20 @@ def test_who_hears_of_an_end_finds_the_slot_free() -> None:
 def test_a_held_pool_starts_nothing_and_gives_everything_back(tmp_path: Path) -> None:
     """What runs goes on; what waits is still the worker's."""
     pool = ThreadPool(1, SystemClock())
-    reports: queue.Queue[Report] = queue.Queue()
+    ends = Ends()
     with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released:
         arguments = codec.encode_arguments((said.path, released.path), {})
-        running = replace(CLAIM, function="thirdshift.testing.functions:hold", arguments=arguments)
-        waiting = [replace(CLAIM, id=TaskId(f"{number:032x}"), priority=number) for number in (3, 9, 5)]
-        pool.start(Locks(tmp_path), reports.put, lambda _claim, _facts: None)
+        running = CLAIM._replace(function="thirdshift.testing.functions:hold", arguments=arguments)
+        waiting = [CLAIM._replace(id=TaskId(f"{number:032x}"), priority=number) for number in (3, 9, 5)]
+        pool.start(Locks(tmp_path), ends, 0)
         pool.give([running])
         said.wait()
         pool.give(waiting)
         pool.hold()
         released.release()
-        assert reports.get(timeout=TIMEOUT_S).claim == running
+        assert ends.claims.get(timeout=TIMEOUT_S) == running
         assert sorted(claim.priority for claim in pool.take_back()) == [3, 5, 9]
         assert pool.busy() == []
     pool.close()
     pool.join()
-    assert reports.empty()
+    assert ends.claims.empty()

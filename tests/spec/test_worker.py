@@ -13,7 +13,7 @@ import pytest
 
 from thirdshift import BackgroundTaskManager, StoreDamaged, TaskStatus
 from thirdshift.core.errors import OutcomeUnknown
-from thirdshift.core.events import AttemptClaimed, AttemptSettled, Event, StoreUnavailable, WorkerFailed, WorkerStopped
+from thirdshift.core.events import AttemptsClaimed, AttemptsSettled, Event, StoreUnavailable, WorkerFailed, WorkerStopped
 from thirdshift.engines.sqlite import SQLiteEngine, writer
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.pools.threads import ThreadPool
@@ -109,7 +109,7 @@ def test_an_outcome_waits_in_memory_while_the_store_is_busy(
         heard.wait(StoreUnavailable)
         assert handle.status is TaskStatus.RUNNING
     assert handle.result(TIMEOUT_S) == "released"
-    assert len(heard.wait(AttemptSettled)) == 1
+    assert len(heard.wait(AttemptsSettled)) == 1
     assert len(handle.task.attempts) == 1
 
 
@@ -172,13 +172,13 @@ def test_a_store_that_cannot_be_trusted_stops_the_worker(
     waiting = [manager.submit(functions.add, number, 1) for number in range(5)]
     manager.resume_queue("default")
     said.wait()
-    claimed = len(heard.all(AttemptClaimed))
+    claimed = len(heard.all(AttemptsClaimed))
     SQLiteEngine._open[Path(manager.database)]._writer._stopped_by = error  # type: ignore[assignment]  # as after a bad fsync
     released.release()
     assert heard.wait(WorkerFailed) == [WorkerFailed(error)]
     assert worker.failure is error
     assert worker.stop(TIMEOUT_S)
-    assert len(heard.all(AttemptClaimed)) == claimed
+    assert len(heard.all(AttemptsClaimed)) == claimed
     assert held.status is TaskStatus.RUNNING  # run again by whoever comes after this process
     assert {handle.status for handle in waiting} == {TaskStatus.RUNNING}
 

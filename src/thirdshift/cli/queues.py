@@ -3,7 +3,7 @@
 import click
 
 from thirdshift.cli.output import Session, print_json, print_table
-from thirdshift.cli.tasks import opened
+from thirdshift.cli.store import opened
 
 
 @click.group()

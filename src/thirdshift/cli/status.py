@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from thirdshift.cli.output import Session, duration, print_facts, print_json
+from thirdshift.cli.output import Session, print_facts, print_json
+from thirdshift.core.words import duration
 
 
 @click.command()

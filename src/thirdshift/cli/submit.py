@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from thirdshift.cli.output import Session, print_json
-from thirdshift.cli.tasks import describe, opened
+from thirdshift.cli.store import opened
+from thirdshift.cli.tasks import describe
 from thirdshift.core.errors import NotImportable, UsageError
 from thirdshift.core.status import TaskPriority, TaskStatus
 

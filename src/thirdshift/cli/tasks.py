@@ -1,29 +1,30 @@
-"""``thirdshift tasks``: look at tasks, and cancel or retry one."""
+"""``thirdshift tasks``: look at tasks; what changes them stands in ``changes`` and ``upkeep``."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from thirdshift.cli.output import Session, ago, duration, print_facts, print_json, print_table
+from thirdshift.cli.changes import cancel, delete, retry
+from thirdshift.cli.output import Session, print_facts, print_json, print_table
+from thirdshift.cli.store import opened
+from thirdshift.cli.upkeep import prune, vacuum
 from thirdshift.core.codec import DecodeError
 from thirdshift.core.errors import TaskNotFound
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import Attempt, BackgroundTask
-
-if TYPE_CHECKING:
-    from thirdshift.manager import BackgroundTaskManager
+from thirdshift.core.words import ago, duration
 
 
 @click.group()
 def tasks() -> None:
-    """Look at tasks, cancel or retry them.
+    """Look at tasks; cancel, retry and delete them; tidy up.
 
     \b
     thirdshift tasks list --status failed
     thirdshift tasks show 01a2014090b85ea87fe9b5cbd25f0723
+    thirdshift tasks retry --status failed --queue mail
+    thirdshift tasks prune --dry-run
     """
 
 
@@ -86,37 +87,8 @@ def show(session: Session, task_id: str) -> None:
             click.echo(attempt.error.traceback.rstrip())
 
 
-@tasks.command()
-@click.argument("task_id")
-@click.pass_obj
-def cancel(session: Session, task_id: str) -> None:
-    """Cancel one task; a running one is told to stop.
-
-    \b
-    thirdshift tasks cancel 01a2014090b85ea87fe9b5cbd25f0723
-    """
-    _change(session, task_id, "cancelled", lambda manager: manager.cancel_task(task_id))
-
-
-@tasks.command()
-@click.argument("task_id")
-@click.pass_obj
-def retry(session: Session, task_id: str) -> None:
-    """Run one finished task again, with all its retries.
-
-    \b
-    thirdshift tasks retry 01a2014090b85ea87fe9b5cbd25f0723
-    """
-    _change(session, task_id, "retried", lambda manager: manager.retry_task(task_id))
-
-
-@contextmanager
-def opened(session: Session) -> Iterator["BackgroundTaskManager"]:
-    """Open the workspace's store for questions and submits; runs no tasks."""
-    from thirdshift import BackgroundTaskManager  # noqa: PLC0415
-
-    with BackgroundTaskManager(database=session.database, start=False) as manager:
-        yield manager
+for _command in (cancel, retry, delete, prune, vacuum):
+    tasks.add_command(_command)
 
 
 def describe(task: BackgroundTask) -> dict[str, Any]:
@@ -204,18 +176,3 @@ def _attempt_facts(attempt: Attempt) -> dict[str, str]:
     if attempt.error is not None:
         facts["error"] = str(attempt.error)
     return facts
-
-
-def _change(session: Session, task_id: str, done: str, change: Any) -> None:
-    with opened(session) as manager:
-        if manager.get_task(task_id) is None:
-            raise TaskNotFound(task_id)
-        is_changed = change(manager)
-        status = manager.get_task_status(task_id)
-    word = status.value if status else "gone"
-    if session.as_json:
-        print_json({"id": task_id, done: is_changed, "status": word})
-    else:
-        click.echo(f"{task_id} {done}" if is_changed else f"{task_id} was not {done}: it is {word}")
-    if not is_changed:
-        raise click.exceptions.Exit(1)

@@ -56,6 +56,7 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
                 database=session.database,
                 excluded_queues=[TRAINING_QUEUE, CHORES_QUEUE],
                 shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+                pruning=settings.pruning,
             ) as manager,
         ):
             return daemon.run(beside=[manager])

@@ -27,6 +27,7 @@ LIMIT_BYTES = 1_000_000
 """The most bytes that the arguments, or the result, of one task may take."""
 
 _PLAIN = frozenset({str, int, bool, type(None)})
+_decode_json = json.JSONDecoder().decode
 _encode_json = json.JSONEncoder(
     ensure_ascii=False,
     separators=(",", ":"),
@@ -83,7 +84,7 @@ def _encode(document: list[Any], where: str, limit_bytes: int) -> bytes:
 
 def _decode(data: bytes, length: int) -> list[Any]:
     try:
-        document = json.loads(data)
+        document = _decode_json(data.decode("utf-8", "surrogatepass"))
     except ValueError as error:
         raise DecodeError(f"stored bytes are not JSON ({error})") from error
     if not isinstance(document, list) or not document or document[0] != VERSION or len(document) != length:

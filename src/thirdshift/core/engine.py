@@ -5,11 +5,14 @@ be called from any thread. Every write of an attempt is fenced by its :class:`~t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from thirdshift.core.outcome import Settlement
+from thirdshift.core.pruning import Limits
+from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
 
@@ -28,13 +31,20 @@ class Capabilities:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskFilter:
-    """Which tasks to list; ``None`` and empty mean all. Newest first, ``limit`` rows at most."""
+    """Which tasks are meant; ``None`` and empty mean all. A list has ``limit`` rows at most; nothing else minds it."""
 
     statuses: frozenset[TaskStatus] = frozenset()
     name: str | None = None
     queue: str | None = None
     tag: str | None = None
+    submitted_before: datetime | None = None
+    finished_before: datetime | None = None
+    """Leaves out what is not finished."""
     limit: int = 50
+
+
+BulkProgress = Callable[[int, int], None]
+"""Told after each batch of a long change: how many tasks were looked at so far, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +66,26 @@ class WorkerState:
     started_at: datetime
     slots: int
     busy: int
+    queues: frozenset[str] | None = None
+    """The queues that it works on; ``None``: all that are not ``excluded``."""
+    excluded: frozenset[str] = frozenset()
+    pools: Mapping[PoolKind, int] = field(default_factory=dict)
+    """The slots of each pool; empty when they are not known."""
+
+    def takes(self, queue: str) -> bool:
+        """Return whether it works on *queue*."""
+        return (self.queues is None or queue in self.queues) and queue not in self.excluded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vacuumed:
+    """What giving free space back achieved."""
+
+    before_bytes: int
+    """Size of the database."""
+    after_bytes: int
+    file_bytes: int
+    """Size of the file as it lies on the disk now; it follows when the engine next tidies up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,12 +112,13 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rescue:
-    """One task that a dead worker held and that may run again."""
+    """One task that a dead worker held and that may run again, unless it *is_given_up*: it killed too many workers."""
 
     id: TaskId
     name: str
     owner: str
     attempt: int
+    is_given_up: bool = False
 
 
 class Engine(Protocol):
@@ -111,14 +142,26 @@ class Engine(Protocol):
     def get(self, task_id: str) -> BackgroundTask | None:
         """Return the task as it stands, or ``None`` for an unknown id."""
 
+    def status(self, task_id: str) -> TaskStatus | None:
+        """Return the task's status, ``None`` for an unknown id; far cheaper than :meth:`get`."""
+
     def find(self, task_filter: TaskFilter) -> Sequence[BackgroundTask]:
         """Return the tasks that match, newest first, without their attempts' results."""
 
-    def counts(self) -> Mapping[TaskStatus, int]:
-        """Return how many tasks there are under every status."""
+    def counts(self, task_filter: TaskFilter | None = None) -> Mapping[TaskStatus, int]:
+        """Return how many tasks there are under every status, of those that match when a filter is given."""
+
+    def why(self, task_id: str) -> Sequence[Reason]:
+        """Return why the task is where it is and does not run, most telling first; nothing for an unknown id."""
 
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
+
+    def has_work(self, queues: AbstractSet[str] | None, excluded: AbstractSet[str]) -> bool:
+        """Return whether anything is left to run, now or later, in those queues that are not paused.
+
+        ``None`` stands for all queues, but never for those *excluded*.
+        """
 
     def workers(self) -> Sequence[WorkerState]:
         """Return the workers that are registered, oldest first."""
@@ -132,8 +175,36 @@ class Engine(Protocol):
     def retry(self, task_id: str) -> bool:
         """Make a finished task pending again with all its retries; False for an unknown or unfinished one."""
 
+    def delete(self, task_id: str) -> bool:
+        """Delete a finished task with its attempts; False for an unknown or unfinished one."""
+
+    def cancel_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Cancel all tasks that match now, as :meth:`cancel` does; returns how many.
+
+        This and the other changes of many tasks are made in batches, so that nobody waits long for the write lock:
+        what is done when one fails stays done. A task that no longer matches when its turn comes is left alone.
+        """
+
+    def retry_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Make all finished tasks that match now pending again, as :meth:`retry` does; returns how many."""
+
+    def delete_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Delete all finished tasks that match now, as :meth:`delete` does; returns how many."""
+
     def delete_finished(self, *, before: datetime) -> int:
         """Delete tasks that finished before that moment, with their attempts; returns how many."""
+
+    def prunable(self, limits: Limits) -> Mapping[TaskStatus, int]:
+        """Return how many tasks of each status :meth:`prune` would delete."""
+
+    def prune(self, limits: Limits, *, most: int | None = None) -> Mapping[TaskStatus, int]:
+        """Delete finished tasks beyond *limits*, those that finished first, *most* of them at most; returns how many.
+
+        In batches, as all changes of many tasks. Costs one short look when there is nothing to do.
+        """
+
+    def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:
+        """Give the space of deleted tasks back to the disk, in small steps, while others work."""
 
     def on_finished(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* after tasks finished, in this or another process; returns what ends it."""
@@ -145,8 +216,15 @@ class Engine(Protocol):
 class WorkerEngine(Engine, Protocol):
     """What workers need on top."""
 
-    def register(self, *, slots: int) -> "Registration":
-        """Make a new worker known; its registration proves that it is alive."""
+    def register(
+        self,
+        *,
+        slots: int,
+        queues: frozenset[str] | None = None,
+        excluded: frozenset[str] = frozenset(),
+        pools: Mapping[PoolKind, int] | None = None,
+    ) -> "Registration":
+        """Make a new worker known, and what it takes; its registration proves that it is alive."""
 
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None) -> Exchange:
         """Record ended attempts, promote what is due and claim new tasks, in one transaction."""
@@ -163,8 +241,47 @@ class WorkerEngine(Engine, Protocol):
     def rescue(self, owner: str) -> Sequence[Rescue]:
         """Make the tasks of dead workers runnable again; *owner* is the worker that asks."""
 
-    def on_work(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call *callback* when there may be something to claim or to cancel; returns what ends it."""
+    def recover(self, owner: str, known: AbstractSet[tuple[int, int]]) -> Sequence[Rescue]:
+        """Make runnable what *owner* holds in the store but not by its own account, *known*: (seq, attempt) pairs.
+
+        Such claims are left when a thread is interrupted between a commit and what follows it.
+        """
+
+    def on_submit(self, reserve: "ReserveSeat") -> Callable[[], None]:
+        """Let submitters of this process ask *reserve* for a free slot; returns what ends it.
+
+        A task that gets one is claimed in the commit that submits it, if nothing that should come first is runnable.
+        """
+
+    def on_work(
+        self, callback: Callable[[], None], of_others: Callable[[], None] | None = None
+    ) -> Callable[[], None]:
+        """Call *callback* when there may be something to claim or to cancel; returns what ends it.
+
+        It runs on the thread of whoever changed that, and must be quick. For changes of other processes *of_others* is
+        called instead, if there is one, on a thread of the engine that it may keep busy.
+        """
+
+
+class Seat(Protocol):
+    """A free slot of a worker in this process, kept for a task while that is submitted.
+
+    End it by one of :meth:`take` and :meth:`leave`.
+    """
+
+    @property
+    def owner(self) -> str:
+        """Return the worker's id."""
+
+    def take(self, claim: Claim) -> bool:
+        """Start the attempt, which is committed; False when the seat was given up meanwhile."""
+
+    def leave(self) -> None:
+        """Free the slot again."""
+
+
+ReserveSeat = Callable[[str, PoolKind], Seat | None]
+"""Takes a queue and a pool; ``None``: no slot is free for them."""
 
 
 class Registration(Protocol):
@@ -173,6 +290,15 @@ class Registration(Protocol):
     @property
     def id(self) -> str:
         """Return the worker's id, new at every start."""
+
+    def enter_slot(self, slot: int, claim: Claim) -> None:
+        """Note that the attempt is about to run in *slot*, so that it can be told after a death of the worker."""
+
+    def note_progress(self, slot: int) -> None:
+        """Note that the attempt in *slot* has come forward: a death after that is not counted against its task."""
+
+    def leave_slot(self, slot: int) -> None:
+        """Note that *slot* is empty."""
 
     def child_lock(self, number: int) -> str:
         """Return the path of the lock file that child *number* of this worker must hold while it lives."""

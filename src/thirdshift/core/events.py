@@ -1,10 +1,11 @@
 """What happened, as values. The runtime announces them after they are durable; adapters turn them into log lines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thirdshift.core.engine import Rescue
 from thirdshift.core.outcome import Settlement
+from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import Claim
 
 
@@ -25,17 +26,17 @@ class WorkerStopped:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptClaimed:
-    """A worker took a task."""
+class AttemptsClaimed:
+    """A worker took tasks, in one commit."""
 
-    claim: Claim
+    claims: Sequence[Claim]
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptSettled:
-    """An attempt's end is recorded."""
+class AttemptsSettled:
+    """The ends of attempts are recorded, in one commit."""
 
-    settlement: Settlement
+    settlements: Sequence[Settlement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,13 @@ class AttemptOverran:
 
 
 @dataclass(frozen=True, slots=True)
+class TasksPruned:
+    """Finished tasks were deleted because the pruning rules keep them no longer."""
+
+    counts: Mapping[TaskStatus, int]
+
+
+@dataclass(frozen=True, slots=True)
 class StoreUnavailable:
     """A pass of the worker failed because of the store; it is tried again."""
 
@@ -77,11 +85,12 @@ class WorkerFailed:
 Event = (
     WorkerStarted
     | WorkerStopped
-    | AttemptClaimed
-    | AttemptSettled
+    | AttemptsClaimed
+    | AttemptsSettled
     | AttemptLost
     | TaskRescued
     | AttemptOverran
+    | TasksPruned
     | StoreUnavailable
     | WorkerFailed
 )

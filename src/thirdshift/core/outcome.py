@@ -7,6 +7,7 @@ because nothing failed.
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from thirdshift.core.errors import UsageError
 from thirdshift.core.status import TaskStatus
@@ -14,6 +15,9 @@ from thirdshift.core.task import AttemptOutcome, Claim, TaskError
 
 LONGEST_WAIT_S = 10 * 366 * 86_400.0
 """The longest wait that a function may ask for: ten years."""
+
+MOST_CRASHES = 3
+"""A task whose worker died this often while it ran, each time without progress, fails: it may be what kills them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,9 @@ class Cancel:
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """What a pool says about one attempt that ended, before anything is decided or stored."""
+class Ending(NamedTuple):
+    """How one attempt ended, before anything is decided or stored. ``started_at`` is ``None`` when nobody knows."""
 
-    claim: Claim
     outcome: AttemptOutcome
     started_at: datetime | None
     finished_at: datetime
@@ -61,31 +63,31 @@ class Report:
     """The wait a :class:`Retry` or :class:`Snooze` asked for."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settlement:
-    """One attempt's end, ready to be recorded: the new status of the task, and the attempt's row."""
+class Settlement(NamedTuple):
+    """One attempt's end, ready to be recorded: the attempt's row and the new status of its task."""
 
-    report: Report
+    claim: Claim
+    ending: Ending
     status: TaskStatus
     due_at: datetime | None = None
     """When the task is next due, where its end moved that."""
 
 
-def settle(report: Report, backoff_s: float) -> Settlement:
+def settle(claim: Claim, ending: Ending, backoff_s: float) -> Settlement:
     """Decide what becomes of the task. *backoff_s* is the wait that its retry policy asks for after this failure."""
-    match report.outcome:
+    match ending.outcome:
         case AttemptOutcome.COMPLETED:
-            return Settlement(report=report, status=TaskStatus.COMPLETED)
+            return Settlement(claim, ending, TaskStatus.COMPLETED)
         case AttemptOutcome.CANCELLED:
-            return Settlement(report=report, status=TaskStatus.CANCELLED)
+            return Settlement(claim, ending, TaskStatus.CANCELLED)
         case AttemptOutcome.INTERRUPTED:
-            return Settlement(report=report, status=TaskStatus.PENDING)
+            return Settlement(claim, ending, TaskStatus.PENDING)
         case AttemptOutcome.SNOOZED:
-            return _later(report, TaskStatus.SCHEDULED, report.after_s or 0.0)
+            return _later(claim, ending, TaskStatus.SCHEDULED, ending.after_s or 0.0)
         case AttemptOutcome.FAILED | AttemptOutcome.TIMED_OUT:
-            if report.claim.failures >= report.claim.max_retries:
-                return Settlement(report=report, status=TaskStatus.FAILED)
-            return _later(report, TaskStatus.RETRYING, backoff_s if report.after_s is None else report.after_s)
+            if claim.failures >= claim.max_retries:
+                return Settlement(claim, ending, TaskStatus.FAILED)
+            return _later(claim, ending, TaskStatus.RETRYING, backoff_s if ending.after_s is None else ending.after_s)
 
 
 def _check_wait(what: str, seconds: float) -> None:
@@ -94,7 +96,7 @@ def _check_wait(what: str, seconds: float) -> None:
         raise UsageError(f"{what} was given {seconds!r}; it is in seconds, from 0 to {LONGEST_WAIT_S:.0f}")
 
 
-def _later(report: Report, status: TaskStatus, wait_s: float) -> Settlement:
+def _later(claim: Claim, ending: Ending, status: TaskStatus, wait_s: float) -> Settlement:
     if wait_s <= 0:
         status = TaskStatus.PENDING
-    return Settlement(report=report, status=status, due_at=report.finished_at + timedelta(seconds=wait_s))
+    return Settlement(claim, ending, status, ending.finished_at + timedelta(seconds=wait_s))

@@ -7,13 +7,14 @@ end; failures of tasks are INFO, because they are not faults of Thirdshift.
 import logging
 
 from thirdshift.core.events import (
-    AttemptClaimed,
     AttemptLost,
     AttemptOverran,
-    AttemptSettled,
+    AttemptsClaimed,
+    AttemptsSettled,
     Event,
     StoreUnavailable,
     TaskRescued,
+    TasksPruned,
     WorkerFailed,
     WorkerStarted,
     WorkerStopped,
@@ -25,26 +26,31 @@ from thirdshift.core.task import Claim
 _logger = logging.getLogger("thirdshift.worker")
 
 
-def log_event(event: Event) -> None:  # noqa: C901  # a table: one line for each event
+def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line for each event
     """Write *event* as one log line."""
     match event:
-        case AttemptClaimed(claim):
+        case AttemptsClaimed(claims):
             if _logger.isEnabledFor(logging.DEBUG):  # one for each task: its fields are not made for nothing
-                _logger.debug("task.claimed %s", _fields(claim))
-        case AttemptSettled(settlement):
-            _log_end(settlement)
+                for claim in claims:
+                    _logger.debug("task.claimed %s", _fields(claim))
+        case AttemptsSettled(settlements):
+            if _logger.isEnabledFor(logging.INFO):
+                for settlement in settlements:
+                    _log_end(settlement)
         case WorkerStarted(worker, slots):
             _logger.info("worker.started worker=%s slots=%d", worker, slots)
         case WorkerStopped(worker, running):
             _logger.info("worker.stopped worker=%s running=%d", worker, running)
         case AttemptLost(settlement):
-            _logger.warning("task.lost %s", _fields(settlement.report.claim))
+            _logger.warning("task.lost %s", _fields(settlement.claim))
         case AttemptOverran(claim):
             _logger.warning("task.overran %s timeout_s=%s", _fields(claim), claim.timeout_s)
         case TaskRescued(rescue):
             _logger.warning(
                 "task.rescued id=%s name=%s attempt=%d worker=%s", rescue.id, rescue.name, rescue.attempt, rescue.owner
             )
+        case TasksPruned(counts):
+            _logger.info("tasks.pruned %s", " ".join(f"{status.value}={count}" for status, count in counts.items()))
         case StoreUnavailable(error, retry_in_s):
             _logger.error('store.unavailable retry_in_s=%g error="%s"', retry_in_s, error)
         case WorkerFailed(error):
@@ -52,14 +58,14 @@ def log_event(event: Event) -> None:  # noqa: C901  # a table: one line for each
 
 
 def _log_end(settlement: Settlement) -> None:
-    report = settlement.report
     has_failed = settlement.status is TaskStatus.FAILED or settlement.status is TaskStatus.RETRYING
     level = logging.INFO if has_failed else logging.DEBUG
     if not _logger.isEnabledFor(level):
         return
-    error = f' error="{report.error}"' if report.error is not None else ""
-    outcome = report.outcome.value
-    _logger.log(level, "task.%s %s status=%s%s", outcome, _fields(report.claim), settlement.status.value, error)
+    ending = settlement.ending
+    error = f' error="{ending.error}"' if ending.error is not None else ""
+    outcome = ending.outcome.value
+    _logger.log(level, "task.%s %s status=%s%s", outcome, _fields(settlement.claim), settlement.status.value, error)
 
 
 def _fields(claim: Claim) -> str:

@@ -2,14 +2,12 @@
 
 import inspect
 import traceback
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
 from thirdshift.core.errors import UsageError
-from thirdshift.core.outcome import Cancel, Retry, Snooze
+from thirdshift.core.outcome import Cancel, Ending, Retry, Snooze
 from thirdshift.core.reference import resolve
 from thirdshift.core.task import AttemptOutcome, TaskError
 from thirdshift.runtime.context import StopReason, TaskContext, set_current_task
@@ -20,38 +18,19 @@ _MESSAGE_LIMIT = 10_000
 """Most characters of a message that are stored."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    """How the call of a function ended."""
-
-    outcome: AttemptOutcome
-    started_at: datetime
-    finished_at: datetime
-    encoded_result: bytes | None = None
-    error: TaskError | None = None
-    after_s: float | None = None
-
-
 def run_attempt(function: str, arguments: bytes, context: TaskContext, clock: Clock) -> Ending:
     """Call the function that the reference *function* names, with its stored *arguments*. Raises nothing."""
     started_at = clock.now()
     set_current_task(context)
     try:
-        ending = _call(function, arguments)
+        ending = _call(function, arguments, started_at, clock)
     except BaseException as error:  # noqa: BLE001  # whatever user code raises is this attempt's error
-        ending = _Raised(AttemptOutcome.FAILED, error=error_of(error))
+        ending = Ending(AttemptOutcome.FAILED, started_at, clock.now(), error=error_of(error))
     finally:
         set_current_task(None)
     if context.stop_reason is StopReason.TIMED_OUT:
-        ending = _Raised(AttemptOutcome.TIMED_OUT, error=TIMED_OUT)
-    return Ending(
-        outcome=ending.outcome,
-        started_at=started_at,
-        finished_at=clock.now(),
-        encoded_result=ending.encoded_result,
-        error=ending.error,
-        after_s=ending.after_s,
-    )
+        return Ending(AttemptOutcome.TIMED_OUT, started_at, ending.finished_at, error=TIMED_OUT)
+    return ending
 
 
 def error_of(error: BaseException) -> TaskError:
@@ -77,35 +56,25 @@ def _text(value: object) -> str:
 TIMED_OUT = TaskError(type="TimedOut", message="the attempt ran longer than its timeout")
 
 
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    """What a call came to, before the clock is read."""
-
-    outcome: AttemptOutcome
-    encoded_result: bytes | None = None
-    error: TaskError | None = None
-    after_s: float | None = None
-
-
-def _call(function: str, arguments: bytes) -> _Raised:
+def _call(function: str, arguments: bytes, started_at: datetime, clock: Clock) -> Ending:
     args, kwargs = codec.decode_arguments(arguments)
     value = resolve(function)(*args, **kwargs)
     if inspect.iscoroutine(value):
         value.close()
         raise UsageError(f"{function} is an async function; it runs in an event-loop pool only")
-    return _judge(value)
+    if isinstance(value, Retry | Snooze | Cancel):
+        return _steered(value, started_at, clock.now())
+    return Ending(AttemptOutcome.COMPLETED, started_at, clock.now(), codec.encode_result(value))
 
 
-def _judge(value: Any) -> _Raised:
+def _steered(value: Retry | Snooze | Cancel, started_at: datetime, now: datetime) -> Ending:
+    """Return the ending that the function asked for by its return value."""
     match value:
         case Snooze(seconds=seconds):
-            return _Raised(AttemptOutcome.SNOOZED, after_s=seconds)
+            return Ending(AttemptOutcome.SNOOZED, started_at, now, after_s=seconds)
         case Cancel(reason=reason):
-            return _Raised(
-                AttemptOutcome.CANCELLED, error=TaskError(type="Cancel", message=_text(reason)[:_MESSAGE_LIMIT])
-            )
+            error = TaskError(type="Cancel", message=_text(reason)[:_MESSAGE_LIMIT])
+            return Ending(AttemptOutcome.CANCELLED, started_at, now, error=error)
         case Retry(after=after):
             error = TaskError(type="Retry", message="the function asked to be tried again")
-            return _Raised(AttemptOutcome.FAILED, error=error, after_s=after)
-        case _:
-            return _Raised(AttemptOutcome.COMPLETED, encoded_result=codec.encode_result(value))
+            return Ending(AttemptOutcome.FAILED, started_at, now, error=error, after_s=after)

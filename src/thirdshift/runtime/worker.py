@@ -9,29 +9,32 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import ClaimRequest, Exchange, Registration, WorkerEngine
+from thirdshift.core.engine import ClaimRequest, Exchange, Registration, Seat, WorkerEngine
 from thirdshift.core.errors import OutcomeUnknown, StoreDamaged, StoreError
 from thirdshift.core.events import (
-    AttemptClaimed,
     AttemptLost,
     AttemptOverran,
-    AttemptSettled,
+    AttemptsClaimed,
+    AttemptsSettled,
     Event,
     Observer,
     StoreUnavailable,
     TaskRescued,
+    TasksPruned,
     WorkerFailed,
     WorkerStarted,
     WorkerStopped,
 )
-from thirdshift.core.outcome import Report, Settlement, settle
+from thirdshift.core.outcome import Ending, Settlement, settle
 from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import Claim, PoolKind
 from thirdshift.runtime.context import StopReason
 from thirdshift.runtime.pools.slots import SlotPool
+from thirdshift.runtime.pruner import Pruner
 
 _logger = logging.getLogger("thirdshift.worker")
 
@@ -57,6 +60,7 @@ class Worker:
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         retry: RetryPolicy | None = None,
+        pruner: Pruner | None = None,
     ) -> None:
         self._engine = engine
         self._pools: Mapping[PoolKind, SlotPool] = {pool.kind: pool for pool in pools}
@@ -66,11 +70,14 @@ class Worker:
         self._random = random
         self._observe = observe
         self._retry = retry or RetryPolicy()
+        self._pruner = pruner
         self._registration: Registration | None = None
-        self._unlisten: Callable[[], None] | None = None
+        self._unlisten: list[Callable[[], None]] = []
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="thirdshift-worker", daemon=True)
-        self._reports: deque[Report] = deque()
+        self._passing = threading.Lock()
+        """Held by the one thread that makes a pass: the worker's, or one that has just made a slot free."""
+        self._reports: deque[tuple[Claim, Ending]] = deque()
         self._unrecorded: list[Settlement] = []
         self._returned: list[Claim] = []
         self._progress: dict[int, tuple[Claim, Mapping[str, Any]]] = {}
@@ -89,10 +96,20 @@ class Worker:
 
     def start(self) -> None:
         """Register, take over what dead workers left, and start claiming."""
-        registration = self._registration = self._engine.register(slots=self.slots)
-        self._unlisten = self._engine.on_work(self._wake.set)
+        registration = self._registration = self._engine.register(
+            slots=self.slots,
+            queues=self._queues,
+            excluded=self._excluded,
+            pools={kind: pool.slots for kind, pool in self._pools.items()},
+        )
+        first_slot = 0
         for pool in self._pools.values():
-            pool.start(registration, self._ended, self._progressed)
+            pool.start(registration, self, first_slot)
+            first_slot += pool.slots
+        self._unlisten = [
+            self._engine.on_work(self._wake.set, self._pass_here),
+            self._engine.on_submit(self._reserve),
+        ]
         self._announce(WorkerStarted(registration.id, self.slots))
         self._thread.start()
 
@@ -126,18 +143,14 @@ class Worker:
 
     def tick(self) -> float:
         """Make one pass; returns the seconds until the next one is due."""
-        self._unrecorded += self._settlements()
-        request = self._request()
-        exchange = self._engine.exchange(self._unrecorded, request)
-        settled, self._unrecorded = self._unrecorded, []
-        self._hand_out(exchange)
-        for settlement, is_recorded in zip(settled, exchange.recorded, strict=True):
-            self._announce(AttemptSettled(settlement) if is_recorded else AttemptLost(settlement))
+        with self._passing:
+            next_due = self._pass()
         self._stop_cancelled()
         self._rescue()
+        self._prune()
         waits = [SAFETY_INTERVAL_S, self._record_progress(), self._look_at_pools()]
-        if request is not None and exchange.next_due is not None:  # without a free slot, its end is what counts
-            waits.append((exchange.next_due - self._clock.now()).total_seconds())
+        if next_due is not None:
+            waits.append((next_due - self._clock.now()).total_seconds())
         return max(0.0, min(waits))
 
     # The thread
@@ -164,12 +177,13 @@ class Worker:
     def _is_finished(self) -> bool:
         if not self._is_draining.is_set():
             return False
-        self._give_back()
-        return not (self.busy() or self._reports or self._unrecorded or self._returned)
+        with self._passing:  # else another thread may hold claims that it has not handed out yet
+            self._give_back()
+            return not (self._has_seats() or self.busy() or self._reports or self._unrecorded or self._returned)
 
     def _end(self) -> None:
-        if self._unlisten is not None:
-            self._unlisten()
+        for unlisten in self._unlisten:
+            unlisten()
         if self.failure is not None:
             self._announce(WorkerFailed(self.failure))
         self._announce(WorkerStopped(self._owner, len(self.busy())))
@@ -188,12 +202,40 @@ class Worker:
 
     # Parts of a pass
 
+    def _pass(self) -> datetime | None:
+        """Record what ended, claim and hand out; returns when the next claim is due. ``_passing`` is held."""
+        self._unrecorded += self._settlements()
+        request = self._request()
+        exchange = self._engine.exchange(self._unrecorded, request)
+        settled, self._unrecorded = self._unrecorded, []
+        self._hand_out(exchange)
+        self._announce_ends(settled, exchange.recorded)
+        return None if request is None else exchange.next_due  # without a free slot, its end is what counts
+
+    def _pass_here(self) -> None:
+        """Make a pass on the caller's thread, which need not wait for the worker's thread to wake up.
+
+        While another thread makes one, and for all that only the worker's thread does (cancellations, timers, errors
+        of the store), that one is woken.
+        """
+        if not self._passing.acquire(blocking=False):
+            self._wake.set()
+            return
+        try:
+            is_wanted = bool(self.busy())
+            is_wanted |= self._pass() is not None
+        except Exception:  # noqa: BLE001  # the worker's own pass meets it too, and knows what to do
+            is_wanted = True
+        finally:
+            self._passing.release()
+        if is_wanted or self._reports:
+            self._wake.set()
+
     def _settlements(self) -> list[Settlement]:
         settlements: list[Settlement] = []
         while self._reports:
-            report = self._reports.popleft()
-            backoff_s = self._retry.wait_s(report.claim.failures, self._random())
-            settlements.append(settle(report, backoff_s))
+            claim, ending = self._reports.popleft()
+            settlements.append(settle(claim, ending, self._retry.wait_s(claim.failures, self._random())))
         return settlements
 
     def _request(self) -> ClaimRequest | None:
@@ -205,12 +247,22 @@ class Worker:
         return ClaimRequest(owner=self._owner, free=free, queues=self._queues, excluded=self._excluded)
 
     def _hand_out(self, exchange: Exchange) -> None:
-        for claim in exchange.claims:
-            self._announce(AttemptClaimed(claim))
+        if exchange.claims:
+            self._announce(AttemptsClaimed(exchange.claims))
         for kind, pool in self._pools.items():
             claims = [claim for claim in exchange.claims if claim.pool is kind]
             if claims:
                 pool.give(claims)
+        if any(claim.timeout_s is not None for claim in exchange.claims):
+            self.look_soon()
+
+    def _announce_ends(self, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
+        ends = list(zip(settlements, recorded, strict=True))
+        if True in recorded:
+            self._announce(AttemptsSettled([settlement for settlement, is_recorded in ends if is_recorded]))
+        for settlement, is_recorded in ends:
+            if not is_recorded:
+                self._announce(AttemptLost(settlement))
 
     def _give_back(self) -> None:
         self._returned += [claim for pool in self._pools.values() for claim in pool.take_back()]
@@ -232,6 +284,27 @@ class Worker:
         self._rescue_due = now + SAFETY_INTERVAL_S
         for rescue in self._engine.rescue(self._owner):
             self._announce(TaskRescued(rescue))
+        with self._passing:  # nobody holds claims that are on their way to a pool
+            if not self._has_seats():
+                for rescue in self._engine.recover(self._owner, self._held()):
+                    self._announce(TaskRescued(rescue))
+
+    def _has_seats(self) -> bool:
+        return True in [pool.has_seats() for pool in self._pools.values()]  # every pool gives up its old ones
+
+    def _held(self) -> set[tuple[int, int]]:
+        """Return (seq, attempt) of every attempt that this worker knows to be its own."""
+        claims = [claim for pool in self._pools.values() for claim in pool.held()]
+        claims += [claim for claim, _ in self._reports]
+        claims += [settlement.claim for settlement in self._unrecorded]
+        claims += self._returned
+        return {(claim.seq, claim.attempt) for claim in claims}
+
+    def _prune(self) -> None:
+        if self._pruner is not None and not self._is_draining.is_set():
+            counts = self._pruner.tick()
+            if counts:
+                self._announce(TasksPruned(counts))
 
     def _look_at_pools(self) -> float:
         due_s = SAFETY_INTERVAL_S
@@ -259,16 +332,37 @@ class Worker:
 
     # Called from the pools' threads
 
-    def _ended(self, report: Report) -> None:
-        self._reports.append(report)
-        self._wake.set()
+    def report(self, claim: Claim, ending: Ending) -> None:
+        """Take the end of an attempt; :meth:`record` follows."""
+        self._reports.append((claim, ending))
 
-    def _progressed(self, claim: Claim, facts: Mapping[str, Any]) -> None:
+    def record(self, *, is_idle: bool) -> None:
+        """Record what was reported: at once on the slot's thread when that *is_idle*, else soon."""
+        if is_idle:
+            self._pass_here()
+        else:
+            self._wake.set()
+
+    def progress(self, claim: Claim, facts: Mapping[str, Any]) -> None:
+        """Keep what the attempt says of its progress; the newest is stored a few times a second."""
         with self._progress_mutex:
             is_first = not self._progress
             self._progress[claim.seq] = claim, facts
         if is_first:
             self._wake.set()
+
+    def look_soon(self) -> None:
+        """Wake the worker's thread, which looks after time limits."""
+        self._wake.set()
+
+    # Called from submitters' threads
+
+    def _reserve(self, queue: str, kind: PoolKind) -> Seat | None:
+        """Keep a free slot for a task that is being submitted to *queue*, if this worker works on that queue."""
+        pool = self._pools.get(kind)
+        if pool is None or queue in self._excluded or (self._queues is not None and queue not in self._queues):
+            return None
+        return pool.reserve(self._owner)
 
     @property
     def _owner(self) -> str:

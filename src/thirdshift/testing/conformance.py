@@ -9,11 +9,12 @@ Subclass :class:`EngineConformance` in a test module and say how the engine is o
 The pools and the manager have suites of their own in ``thirdshift.testing.manager_conformance``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,27 +22,27 @@ from thirdshift.core import codec
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import ClaimRequest, Exchange, Registration, TaskFilter, WorkerEngine
 from thirdshift.core.errors import QueueFull
-from thirdshift.core.outcome import Report, Settlement, settle
+from thirdshift.core.outcome import Ending, Settlement, settle
+from thirdshift.core.pruning import Limit
+from thirdshift.core.reason import Reason, ReasonCode
 from thirdshift.core.status import FINISHED, TRANSITIONS, TaskPriority, TaskStatus
-from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, NewTask, PoolKind, TaskError, TaskId
+from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, NewTask, PoolKind, TaskError, TaskSpec
 from thirdshift.testing.clock import FakeClock
 
 BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
 _ids = count(1)
 _FINISHED = (TaskStatus.CANCELLED, TaskStatus.COMPLETED, TaskStatus.FAILED)
+_UNREACHED = frozenset({TaskStatus.WAITING})
+"""Statuses that no ordinary means lead to yet."""
 
 
 def new_task(**changes: object) -> NewTask:
-    """Return a task of its own id; *changes* are fields of :class:`NewTask`."""
-    plain = NewTask(
-        id=TaskId(f"{next(_ids):032x}"),
-        name="echo",
-        function="thirdshift.testing.functions:echo",
-        arguments=codec.encode_arguments((1,), {}),
-        queue="default",
-        pool=PoolKind.THREAD,
-    )
-    return replace(plain, **changes)  # type: ignore[arg-type]  # the fields' types are the caller's business
+    """Return a task of its own id; *changes* are its ``id``, its ``arguments`` and fields of :class:`TaskSpec`."""
+    task_id = changes.pop("id", f"{next(_ids):032x}")
+    arguments = changes.pop("arguments", codec.encode_arguments((1,), {}))
+    plain = TaskSpec(name="echo", function="thirdshift.testing.functions:echo", queue="default", pool=PoolKind.THREAD)
+    spec = replace(plain, **changes)  # type: ignore[arg-type]  # the fields' types are the caller's business
+    return NewTask(task_id, arguments, spec)  # type: ignore[arg-type]
 
 
 class EngineConformance:
@@ -103,8 +104,8 @@ class EngineConformance:
     def ended(self, claim: Claim, outcome: AttemptOutcome, backoff_s: float = 60.0, **facts: object) -> Settlement:
         """Return the settlement of *claim*."""
         now = self.clock.now()
-        report = Report(claim=claim, outcome=outcome, started_at=now, finished_at=now)
-        return settle(replace(report, **facts), backoff_s)  # type: ignore[arg-type]
+        ending = Ending(outcome, now, now)._replace(**facts)  # type: ignore[arg-type]
+        return settle(claim, ending, backoff_s)
 
     def complete(self, claim: Claim, value: object = None) -> bool:
         """Settle *claim* with a result."""
@@ -113,6 +114,10 @@ class EngineConformance:
     def fail(self, claim: Claim, *, backoff_s: float = 60.0) -> bool:
         """Settle *claim* as failed."""
         return self.end(claim, AttemptOutcome.FAILED, backoff_s=backoff_s, error=BOOM)
+
+    def why(self, task: NewTask) -> dict[ReasonCode, Mapping[str, Any]]:
+        """Return the facts of each reason, most telling first."""
+        return {reason.code: reason.facts for reason in self.engine.why(task.id)}
 
     def in_status(self, status: TaskStatus) -> NewTask:
         """Submit a task, in a queue of its own, and bring it to *status* by ordinary means."""
@@ -129,7 +134,7 @@ class EngineConformance:
             case TaskStatus.COMPLETED:
                 self.complete(claim, "done")
             case TaskStatus.FAILED:
-                self.end(replace(claim, failures=claim.max_retries), AttemptOutcome.FAILED, error=BOOM)
+                self.end(claim._replace(failures=claim.max_retries), AttemptOutcome.FAILED, error=BOOM)
             case TaskStatus.RETRYING:
                 self.fail(claim)
         assert self.stored(task).status is status
@@ -163,7 +168,7 @@ class EngineConformance:
     def test_the_same_id_twice_makes_one_task(self) -> None:
         """Submitting again after an unknown outcome is safe, and changes nothing."""
         task = self.submit(name="first")
-        self.engine.submit([replace(task, name="second"), new_task()])
+        self.engine.submit([new_task(id=task.id, name="second"), new_task()])
         assert self.stored(task).name == "first"
         assert self.engine.counts()[TaskStatus.PENDING] == 2
 
@@ -461,9 +466,9 @@ class EngineConformance:
         claim = self.claim_one()
         match lost:
             case "owner":
-                claim = replace(claim, owner="f" * 32)
+                claim = claim._replace(owner="f" * 32)
             case "attempt":
-                claim = replace(claim, attempt=claim.attempt + 1)
+                claim = claim._replace(attempt=claim.attempt + 1)
             case _:
                 self.engine.give_back([claim])
                 self.claim_one()
@@ -558,7 +563,7 @@ class EngineConformance:
         found = self.stored(task)
         assert (found.status, found.failures, found.cancel_requested) == (TaskStatus.PENDING, 0, False)
         assert (found.attempts, found.finished_at) == (earlier, None)
-        for _ in range(task.max_retries):
+        for _ in range(task.spec.max_retries):
             self.fail(self.claim_one(), backoff_s=0.0)
         assert self.complete(self.claim_one(), "at last")
         assert self.stored(task).result == "at last"
@@ -579,7 +584,7 @@ class EngineConformance:
         """A settlement to a status that a running task cannot take is refused whole."""
         task = self.submit()
         claim = self.claim_one()
-        settlement = replace(self.ended(claim, AttemptOutcome.FAILED, error=BOOM), status=target)
+        settlement = self.ended(claim, AttemptOutcome.FAILED, error=BOOM)._replace(status=target)
         if (TaskStatus.RUNNING, target) in TRANSITIONS:
             assert list(self.engine.exchange([settlement], None).recorded) == [True]
             assert self.stored(task).status is target
@@ -669,7 +674,286 @@ class EngineConformance:
         assert self.stored(task).attempts == ()
         assert not self.complete(claim, "old again")
 
+    # Many at once
+
+    def test_counts_of_what_a_filter_means(self) -> None:
+        """By status, for every kind of filter; a list's limit does not matter."""
+        self.in_status(TaskStatus.FAILED)
+        self.in_status(TaskStatus.COMPLETED)
+        self.clock.advance(60)
+        moment = self.clock.now()
+        for _ in range(3):
+            self.submit(name="send", queue="mail", tags=("vip",))
+        self.in_status(TaskStatus.COMPLETED)
+
+        def counted(**wanted: object) -> dict[str, int]:
+            counts = self.engine.counts(TaskFilter(limit=1, **wanted))  # type: ignore[arg-type]
+            assert set(counts) == set(TaskStatus)
+            return {status.value: count for status, count in counts.items() if count}
+
+        assert counted() == {"failed": 1, "completed": 2, "pending": 3}
+        assert counted(statuses=frozenset({TaskStatus.FAILED, TaskStatus.PENDING})) == {"failed": 1, "pending": 3}
+        assert counted(name="send") == counted(queue="mail") == counted(tag="vip") == {"pending": 3}
+        assert counted(submitted_before=moment) == {"failed": 1, "completed": 1}
+        assert counted(finished_before=moment) == {"failed": 1, "completed": 1}
+        assert counted(name="send", finished_before=moment) == {}
+
+    def test_all_that_match_are_cancelled(self) -> None:
+        """As one by one: what waits ends, what runs is asked to stop, what is finished stays as it is."""
+        waiting = [self.in_status(status) for status in (TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.RETRYING)]
+        running = self.in_status(TaskStatus.RUNNING)
+        finished = [self.in_status(status) for status in _FINISHED]
+        before = [self.stored(task) for task in finished]
+        assert self.engine.cancel_all(TaskFilter()) == 4
+        assert {self.stored(task).status for task in waiting} == {TaskStatus.CANCELLED}
+        assert self.stored(running).status is TaskStatus.RUNNING
+        assert list(self.engine.cancel_requests(self.worker.id)) == [running.id]
+        assert [self.stored(task) for task in finished] == before
+
+    def test_all_that_match_are_retried(self) -> None:
+        """Finished tasks start over; the others have their turn coming."""
+        failed = [self.in_status(TaskStatus.FAILED) for _ in range(2)]
+        others = [self.in_status(status) for status in TaskStatus if status not in _UNREACHED | {TaskStatus.FAILED}]
+        before = [self.stored(task) for task in others]
+        assert self.engine.retry_all(TaskFilter(statuses=frozenset({TaskStatus.FAILED}))) == 2
+        assert [(self.stored(task).status, self.stored(task).failures) for task in failed] == [
+            (TaskStatus.PENDING, 0)
+        ] * 2
+        assert [self.stored(task) for task in others] == before
+        assert self.engine.retry_all(TaskFilter(statuses=frozenset({TaskStatus.PENDING}))) == 0
+
+    def test_only_finished_tasks_are_deleted_with_all_that_match(self) -> None:
+        """One by one too; they leave nothing behind."""
+        tasks = {status: self.in_status(status) for status in TaskStatus if status not in _UNREACHED}
+        unfinished = [task for status, task in tasks.items() if status not in FINISHED]
+        assert not any(self.engine.delete(task.id) for task in unfinished)
+        assert self.engine.delete(tasks[TaskStatus.FAILED].id)
+        assert not self.engine.delete(tasks[TaskStatus.FAILED].id)
+        assert not self.engine.delete("0" * 32)
+        assert self.engine.delete_all(TaskFilter()) == 2
+        assert {task.id for task in self.engine.find(TaskFilter())} == {task.id for task in unfinished}
+
+    def test_a_change_of_many_leaves_out_what_does_not_match(self) -> None:
+        """Neighbours of other names, queues, tags and ages stay as they are."""
+        old = self.submit(name="send", queue="mail", tags=("vip",))
+        self.clock.advance(60)
+        moment = self.clock.now()
+        others = [
+            self.submit(name="send", queue="mail", tags=("vip",)),
+            self.submit(name="other", queue="mail", tags=("vip",)),
+            self.submit(name="send", tags=("vip",)),
+            self.submit(name="send", queue="mail"),
+        ]
+        wanted = TaskFilter(name="send", queue="mail", tag="vip", submitted_before=moment)
+        assert self.engine.cancel_all(wanted) == 1
+        assert self.stored(old).status is TaskStatus.CANCELLED
+        assert {self.stored(task).status for task in others} == {TaskStatus.PENDING}
+
+    def test_a_change_of_very_many_says_how_far_it_is(self) -> None:
+        """In batches; others are served in between, and what comes meanwhile is left alone."""
+        self.engine.submit([new_task() for _ in range(1_200)])
+        told: list[tuple[int, int]] = []
+        late: list[NewTask] = []
+
+        def report(done: int, total: int) -> None:
+            told.append((done, total))
+            late.append(self.submit())
+
+        assert self.engine.cancel_all(TaskFilter(), report) == 1_200
+        assert len(told) > 1
+        assert told == sorted(told)
+        assert (told[-1], {total for _, total in told}) == ((1_200, 1_200), {1_200})
+        assert {self.stored(task).status for task in late} == {TaskStatus.PENDING}
+        assert self.engine.delete_all(TaskFilter(), report) == 1_200
+
+    # Pruning
+
+    def test_finished_tasks_are_pruned_by_age(self) -> None:
+        """Each status has an age of its own; what would go can be counted first."""
+        old = [self.in_status(status) for status in _FINISHED]
+        kept = [self.in_status(status) for status in TaskStatus if status not in _UNREACHED | FINISHED]
+        self.clock.advance(10)
+        now = self.clock.now()
+        recent = self.in_status(TaskStatus.FAILED)
+        limits = {
+            TaskStatus.CANCELLED: Limit(before=now),
+            TaskStatus.COMPLETED: Limit(before=now - timedelta(seconds=10)),  # exactly as old: it stays
+            TaskStatus.FAILED: Limit(before=now),
+        }
+        counts = {TaskStatus.CANCELLED: 1, TaskStatus.COMPLETED: 0, TaskStatus.FAILED: 1}
+        assert self.engine.prunable(limits) == counts
+        assert all(self.engine.get(task.id) for task in old)
+        assert self.engine.prune(limits) == counts
+        assert [self.engine.get(task.id) is None for task in old] == [True, False, True]
+        assert all(self.engine.get(task.id) for task in [*kept, recent])
+        assert self.engine.prune(limits) == dict.fromkeys(counts, 0)
+
+    def test_finished_tasks_are_pruned_by_number(self) -> None:
+        """The newest stay, in the order in which they finished, also of those that finished at one moment."""
+        tasks = [self.submit() for _ in range(6)]
+        claims = self.claim()
+        for claim in reversed(claims[3:]):
+            self.complete(claim)
+        self.clock.advance(1)
+        for claim in claims[:3]:
+            self.complete(claim)
+        limits = {TaskStatus.COMPLETED: Limit(rows=4), TaskStatus.FAILED: Limit(rows=0)}
+        assert self.engine.prunable(limits) == {TaskStatus.COMPLETED: 2, TaskStatus.FAILED: 0}
+        assert self.engine.prune(limits) == {TaskStatus.COMPLETED: 2, TaskStatus.FAILED: 0}
+        assert [self.engine.get(task.id) is None for task in tasks] == [False] * 3 + [True, True, False]
+
+    def test_the_stricter_limit_counts(self) -> None:
+        """Too old, or too many."""
+        for _ in range(4):
+            self.in_status(TaskStatus.COMPLETED)
+            self.clock.advance(10)
+        now = self.clock.now()
+        old_and_many = {TaskStatus.COMPLETED: Limit(before=now - timedelta(seconds=35), rows=2)}
+        assert self.engine.prune(old_and_many) == {TaskStatus.COMPLETED: 2}
+        assert self.engine.prune({TaskStatus.COMPLETED: Limit()}) == {TaskStatus.COMPLETED: 0}
+        assert self.engine.prune({TaskStatus.COMPLETED: Limit(before=now, rows=2)}) == {TaskStatus.COMPLETED: 2}
+
+    def test_pruning_can_be_done_bit_by_bit(self) -> None:
+        """At most so many at once, what finished first goes first."""
+        tasks = [self.in_status(TaskStatus.CANCELLED) for _ in range(5)]
+        everything = {TaskStatus.CANCELLED: Limit(rows=0)}
+        assert self.engine.prune(everything, most=2) == {TaskStatus.CANCELLED: 2}
+        assert [self.engine.get(task.id) is None for task in tasks] == [True, True, False, False, False]
+        assert self.engine.prune(everything, most=3) == {TaskStatus.CANCELLED: 3}
+
+    def test_free_space_is_given_back_and_nothing_else(self) -> None:
+        """What is left reads as before."""
+        self.engine.submit([new_task(arguments=codec.encode_arguments(("x" * 2_000,), {})) for _ in range(600)])
+        kept = self.submit()
+        before = self.stored(kept)
+        self.engine.cancel_all(TaskFilter(submitted_before=self.clock.now() + timedelta(1)))
+        self.engine.retry(kept.id)
+        assert self.engine.delete_all(TaskFilter()) == 600
+        told: list[tuple[int, int]] = []
+        done = self.engine.vacuum(lambda *progress: told.append(progress))
+        assert done.after_bytes < done.before_bytes
+        assert told[-1][0] == told[-1][1]
+        assert self.stored(kept).arguments == before.arguments
+        assert self.engine.vacuum().before_bytes == done.after_bytes
+
+    # Why
+
+    def test_nothing_is_said_of_an_unknown_id(self) -> None:
+        """There is nothing to explain."""
+        assert list(self.engine.why("0" * 32)) == []
+
+    @pytest.mark.parametrize("status", _FINISHED)
+    def test_why_a_finished_task_does_not_run(self, status: TaskStatus) -> None:
+        """How it ended, when, after how many attempts, and with what error."""
+        task = self.in_status(status)
+        facts = self.why(task)[ReasonCode.FINISHED]
+        assert (facts["status"], facts["at"]) == (status.value, self.clock.now())
+        assert facts["attempts"] == (0 if status is TaskStatus.CANCELLED else 1)
+        assert facts["error"] == ("ValueError: boom" if status is TaskStatus.FAILED else None)
+
+    def test_why_a_scheduled_task_does_not_run(self) -> None:
+        """It is not due; once it is, the next pass of a worker takes it."""
+        task = self.in_status(TaskStatus.SCHEDULED)
+        assert self.why(task) == {ReasonCode.NOT_DUE: {"due_at": self.stored(task).due_at}}
+        self.clock.advance(3_600)
+        assert list(self.why(task)) == [ReasonCode.NEXT]
+
+    def test_why_a_task_that_failed_does_not_run(self) -> None:
+        """It is retried later; the last error, and how many retries it has used."""
+        task = self.in_status(TaskStatus.RETRYING)
+        due_at = self.clock.now() + timedelta(seconds=60)
+        facts = {"due_at": due_at, "failures": 1, "max_retries": 3, "error": "ValueError: boom"}
+        assert self.why(task) == {ReasonCode.RETRYING: facts}
+
+    def test_why_a_task_of_a_paused_queue_does_not_run(self) -> None:
+        """Since when, also for a task that is not due yet."""
+        task = self.submit(queue="mail")
+        later = self.submit(queue="mail", run_at=self.clock.now() + timedelta(hours=1))
+        since = self.clock.now()
+        self.engine.set_paused("mail", True)
+        self.clock.advance(10)
+        paused = {"queue": "mail", "since": since}
+        assert self.why(task) == {ReasonCode.QUEUE_PAUSED: paused}
+        assert list(self.why(later)) == [ReasonCode.NOT_DUE, ReasonCode.QUEUE_PAUSED]
+
+    def test_why_a_task_without_a_worker_does_not_run(self) -> None:
+        """Nobody is alive; nobody takes its queue; nobody has its pool. Who is gone does not count."""
+        task = self.submit(queue="mail")
+        self.worker.close()
+        assert self.why(task) == {ReasonCode.NO_WORKER: {}}
+        facts = {"queue": "mail", "workers": 1}
+        for queues, excluded in ((frozenset({"other"}), frozenset[str]()), (None, frozenset({"mail"}))):
+            other = self.engine.register(slots=1, queues=queues, excluded=excluded)
+            assert self.why(task) == {ReasonCode.NO_WORKER_FOR_QUEUE: facts}
+            other.close()
+        other = self.engine.register(slots=1, queues=frozenset({"mail"}), pools={PoolKind.PROCESS: 1})
+        assert self.why(task) == {ReasonCode.NO_WORKER_FOR_POOL: {**facts, "pool": "thread"}}
+        other.close()
+
+    def test_why_a_task_in_the_line_does_not_run(self) -> None:
+        """All slots are busy, and how many tasks come before it; those of queues that nobody takes here do not."""
+        self.worker.close()
+        other = self.engine.register(slots=3, excluded=frozenset({"theirs"}), pools={PoolKind.THREAD: 2})
+        for _ in range(2):
+            self.submit()
+        self.engine.exchange([], ClaimRequest(owner=other.id, free={PoolKind.THREAD: 2}))
+        last = self.submit()
+        self.submit(queue="mail", priority=TaskPriority.HIGH)
+        self.submit(priority=TaskPriority.HIGH)
+        self.submit(pool=PoolKind.PROCESS, priority=TaskPriority.HIGH)
+        self.submit(queue="theirs", priority=TaskPriority.HIGH)
+        self.submit(run_at=self.clock.now() - timedelta(seconds=1))
+        self.submit()
+        assert self.why(last) == {
+            ReasonCode.SLOTS_BUSY: {"pool": "thread", "slots": 2},
+            ReasonCode.TASKS_BEFORE: {"count": 3, "is_all": True},
+        }
+        other.close()
+
+    def test_why_a_task_is_about_to_run(self) -> None:
+        """Nothing holds it back."""
+        assert self.engine.why(self.submit().id) == [Reason(code=ReasonCode.NEXT)]
+
+    def test_why_a_running_task_has_not_ended(self) -> None:
+        """Who runs it and since when; whether it should have stopped."""
+        task = self.submit(timeout_s=5.0)
+        since = self.clock.now()
+        self.claim_one()
+        self.clock.advance(5)
+        running = {"worker": self.worker.id, "attempt": 1, "since": since}
+        assert self.why(task) == {ReasonCode.RUNNING: running}
+        self.clock.advance(1)
+        self.engine.cancel(task.id)
+        assert self.why(task) == {
+            ReasonCode.RUNNING: running,
+            ReasonCode.CANCEL_REQUESTED: {"since": self.clock.now()},
+            ReasonCode.OVERRUN: {"timeout_s": 5.0, "since": since + timedelta(seconds=5), "pool": "thread"},
+        }
+
+    def test_why_the_task_of_a_dead_worker_does_not_run(self) -> None:
+        """It waits for a live worker to take it over, and says so when there is none."""
+        task = self.submit()
+        self.worker.close()
+        gone = self.engine.register(slots=1)
+        self.engine.exchange([], ClaimRequest(owner=gone.id, free={PoolKind.THREAD: 1}))
+        gone.close()
+        assert list(self.why(task)) == [ReasonCode.RUNNING, ReasonCode.WORKER_DIED, ReasonCode.NO_WORKER]
+        alive = self.engine.register(slots=1)
+        assert list(self.why(task)) == [ReasonCode.RUNNING, ReasonCode.WORKER_DIED]
+        alive.close()
+
     # Workers
+
+    def test_workers_say_what_they_take(self) -> None:
+        """Their queues, and the slots of each pool."""
+        pools = {PoolKind.THREAD: 2, PoolKind.PROCESS: 1}
+        queues = frozenset({"mail", "it's"})
+        second = self.engine.register(slots=3, queues=queues, excluded=frozenset({"x"}), pools=pools)
+        known = {worker.id: worker for worker in self.engine.workers()}
+        first, found = known[self.worker.id], known[second.id]
+        assert (first.queues, first.excluded, first.pools) == (None, frozenset(), {})
+        assert (found.queues, found.excluded, found.pools) == (queues, frozenset({"x"}), pools)
+        second.close()
 
     def test_workers_are_known_while_they_are_registered(self) -> None:
         """With their slots and how many are busy."""

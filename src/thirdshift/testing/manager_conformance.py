@@ -17,7 +17,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from thirdshift.core.engine import TaskFilter
 from thirdshift.core.errors import NotImportable, TaskFailed, TaskNotFound, UsageError, WaitTimeout
+from thirdshift.core.pruning import PruningConfig
+from thirdshift.core.reason import ReasonCode
 from thirdshift.core.status import TaskPriority, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.handle import TaskHandle
@@ -376,6 +379,79 @@ class ManagerConformance:
         ids = self.manager.submit_many(functions.add, [(n, 1) for n in range(50)])
         assert [self.manager.handle(task_id).result(TIMEOUT_S) for task_id in ids] == list(range(1, 51))
         assert self.manager.submit_many(functions.add, []) == []
+
+    # Many at once, and why
+
+    def test_many_tasks_are_changed_at_once(self) -> None:
+        """Counted, cancelled, run again and deleted by a filter; the rest stays as it is."""
+        self.manager.pause_queue("line")
+        waiting = [self.manager.options(queue="line").submit(functions.add, n, 1) for n in range(5)]
+        other = self.run(functions.echo, 1)
+        line = TaskFilter(queue="line")
+        assert self.manager.count_tasks(line)[TaskStatus.PENDING] == 5
+        assert self.manager.cancel_tasks(line) == 5
+        assert {handle.status for handle in waiting} == {TaskStatus.CANCELLED}
+        assert self.manager.retry_tasks(line) == 5
+        self.manager.resume_queue("line")
+        assert [handle.result(TIMEOUT_S) for handle in waiting] == [1, 2, 3, 4, 5]
+        assert self.manager.delete_tasks(line) == 5
+        assert self.manager.get_stats()["total"] == 1
+        assert self.manager.delete_task(other.id)
+        assert not self.manager.delete_task(other.id)
+        assert self.manager.get_stats()["total"] == 0
+
+    def test_many_running_tasks_are_told_to_stop(self) -> None:
+        """Their functions see it, as when they are cancelled one by one."""
+        said = self.signal("said")
+        handles = [self.manager.submit(functions.until_stopped, said.path) for _ in range(2)]
+        assert len({said.wait() for _ in handles}) >= 1
+        assert self.manager.cancel_tasks(TaskFilter(name="until_stopped")) == 2
+        assert {handle.wait(TIMEOUT_S).status for handle in handles} == {TaskStatus.CANCELLED}
+
+    def test_why_a_task_does_not_run(self) -> None:
+        """The most telling reason first: paused, busy, in line, running, finished."""
+
+        def codes(task_id: str) -> list[ReasonCode]:
+            return [reason.code for reason in self.manager.why(task_id)]
+
+        held = [self.busy(), self.busy()]
+        assert codes(held[0].handle.id) == [ReasonCode.RUNNING]
+        self.manager.pause_queue("mail")
+        paused = self.manager.options(queue="mail").submit(functions.echo)
+        assert codes(paused.id) == [ReasonCode.QUEUE_PAUSED]
+        self.manager.pause_queue("default")
+        first, second = (self.manager.submit(functions.echo) for _ in range(2))
+        for each in held:
+            each.finish()
+        assert codes(held[0].handle.id) == [ReasonCode.FINISHED]
+        self.manager.shutdown()
+        with self.open(queues=["mail"]) as self.manager:
+            self.manager.resume_queue("default")
+            assert codes(first.id) == codes(second.id) == [ReasonCode.NO_WORKER_FOR_QUEUE]
+        with self.open(start=False) as reader:
+            assert [reason.code for reason in reader.why(first.id)] == [ReasonCode.NO_WORKER]
+            with pytest.raises(TaskNotFound):
+                reader.why("0" * 32)
+
+    def test_finished_tasks_are_pruned_by_hand(self) -> None:
+        """As many as the rules say; what is not finished stays, however old."""
+        self.manager.shutdown()
+        rules = PruningConfig(completed_days=0.0, failed_rows=1, enabled=False)
+        with self.open(pruning=rules) as self.manager:
+            self.manager.pause_queue("later")
+            waiting = self.manager.options(queue="later").submit(functions.echo)
+            done = [self.run(functions.add, 1, 1) for _ in range(3)]
+            failed = [self.run(functions.fail, "x", max_retries=0) for _ in range(2)]
+            counts = {TaskStatus.COMPLETED: 3, TaskStatus.FAILED: 1, TaskStatus.CANCELLED: 0}
+            assert self.manager.prune(dry_run=True) == counts
+            assert self.manager.get_stats()["total"] == 6
+            assert self.manager.prune() == counts
+            assert [self.manager.get_task(task.id) for task in [*done, failed[0]]] == [None] * 4
+            assert self.manager.get_task_status(failed[1].id) is TaskStatus.FAILED
+            assert self.manager.get_task_status(waiting.id) is TaskStatus.PENDING
+            self.manager.delete_tasks(TaskFilter())
+            space = self.manager.vacuum()
+            assert space.after_bytes <= space.before_bytes
 
     # Ending
 

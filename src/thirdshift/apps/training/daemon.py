@@ -26,7 +26,7 @@ from thirdshift.apps.training.status import StatusFile, training_status
 from thirdshift.apps.training.steps import Step
 from thirdshift.apps.training.tasks import CHORES_QUEUE, TRAINING_QUEUE, config_of
 from thirdshift.apps.training.workspace import TrainingWorkspace
-from thirdshift.config import database_of
+from thirdshift.config import database_of, load_settings
 from thirdshift.host.disk import DiskGuard
 from thirdshift.host.instance import PIDManager
 from thirdshift.host.signals import StopSignals
@@ -114,7 +114,12 @@ class TrainingDaemon:
     def _worker(self, database: Path, queue: str, slots: int) -> BackgroundTaskManager:
         timeout_s = self.config.shutdown_timeout_seconds
         return BackgroundTaskManager(
-            "process", slots, database=database, queues=[queue], shutdown_timeout_seconds=timeout_s
+            "process",
+            slots,
+            database=database,
+            queues=[queue],
+            shutdown_timeout_seconds=timeout_s,
+            pruning=load_settings(self.workspace.root).pruning,
         )
 
     def _steps(

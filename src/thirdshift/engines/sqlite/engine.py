@@ -9,7 +9,9 @@ import os
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -19,28 +21,48 @@ from uuid import uuid4
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import (
+    BulkProgress,
     Capabilities,
     ClaimRequest,
     Exchange,
     QueueState,
     Rescue,
+    ReserveSeat,
+    Seat,
     TaskFilter,
+    Vacuumed,
     WorkerState,
 )
-from thirdshift.core.errors import QueueFull
+from thirdshift.core.errors import QueueFull, StoreError
 from thirdshift.core.outcome import Settlement
+from thirdshift.core.pruning import Limits
+from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, TaskId
-from thirdshift.engines.sqlite import wake, work
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
+from thirdshift.engines.sqlite import manage, wake, work
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
-from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers
-from thirdshift.engines.sqlite.queries import QUERY
-from thirdshift.engines.sqlite.rows import attempt_of_row, from_us, row_of_new, task_of_row, to_us
+from thirdshift.engines.sqlite.filters import count_query, find_query, recheck_query, seqs_query
+from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
+from thirdshift.engines.sqlite.queries import QUERY, in_chunks
+from thirdshift.engines.sqlite.rows import (
+    attempt_of_row,
+    claim_of_new,
+    from_us,
+    row_of_worker,
+    rows_of_new,
+    task_of_row,
+    to_us,
+    worker_of_row,
+)
+from thirdshift.engines.sqlite.why import Inquiry
 from thirdshift.engines.sqlite.writer import Writer
 from thirdshift.host.files import make_folders
 
-_DELETE_BATCH = 1_000
+_BATCH = 500
+"""Rows that one transaction of a long change writes: some milliseconds under the write lock."""
+_LEAST_PAUSE_S = 0.002
+"""Twice the pause after which another process that found the file locked looks again."""
 
 
 class SQLiteEngine:
@@ -101,6 +123,7 @@ class SQLiteEngine:
         self._checkpointer = Checkpointer(path, self._folder / "checkpoint.lock")
         self._checkpointer.start()
         self._known_queues: frozenset[str] = frozenset()
+        self._reserves: tuple[ReserveSeat, ...] = ()
         self._last_now_us = 0
         self._is_closed = False
 
@@ -136,23 +159,70 @@ class SQLiteEngine:
     def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> None:
         """Store all *tasks* or none. See :class:`thirdshift.core.engine.Engine`."""
         now_us = self._now_us()
-        rows = [row_of_new(task, now_us) for task in tasks]
-        queues = {task.queue for task in tasks}
+        seat = self._seat_for(tasks[0], now_us) if len(tasks) == 1 else None
+        if seat is None:
+            self._store(tasks, now_us, queue_size)
+            self._hub.announce(wake.WORK)
+            return
+        try:
+            claim = self._store_claimed(tasks[0], now_us, queue_size, seat.owner)
+        except BaseException:
+            seat.leave()
+            raise
+        if claim is None:
+            seat.leave()
+            self._hub.announce(wake.WORK)
+        elif not seat.take(claim):
+            self.give_back([claim])
+
+    def _store(self, tasks: Sequence[NewTask], now_us: int, queue_size: int | None) -> None:
+        queues = {task.spec.queue for task in tasks}
+        rows = rows_of_new(tasks, now_us)
         new_queues = queues - self._known_queues
 
         def insert(connection: sqlite3.Connection) -> None:
-            if queue_size is not None:
-                _demand_room(connection, queue_size, len(rows))
-            if new_queues:
-                connection.executemany(QUERY["know_queue"], [(name,) for name in new_queues])
-            if len(rows) == 1:
-                connection.execute(QUERY["submit"], rows[0])
-            else:
-                connection.executemany(QUERY["submit"], rows)
+            self._prepare_submit(connection, queue_size, len(rows), new_queues)
+            for query, parameters in in_chunks("submit", rows):
+                connection.execute(query, parameters)
 
-        self._writer.run(insert, durable=any(task.durable for task in tasks))
+        self._writer.run(insert, durable=any(task.spec.durable for task in tasks))
         self._known_queues |= queues
-        self._hub.announce(wake.WORK)
+
+    def _store_claimed(self, task: NewTask, now_us: int, queue_size: int | None, owner: str) -> Claim | None:
+        """Store one task that is due and claim it for *owner*; ``None`` when another should come first."""
+        (row,) = rows_of_new([task], now_us)
+        new_queues = {task.spec.queue} - self._known_queues
+
+        def insert(connection: sqlite3.Connection) -> int | None:
+            self._prepare_submit(connection, queue_size, 1, new_queues)
+            cursor = connection.execute(QUERY["submit_claimed"], (*row, owner))
+            if cursor.rowcount:
+                return cursor.lastrowid
+            connection.execute(QUERY["submit"], row)
+            return None
+
+        seq = self._writer.run(insert, durable=task.spec.durable)
+        self._known_queues |= new_queues
+        return None if seq is None else claim_of_new(task, seq, owner, now_us)
+
+    def _prepare_submit(
+        self, connection: sqlite3.Connection, queue_size: int | None, more: int, new_queues: AbstractSet[str]
+    ) -> None:
+        if queue_size is not None:
+            _demand_room(connection, queue_size, more)
+        if new_queues:
+            connection.executemany(QUERY["know_queue"], [(name,) for name in new_queues])
+
+    def _seat_for(self, task: NewTask, now_us: int) -> Seat | None:
+        """Return a free slot of a worker of this process for *task*, if it is due."""
+        spec = task.spec
+        if not self._reserves or (spec.run_at is not None and to_us(spec.run_at) > now_us):
+            return None
+        for reserve in self._reserves:
+            seat = reserve(spec.queue, spec.pool)
+            if seat is not None:
+                return seat
+        return None
 
     # Reading
 
@@ -161,18 +231,31 @@ class SQLiteEngine:
         with self._reading():
             return self._read_task(task_id)
 
+    def status(self, task_id: str) -> TaskStatus | None:
+        """Return the task's status, or ``None``."""
+        rows = self._read(QUERY["status"], (task_id,))
+        return TaskStatus(rows[0][0]) if rows else None
+
     def find(self, task_filter: TaskFilter) -> Sequence[BackgroundTask]:
         """Return the tasks that match, newest first."""
-        query, parameters = _find_query(task_filter)
+        query, parameters = find_query(task_filter)
         with self._reading():
             ids = [row[0] for row in self._reader.execute(query, parameters).fetchall()]
             found = [self._read_task(task_id) for task_id in ids]
         return [task for task in found if task is not None]
 
-    def counts(self) -> Mapping[TaskStatus, int]:
-        """Return how many tasks there are under every status."""
-        found = dict(self._read(QUERY["counts"]))
+    def counts(self, task_filter: TaskFilter | None = None) -> Mapping[TaskStatus, int]:
+        """Return how many tasks there are under every status, of those that match when a filter is given."""
+        if task_filter is None:
+            found = dict(self._read(QUERY["counts"]))
+        else:
+            found = dict(self._read_long(*count_query(task_filter)))
         return {status: found.get(status.value, 0) for status in TaskStatus}
+
+    def why(self, task_id: str) -> Sequence[Reason]:
+        """Return why the task is where it is and does not run, most telling first."""
+        with self._reading(), _one_moment(self._reader):
+            return Inquiry(self._reader, self._clock.now(), partial(is_alive, self._folder)).reasons(task_id)
 
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
@@ -186,12 +269,14 @@ class SQLiteEngine:
             for name, paused_us in self._read(QUERY["queues"])
         ]
 
+    def has_work(self, queues: AbstractSet[str] | None, excluded: AbstractSet[str]) -> bool:
+        """Return whether anything is left to run, now or later, in those queues that are not paused."""
+        ours = [name for (name,) in self._read(QUERY["open_queues"]) if name not in excluded]
+        return any(self._read(QUERY["has_work"], (name,))[0][0] for name in ours if queues is None or name in queues)
+
     def workers(self) -> Sequence[WorkerState]:
         """Return the workers that are registered, oldest first."""
-        return [
-            WorkerState(id=worker, pid=pid, host=host, started_at=from_us(started), slots=slots, busy=busy)
-            for worker, pid, host, started, slots, busy in self._read(QUERY["workers"])
-        ]
+        return [worker_of_row(row) for row in self._read(QUERY["workers"])]
 
     # Managing
 
@@ -206,44 +291,78 @@ class SQLiteEngine:
 
     def cancel(self, task_id: str) -> bool:
         """Cancel the task, or ask its worker to stop it."""
-        parameters = {"id": task_id, "now": self._now_us()}
-
-        def cancel(connection: sqlite3.Connection) -> str | None:
-            for kind, query in (("cancelled", "cancel_waiting"), ("cancel_requested", "request_cancel")):
-                if connection.execute(QUERY[query], parameters).rowcount:
-                    connection.execute(QUERY["record_event"], {**parameters, "kind": kind, "detail": None})
-                    return kind
-            return None
-
-        kind = self._writer.run(cancel, durable=True)
-        if kind is not None:
-            self._hub.announce(wake.WORK if kind == "cancel_requested" else wake.FINISHED)
-        return kind is not None
+        return self._change(manage.cancel, task_id)
 
     def retry(self, task_id: str) -> bool:
         """Make a finished task pending again with all its retries."""
-        parameters = {"id": task_id, "now": self._now_us(), "kind": "retried", "detail": None}
+        return self._change(manage.retry, task_id)
 
-        def retry(connection: sqlite3.Connection) -> bool:
-            if not connection.execute(QUERY["retry"], parameters).rowcount:
-                return False
-            connection.execute(QUERY["record_event"], parameters)
-            return True
+    def delete(self, task_id: str) -> bool:
+        """Delete a finished task with its attempts."""
+        return self._change(manage.delete, task_id)
 
-        is_retried = self._writer.run(retry, durable=True)
-        if is_retried:
-            self._hub.announce(wake.WORK)
-        return is_retried
+    def cancel_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Cancel all tasks that match now. See :class:`thirdshift.core.engine.Engine`."""
+        return self._change_all(manage.cancel, task_filter, report)
+
+    def retry_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Make all finished tasks that match now pending again."""
+        return self._change_all(manage.retry, task_filter, report)
+
+    def delete_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+        """Delete all finished tasks that match now."""
+        return self._change_all(manage.delete, task_filter, report)
 
     def delete_finished(self, *, before: datetime) -> int:
-        """Delete tasks that finished before that moment; in batches, so that nobody waits long for the write lock."""
-        parameters = {"before": to_us(before), "limit": _DELETE_BATCH}
+        """Delete tasks that finished before that moment."""
+        parameters = {"before": to_us(before), "limit": _BATCH}
         deleted = 0
-        while True:
+        for _ in _paced():
             count = self._writer.run(lambda c: c.execute(QUERY["delete_finished"], parameters).rowcount, durable=False)
             deleted += count
-            if count < _DELETE_BATCH:
-                return deleted
+            if count < _BATCH:
+                break
+        return deleted
+
+    def prunable(self, limits: Limits) -> Mapping[TaskStatus, int]:
+        """Return how many tasks of each status :meth:`prune` would delete."""
+        with self._long_reader() as reader, _one_moment(reader):
+            found = manage.count_prunable(reader, manage.bounds(reader, limits))
+        return {status: found.get(status, 0) for status in limits}
+
+    def prune(self, limits: Limits, *, most: int | None = None) -> Mapping[TaskStatus, int]:
+        """Delete finished tasks beyond *limits*, *most* of them at most; returns how many of each status."""
+        with self._long_reader() as reader:
+            bounds = manage.bounds(reader, limits)
+        deleted = dict.fromkeys(limits, 0)
+        for _ in _paced() if bounds else ():
+            room = _BATCH if most is None else min(_BATCH, most - sum(deleted.values()))
+            batch = self._writer.run(partial(manage.prune_batch, found=bounds, limit=room), durable=False)
+            for status, count in batch.items():
+                deleted[status] += count
+            if sum(batch.values()) < _BATCH or sum(deleted.values()) == most:
+                break
+        return deleted
+
+    def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:
+        """Give the space of deleted tasks back to the disk, in small steps."""
+        before, free = self._pages()
+        left = free
+        for _ in _paced() if free else ():
+            self._writer.run(manage.vacuum_batch, durable=False)
+            was, (_pages, left) = left, self._pages()
+            if report is not None:
+                report(max(0, free - left), free)
+            if not left or left >= was:  # done, or others delete as fast as this gives back
+                break
+        with contextlib.suppress(sqlite3.Error, StoreError):  # the file is cut by the next checkpoint, if not by this
+            self._checkpointer.checkpoint()
+        ((page_bytes,),) = self._read("PRAGMA page_size")
+        return Vacuumed(
+            before_bytes=before * page_bytes,
+            after_bytes=self._pages()[0] * page_bytes,
+            file_bytes=self._path.stat().st_size,
+        )
 
     def on_finished(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* after tasks finished."""
@@ -251,12 +370,29 @@ class SQLiteEngine:
 
     # Working
 
-    def register(self, *, slots: int) -> SQLiteRegistration:
-        """Make a new worker known."""
-        registration = SQLiteRegistration(self._folder, forget=self._forget_worker)
-        row = (registration.id, os.getpid(), socket.gethostname(), self._now_us(), slots)
+    def register(
+        self,
+        *,
+        slots: int,
+        queues: frozenset[str] | None = None,
+        excluded: frozenset[str] = frozenset(),
+        pools: Mapping[PoolKind, int] | None = None,
+    ) -> SQLiteRegistration:
+        """Make a new worker known, and what it takes."""
+        registration = SQLiteRegistration(self._folder, slots, forget=self._forget_worker)
+        worker = WorkerState(
+            id=registration.id,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started_at=from_us(self._now_us()),
+            slots=slots,
+            busy=0,
+            queues=queues,
+            excluded=excluded,
+            pools=pools or {},
+        )
         try:
-            self._writer.run(lambda c: c.execute(QUERY["register_worker"], row), durable=False)
+            self._writer.run(lambda c: c.execute(QUERY["register_worker"], row_of_worker(worker)), durable=False)
         except BaseException:
             registration.abandon()
             raise
@@ -265,13 +401,13 @@ class SQLiteEngine:
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None) -> Exchange:
         """Record ended attempts, promote what is due and claim new tasks, in one transaction."""
         now = self._clock.now()
-        if request is not None and not settlements and not self._has_runnable(now):
-            request = None
-        if request is None and not settlements:
-            return Exchange(recorded=(), claims=(), next_due=work.next_due(self._read(QUERY["next_due"])))
+        if not settlements:  # idle: look before taking the write lock
+            ((is_runnable, due_us),) = self._read(QUERY["look"], (to_us(now),))
+            if request is None or not is_runnable:
+                return Exchange(recorded=(), claims=(), next_due=None if due_us is None else from_us(due_us))
         exchange = self._writer.run(
             lambda connection: work.exchange(connection, settlements, request, now),
-            durable=any(settlement.report.claim.durable for settlement in settlements),
+            durable=any(settlement.claim.durable for settlement in settlements),
         )
         if any(exchange.recorded):
             self._hub.announce(wake.FINISHED)
@@ -299,27 +435,89 @@ class SQLiteEngine:
         rescued: list[Rescue] = []
         for dead in dead_workers(self._folder, others):
             now = self._clock.now()
-            rescued += self._writer.run(partial(work.rescue, dead=dead.id, now=now), durable=False)
+            rescued += self._writer.run(partial(work.rescue, dead=dead, now=now), durable=False)
             dead.forget()
         if rescued:
             self._hub.announce(wake.WORK)
         return rescued
 
-    def on_work(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def recover(self, owner: str, known: AbstractSet[tuple[int, int]]) -> Sequence[Rescue]:
+        """Make runnable what *owner* holds in the store but not by its own account."""
+        held = {(seq, attempt) for seq, _, _, attempt, _ in self._read(QUERY["held_by"], (owner,))}
+        if held <= known:
+            return ()
+        now_us = self._now_us()
+        return self._writer.run(partial(work.recover, owner=owner, known=known, now_us=now_us), durable=False)
+
+    def on_submit(self, reserve: ReserveSeat) -> Callable[[], None]:
+        """Let submitters of this process ask *reserve* for a free slot."""
+        with self._open_mutex:
+            self._reserves = (*self._reserves, reserve)
+
+        def end() -> None:
+            with self._open_mutex:
+                self._reserves = tuple(each for each in self._reserves if each is not reserve)
+
+        return end
+
+    def on_work(
+        self, callback: Callable[[], None], of_others: Callable[[], None] | None = None
+    ) -> Callable[[], None]:
         """Call *callback* when there may be something to claim or to cancel."""
-        return self._hub.listen(wake.WORK, callback)
+        return self._hub.listen(wake.WORK, callback, of_others)
 
     # Inside
+
+    def _change(self, change: manage.Change, task_id: str) -> bool:
+        now_us = self._now_us()
+        kind = self._writer.run(lambda connection: change(connection, task_id, now_us), durable=True)
+        self._announce_changes([] if kind is None else [kind])
+        return kind is not None
+
+    def _change_all(self, change: manage.Change, task_filter: TaskFilter, report: BulkProgress | None) -> int:
+        """Change all that matches now: the rows are found once, and written and looked at again batch by batch."""
+        recheck = recheck_query(task_filter)
+        seqs = sorted(seq for (seq,) in self._read_long(*seqs_query(task_filter)))
+        changed = 0
+        for start, _ in zip(range(0, len(seqs), _BATCH), _paced(), strict=False):
+            batch = seqs[start : start + _BATCH]
+            write = partial(manage.change_batch, change=change, recheck=recheck, seqs=batch, now_us=self._now_us())
+            kinds = self._writer.run(write, durable=True)
+            self._announce_changes(kinds)
+            changed += len(kinds)
+            if report is not None:
+                report(start + len(batch), len(seqs))
+        return changed
+
+    def _announce_changes(self, kinds: Sequence[str]) -> None:
+        if manage.CANCELLED in kinds:
+            self._hub.announce(wake.FINISHED)
+        if manage.CANCEL_REQUESTED in kinds or manage.RETRIED in kinds:
+            self._hub.announce(wake.WORK)
+
+    def _pages(self) -> tuple[int, int]:
+        """Return how many pages the database has, and how many of them are free."""
+        ((pages,),), ((free,),) = self._read("PRAGMA page_count"), self._read("PRAGMA freelist_count")
+        return pages, free
 
     def _forget_worker(self, worker: str) -> None:
         self._writer.run(lambda c: c.execute(QUERY["forget_worker"], (worker,)), durable=False)
 
-    def _has_runnable(self, now: datetime) -> bool:
-        return bool(self._read(QUERY["is_runnable"], (to_us(now),))[0][0])
-
     def _read(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self._reading():
             return self._reader.execute(query, parameters).fetchall()
+
+    def _read_long(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with self._long_reader() as reader:
+            return reader.execute(query, parameters).fetchall()
+
+    @contextmanager
+    def _long_reader(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection of its own to what may walk the whole file: nobody's short question waits behind it."""
+        with self._reading():
+            reader = open_reader(self._path)
+        with contextlib.closing(reader), errors_of(self._path):
+            yield reader
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -331,14 +529,11 @@ class SQLiteEngine:
 
     def _read_task(self, task_id: str) -> BackgroundTask | None:
         """Read one task with its attempts as they stand at one moment; the reader's mutex is held."""
-        self._reader.execute("BEGIN")
-        try:
+        with _one_moment(self._reader):
             row = self._reader.execute(QUERY["task"], (task_id,)).fetchone()
             if row is None:
                 return None
             return task_of_row(row, [attempt_of_row(a) for a in self._reader.execute(QUERY["attempts"], (row[0],))])
-        finally:
-            self._reader.execute("COMMIT")
 
     def _now_us(self) -> int:
         """Return now; it never goes back within a process, so that a clock step does not reorder equal tasks."""
@@ -352,19 +547,19 @@ def _demand_room(connection: sqlite3.Connection, queue_size: int, more: int) -> 
         raise QueueFull(queue_size, 0.0)
 
 
-def _find_query(wanted: TaskFilter) -> tuple[str, list[Any]]:
-    """Build the one query whose conditions vary."""
-    conditions: list[str] = []
-    parameters: list[Any] = []
-    if wanted.statuses:
-        conditions.append(f"status IN ({', '.join('?' * len(wanted.statuses))})")
-        parameters += sorted(status.value for status in wanted.statuses)
-    for column, value in (("name", wanted.name), ("queue", wanted.queue)):
-        if value is not None:
-            conditions.append(f"{column} = ?")
-            parameters.append(value)
-    if wanted.tag is not None:
-        conditions.append("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
-        parameters.append(wanted.tag)
-    where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-    return f"SELECT id FROM task {where}ORDER BY seq DESC LIMIT ?", [*parameters, wanted.limit]  # noqa: S608
+def _paced() -> Iterator[None]:
+    """Yield for each batch of a long change; in between, leave the write lock to others for as long as it was held."""
+    while True:
+        begun = time.monotonic()
+        yield
+        time.sleep(max(_LEAST_PAUSE_S, time.monotonic() - begun))
+
+
+@contextmanager
+def _one_moment(reader: sqlite3.Connection) -> Iterator[None]:
+    """Let all that is read inside be of one moment."""
+    reader.execute("BEGIN")
+    try:
+        yield
+    finally:
+        reader.execute("COMMIT")

@@ -10,19 +10,38 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
+from thirdshift.core.task import Claim
+from thirdshift.engines.sqlite.slotfile import SlotFile, read_slots
 from thirdshift.host.lock import FileLock, held_by_somebody, read_pid
 
 
 class SQLiteRegistration:
     """A worker of this process; its lock is held until :meth:`close` or the end of the process."""
 
-    def __init__(self, folder: Path, forget: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, slots: int, forget: Callable[[str], None]) -> None:
         self.id = uuid4().hex
         self._folder = folder
         self._forget = forget
         self._lock = FileLock(_worker_lock(folder, self.id))
         if not self._lock.try_acquire():
             raise AssertionError(f"the new lock {self._lock.path} is held by somebody")
+        try:
+            self._slots = SlotFile(_slot_file(folder, self.id), slots)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def enter_slot(self, slot: int, claim: Claim) -> None:
+        """Note that the attempt is about to run in *slot*."""
+        self._slots.enter(slot, claim.seq, claim.attempt)
+
+    def note_progress(self, slot: int) -> None:
+        """Note that the attempt in *slot* has come forward."""
+        self._slots.note_progress(slot)
+
+    def leave_slot(self, slot: int) -> None:
+        """Note that *slot* is empty."""
+        self._slots.leave(slot)
 
     def child_lock(self, number: int) -> str:
         """Return the path of the lock file that child *number* must hold while it lives."""
@@ -39,6 +58,7 @@ class SQLiteRegistration:
             self._forget(self.id)
         finally:
             self._lock.release()
+        self._slots.close()
         _remove_files(self._folder, self.id)
 
 
@@ -47,6 +67,8 @@ class DeadWorker:
 
     def __init__(self, folder: Path, worker: str, lock: FileLock) -> None:
         self.id = worker
+        self.stood = read_slots(_slot_file(folder, worker))
+        """The attempts that stood in its slots, by (``seq``, attempt)."""
         self._folder = folder
         self._lock = lock
 
@@ -54,6 +76,11 @@ class DeadWorker:
         """Remove what is left of it in the file system."""
         _remove_files(self._folder, self.id)
         self._lock.release()
+
+
+def is_alive(folder: Path, worker: str) -> bool:
+    """Return whether *worker* holds its lock."""
+    return held_by_somebody(_worker_lock(folder, worker))
 
 
 def dead_workers(folder: Path, workers: Sequence[str]) -> Iterator[DeadWorker]:
@@ -85,6 +112,10 @@ def _end_orphans(folder: Path, worker: str) -> bool:
 def _remove_files(folder: Path, worker: str) -> None:
     for path in folder.glob(f"{worker}.*"):
         path.unlink(missing_ok=True)
+
+
+def _slot_file(folder: Path, worker: str) -> Path:
+    return folder / f"{worker}.slots"
 
 
 def _worker_lock(folder: Path, worker: str) -> Path:

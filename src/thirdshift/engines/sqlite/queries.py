@@ -1,10 +1,16 @@
 """The SQL of this engine, read from ``sql/*.sql``: one named query each, with the reason why it is safe above it."""
 
 import re
+from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
+from typing import Any
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_VALUES = re.compile(r"\bVALUES (\([?, ]+\))")
+_CHUNKS = (64, 8, 1)
+"""Rows that one statement takes: few sizes, so that all stay prepared."""
 
 
 def _load() -> dict[str, str]:
@@ -35,3 +41,24 @@ def _without_comments(text: str) -> str:
 
 QUERY = _load()
 """Every query by its name."""
+
+
+def in_chunks(name: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the query *name*, whose ``VALUES`` stand for one row, as statements of many rows, with their parameters.
+
+    Python gives up its interpreter lock at every step of a statement and has to win it back. One statement of 64 rows
+    does that once, and meanwhile the other threads run.
+    """
+    if len(rows) == 1:  # the usual case of a submit
+        yield QUERY[name], list(rows[0])
+        return
+    start = 0
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            yield _of_many_rows(name, size), [value for row in rows[start : start + size] for value in row]
+            start += size
+
+
+@cache
+def _of_many_rows(name: str, count: int) -> str:
+    return _VALUES.sub(lambda found: f"VALUES {', '.join([found[1]] * count)}", QUERY[name], count=1)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from thirdshift.core.outcome import Settlement
+from thirdshift.core.engine import WorkerState
+from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import (
     Attempt,
@@ -16,6 +17,7 @@ from thirdshift.core.task import (
     PoolKind,
     TaskError,
     TaskId,
+    TaskSpec,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -40,26 +42,37 @@ def _optional_moment(value: int | None) -> datetime | None:
     return None if value is None else from_us(value)
 
 
-def row_of_new(task: NewTask, now_us: int) -> Row:
-    """Return the parameters of the query ``submit``."""
-    due_us = now_us if task.run_at is None else to_us(task.run_at)
+def row_of_spec(spec: TaskSpec, now_us: int) -> Row:
+    """Return the parameters of the query ``submit`` that follow the id and the arguments."""
+    due_us = now_us if spec.run_at is None else to_us(spec.run_at)
     status = TaskStatus.PENDING if due_us <= now_us else TaskStatus.SCHEDULED
     return (
-        task.id,
-        task.name,
-        task.function,
-        task.arguments,
-        task.queue,
-        task.pool.value,
-        int(task.priority),
+        spec.name,
+        spec.function,
+        spec.queue,
+        spec.pool.value,
+        int(spec.priority),
         status.value,
         now_us,
         due_us,
-        int(task.durable),
-        task.max_retries,
-        None if task.timeout_s is None else round(task.timeout_s * 1e6),
-        json.dumps(task.tags) if task.tags else "[]",
+        int(spec.durable),
+        spec.max_retries,
+        None if spec.timeout_s is None else round(spec.timeout_s * 1e6),
+        json.dumps(spec.tags) if spec.tags else "[]",
     )
+
+
+def rows_of_new(tasks: Sequence[NewTask], now_us: int) -> list[Row]:
+    """Return the parameters of the query ``submit`` for each task."""
+    rows: list[Row] = []
+    spec: TaskSpec | None = None
+    shared: Row = ()
+    for task in tasks:
+        if task.spec is not spec:
+            spec = task.spec
+            shared = row_of_spec(spec, now_us)
+        rows.append((task.id, task.arguments, *shared))
+    return rows
 
 
 def claim_of_row(row: Row, owner: str, now: datetime) -> Claim:
@@ -67,46 +80,75 @@ def claim_of_row(row: Row, owner: str, now: datetime) -> Claim:
     (priority, _, seq, task_id, attempt_before, name, function, arguments) = row[:8]
     (queue, pool, failures, retries, timeout_us, durable) = row[8:]
     return Claim(
+        seq,
+        task_id,
+        attempt_before + 1,
+        owner,
+        name,
+        function,
+        arguments,
+        queue,
+        _POOLS[pool],
+        priority,
+        failures,
+        retries,
+        None if timeout_us is None else timeout_us / 1e6,
+        bool(durable),
+        now,
+    )
+
+
+def claim_of_new(task: NewTask, seq: int, owner: str, now_us: int) -> Claim:
+    """Return the claim of a task that is claimed in the commit that submits it."""
+    spec = task.spec
+    return Claim(
         seq=seq,
-        id=task_id,
-        attempt=attempt_before + 1,
+        id=task.id,
+        attempt=1,
         owner=owner,
-        name=name,
-        function=function,
-        arguments=arguments,
-        queue=queue,
-        pool=_POOLS[pool],
-        priority=priority,
-        failures=failures,
-        max_retries=retries,
-        timeout_s=None if timeout_us is None else timeout_us / 1e6,
-        durable=bool(durable),
-        claimed_at=now,
+        name=spec.name,
+        function=spec.function,
+        arguments=task.arguments,
+        queue=spec.queue,
+        pool=spec.pool,
+        priority=int(spec.priority),
+        failures=0,
+        max_retries=spec.max_retries,
+        timeout_s=spec.timeout_s,
+        durable=spec.durable,
+        claimed_at=from_us(now_us),
     )
 
 
 def fence(claim: Claim) -> dict[str, Any]:
-    """Return the parameters that every fenced query takes."""
+    """Return the parameters that every fenced query of one attempt takes."""
     return {"seq": claim.seq, "attempt": claim.attempt, "owner": claim.owner}
 
 
-def row_of_settlement(settlement: Settlement) -> dict[str, Any]:
-    """Return the parameters of ``record_attempt`` and ``settle``."""
-    report = settlement.report
-    error = report.error
-    return {
-        **fence(report.claim),
-        "outcome": report.outcome.value,
-        "started_at": None if report.started_at is None else to_us(report.started_at),
-        "finished_at": to_us(report.finished_at),
-        "result": report.encoded_result,
-        "error_type": error and error.type,
-        "error_message": error and error.message,
-        "error_traceback": error and error.traceback,
-        "status": settlement.status.value,
-        "due_at": None if settlement.due_at is None else to_us(settlement.due_at),
-        "failed": int(report.outcome in _COUNTED),
-    }
+def row_of_settlement(settlement: Settlement) -> Row:
+    """Return the parameters of ``record_attempts`` and ``settle``."""
+    claim, ending, status, due_at = settlement
+    return row_of_ending((claim.seq, claim.attempt, claim.owner), ending, status, due_at)
+
+
+def row_of_ending(
+    fence: tuple[int, int, str], ending: Ending, status: TaskStatus, due_at: datetime | None = None
+) -> Row:
+    """Return the parameters of ``record_attempts`` and ``settle`` for the attempt (seq, number, owner)."""
+    error = ending.error
+    return (
+        *fence,
+        ending.outcome.value,
+        None if ending.started_at is None else to_us(ending.started_at),
+        to_us(ending.finished_at),
+        ending.encoded_result,
+        error and error.type,
+        error and error.message,
+        error and error.traceback,
+        status.value,
+        None if due_at is None else to_us(due_at),
+        int(ending.outcome in _COUNTED),
+    )
 
 
 def attempt_of_row(row: Row) -> Attempt:
@@ -174,6 +216,36 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         attempts=tuple(attempts),
         progress=None if facts is None else json.loads(facts),
         encoded_arguments=arguments,
+    )
+
+
+def row_of_worker(worker: WorkerState) -> Row:
+    """Return the parameters of the query ``register_worker``."""
+    return (
+        worker.id,
+        worker.pid,
+        worker.host,
+        to_us(worker.started_at),
+        worker.slots,
+        None if worker.queues is None else json.dumps(sorted(worker.queues)),
+        json.dumps(sorted(worker.excluded)),
+        json.dumps({pool.value: slots for pool, slots in worker.pools.items()}),
+    )
+
+
+def worker_of_row(row: Row) -> WorkerState:
+    """Return a row of the query ``workers``."""
+    worker, pid, host, started, slots, busy, queues, excluded, pools = row
+    return WorkerState(
+        id=worker,
+        pid=pid,
+        host=host,
+        started_at=from_us(started),
+        slots=slots,
+        busy=busy,
+        queues=None if queues is None else frozenset(json.loads(queues)),
+        excluded=frozenset(json.loads(excluded)),
+        pools={_POOLS[pool]: count for pool, count in json.loads(pools).items()},
     )
 
 

@@ -37,6 +37,7 @@ class WakeHub:
         self._mutex = threading.Lock()
         self._is_closed = False
         self._callbacks: dict[str, list[Callback]] = {WORK: [], FINISHED: []}
+        self._of_others: dict[str, list[Callback]] = {WORK: [], FINISHED: []}
         self._receivers: dict[str, _Receiver] = {}
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sender.setblocking(False)
@@ -45,14 +46,19 @@ class WakeHub:
         self._others: dict[str, list[str]] = {WORK: [], FINISHED: []}
         self._looking = threading.Lock()
 
-    def listen(self, topic: str, callback: Callback) -> Callback:
-        """Call *callback* at every announcement of *topic*; returns what ends that. Callbacks must be quick."""
+    def listen(self, topic: str, callback: Callback, of_others: Callback | None = None) -> Callback:
+        """Call *callback* at every announcement of *topic*; returns what ends that. It must be quick.
+
+        Announcements of other processes call *of_others* instead, if there is one, on a thread that it may keep busy.
+        """
+        heard = of_others or callback
         with self._mutex:
             self._callbacks[topic] = [*self._callbacks[topic], callback]
+            self._of_others[topic] = [*self._of_others[topic], heard]
             if topic not in self._receivers and not self._is_closed:
                 name = f"{self._identity}.{topic}"
                 self._receivers[topic] = _Receiver(self._address(name), self._folder / name, self._call(topic))
-        return lambda: self._unlisten(topic, callback)
+        return lambda: self._unlisten(topic, callback, heard)
 
     def announce(self, topic: str) -> None:
         """Wake every listener of *topic* in this and the other processes.
@@ -75,6 +81,7 @@ class WakeHub:
             self._receivers.clear()
             waiting = [callback for callbacks in self._callbacks.values() for callback in callbacks]
             self._callbacks = {WORK: [], FINISHED: []}
+            self._of_others = {WORK: [], FINISHED: []}
         for callback in waiting:
             callback()
         self._sender.close()
@@ -82,14 +89,15 @@ class WakeHub:
 
     def _call(self, topic: str) -> Callback:
         def call() -> None:
-            for callback in self._callbacks[topic]:
+            for callback in self._of_others[topic]:
                 callback()
 
         return call
 
-    def _unlisten(self, topic: str, callback: Callback) -> None:
+    def _unlisten(self, topic: str, callback: Callback, heard: Callback) -> None:
         with self._mutex:
             self._callbacks[topic] = [other for other in self._callbacks[topic] if other is not callback]
+            self._of_others[topic] = [other for other in self._of_others[topic] if other is not heard]
 
     def _nudge(self, name: str) -> None:
         try:

@@ -2,20 +2,23 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Any
 
 from thirdshift.core.engine import ClaimRequest, Exchange, Rescue
-from thirdshift.core.outcome import Settlement
+from thirdshift.core.outcome import MOST_CRASHES, Ending, Settlement
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import AttemptOutcome, Claim, TaskId
-from thirdshift.engines.sqlite.queries import QUERY
+from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
+from thirdshift.engines.sqlite.liveness import DeadWorker
+from thirdshift.engines.sqlite.queries import QUERY, in_chunks
 from thirdshift.engines.sqlite.rows import (
     Row,
     claim_of_row,
     facts_of_progress,
     fence,
     from_us,
+    row_of_ending,
     row_of_settlement,
     to_us,
 )
@@ -28,18 +31,19 @@ def exchange(
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
     recorded = _settle(connection, [row_of_settlement(settlement) for settlement in settlements])
+    due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
     if request is not None:
-        connection.execute(QUERY["promote"], {"now": to_us(now), "limit": _PROMOTE_LIMIT})
+        if due_us is not None and due_us <= to_us(now):
+            connection.execute(QUERY["promote"], {"now": to_us(now), "limit": _PROMOTE_LIMIT})
+            due_us = _next_due(connection)
         claims = _claim(connection, request, now)
-    due = next_due(connection.execute(QUERY["next_due"]).fetchall())
-    return Exchange(recorded=recorded, claims=claims, next_due=due)
+    return Exchange(recorded=recorded, claims=claims, next_due=None if due_us is None else from_us(due_us))
 
 
-def next_due(rows: Sequence[Row]) -> datetime | None:
-    """Return the moment in the answer to the query of that name."""
-    ((due_us,),) = rows
-    return None if due_us is None else from_us(due_us)
+def _next_due(connection: sqlite3.Connection) -> int | None:
+    ((due_us,),) = connection.execute(QUERY["next_due"]).fetchall()
+    return None if due_us is None else int(due_us)
 
 
 def give_back(connection: sqlite3.Connection, claims: Sequence[Claim], now_us: int) -> None:
@@ -55,40 +59,65 @@ def record_progress(
     connection.executemany(QUERY["record_progress"], rows)
 
 
-def rescue(connection: sqlite3.Connection, dead: str, now: datetime) -> list[Rescue]:
-    """Make the tasks of a worker that is known to be dead runnable again, and forget the worker."""
-    held = connection.execute(QUERY["held_by"], (dead,)).fetchall()
-    rows = [
-        {
-            "seq": seq,
-            "attempt": attempt,
-            "owner": dead,
-            "outcome": AttemptOutcome.INTERRUPTED.value,
-            "started_at": None,
-            "finished_at": to_us(now),
-            "result": None,
-            "error_type": "WorkerDied",
-            "error_message": f"worker {dead} died while it held this task",
-            "error_traceback": None,
-            "status": TaskStatus.PENDING.value,
-            "due_at": None,
-            "failed": 0,
-        }
-        for seq, _task_id, _name, attempt in held
-    ]
+def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> list[Rescue]:
+    """Make the tasks of a worker that is known to be dead runnable again, and forget the worker.
+
+    An attempt that stood in one of its slots may be what killed it. After ``MOST_CRASHES`` such deaths in a row,
+    without progress in between, the task fails.
+    """
+    held = connection.execute(QUERY["held_by"], (dead.id,)).fetchall()
+    rows: list[Row] = []
+    rescued: list[Rescue] = []
+    for seq, task_id, name, attempt, crashes_before in held:
+        stood = dead.stood.get((seq, attempt))
+        crashes = crashes_before if stood is None else (0 if stood.has_progress else crashes_before + 1)
+        is_given_up = crashes >= MOST_CRASHES
+        ending = Ending(AttemptOutcome.INTERRUPTED, None, now, error=_death_of(dead, stood is not None, crashes))
+        if is_given_up:
+            ending = ending._replace(outcome=AttemptOutcome.FAILED)
+        status = TaskStatus.FAILED if is_given_up else TaskStatus.PENDING
+        rows.append(row_of_ending((seq, attempt, dead.id), ending, status))
+        if crashes != crashes_before:
+            connection.execute(QUERY["count_crashes"], (crashes, seq))
+        rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
     _settle(connection, rows)
-    events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead} for _, task_id, _, _ in held]
+    events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
     connection.executemany(QUERY["record_event"], events)
-    connection.execute(QUERY["forget_worker"], (dead,))
-    return [Rescue(id=TaskId(task_id), name=name, owner=dead, attempt=attempt) for _, task_id, name, attempt in held]
+    connection.execute(QUERY["forget_worker"], (dead.id,))
+    return rescued
 
 
-def _settle(connection: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Record ended attempts; returns for each row whether it was. Two statements for all, unless one was lost."""
-    if connection.executemany(QUERY["record_attempt"], rows).rowcount == len(rows):
-        connection.executemany(QUERY["settle"], rows)
+def _death_of(dead: DeadWorker, stood: bool, crashes: int) -> TaskError:
+    if not stood:
+        return TaskError(type="WorkerDied", message=f"worker {dead.id} died while it held this task")
+    message = f"worker {dead.id} died while it ran this task"
+    if crashes:
+        message += f"; start {crashes} of {MOST_CRASHES} that ended so without progress"
+    return TaskError(type="WorkerDied", message=message)
+
+
+def recover(
+    connection: sqlite3.Connection, owner: str, known: AbstractSet[tuple[int, int]], now_us: int
+) -> list[Rescue]:
+    """Return what the store says that *owner* holds and the worker does not know of: nobody would ever run it."""
+    held = connection.execute(QUERY["held_by"], (owner,)).fetchall()
+    lost = [row for row in held if (row[0], row[3]) not in known]
+    fences = [{"seq": seq, "attempt": attempt, "owner": owner, "now": now_us} for seq, _, _, attempt, _ in lost]
+    connection.executemany(QUERY["give_back"], fences)
+    return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
+
+
+def _settle(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:
+    """Record ended attempts; returns for each row whether it was. Few statements for all, unless one was lost."""
+    if _run("record_attempts", connection, rows) == len(rows):
+        _run("settle", connection, rows)
         return [True] * len(rows)
-    return [connection.execute(QUERY["settle"], row).rowcount == 1 for row in rows]
+    return [_run("settle", connection, [row]) == 1 for row in rows]
+
+
+def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Run the query *name* for all *rows*; returns how many rows of the store it changed."""
+    return sum(connection.execute(query, parameters).rowcount for query, parameters in in_chunks(name, rows))
 
 
 def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime) -> list[Claim]:
@@ -103,8 +132,8 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime)
             rows += connection.execute(QUERY["runnable"], (queue, pool.value, free)).fetchall()
         chosen += sorted(rows, key=_urgency)[:free]
     chosen.sort(key=_urgency)
-    now_us = to_us(now)
-    connection.executemany(QUERY["claim"], [(request.owner, now_us, row[2]) for row in chosen])
+    for query, seqs in in_chunks("claim", [(row[2],) for row in chosen]):
+        connection.execute(query, (request.owner, to_us(now), *seqs))
     return [claim_of_row(row, request.owner, now) for row in chosen]
 
 

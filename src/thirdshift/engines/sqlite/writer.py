@@ -147,20 +147,24 @@ class Writer:
     def _wait_for_turn(self, request: _Request[Any], turn: threading.Lock) -> None:
         try:
             turn.acquire()
-        except BaseException:  # a signal's exception: nobody may count on this caller any more
-            with self._mutex:
-                request.is_abandoned = True
-                leads = request.leads
-            if leads:
-                self._hand_on()
+        except BaseException:  # a signal's exception
+            self._abandon(request)
             raise
+
+    def _abandon(self, request: _Request[Any]) -> None:
+        """See that nobody counts on the caller of *request* any more."""
+        with self._mutex:
+            request.is_abandoned = True
+            leads = request.leads
+        if leads:
+            self._hand_on()
 
     def _commit(self, batch: list[_Request[Any]]) -> None:
         """Commit *batch*; each request then has its result or its error."""
         try:
             if self._stopped_by is not None:
                 raise self._stopped_by.with_traceback(None)
-            self._set_durability(any(request.durable for request in batch))
+            self._set_durability(True in [request.durable for request in batch])
             self._begin()
             live = self._run_all(batch)
             if not live:

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from thirdshift.core.outcome import Ending
 from thirdshift.host.lock import FileLock
-from thirdshift.runtime.attempt import Ending, run_attempt
+from thirdshift.runtime.attempt import run_attempt
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.channel import Channel
@@ -90,7 +91,7 @@ def _facts(ending: Ending) -> dict[str, Any]:
     result = ending.encoded_result
     return {
         "outcome": ending.outcome.value,
-        "started_at": ending.started_at.isoformat(),
+        "started_at": ending.started_at and ending.started_at.isoformat(),
         "finished_at": ending.finished_at.isoformat(),
         "result": None if result is None else result.decode("utf-8", "surrogatepass"),
         "error": None if error is None else [error.type, error.message, error.traceback],

@@ -16,8 +16,9 @@ from typing import Any
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
+from thirdshift.core.outcome import Ending
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
-from thirdshift.runtime.attempt import TIMED_OUT, Ending
+from thirdshift.runtime.attempt import TIMED_OUT
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.channel import Channel
 from thirdshift.runtime.pools.slots import Runner, SlotPool

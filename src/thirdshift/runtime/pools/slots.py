@@ -8,25 +8,40 @@ import heapq
 import itertools
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
-from thirdshift.core.outcome import Report
+from thirdshift.core.outcome import Ending
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
-from thirdshift.runtime.attempt import Ending, error_of
+from thirdshift.runtime.attempt import error_of
 from thirdshift.runtime.context import StopReason, TaskContext
 
 _AHEAD_S = 0.02
 _AHEAD_LIMIT = 256
+_SEAT_LIMIT_S = 10.0
+"""How long a submitter may keep a seat: twice as long as it waits for a locked store."""
 GRACE_S = 2.0
 """How long an attempt that was told to end may clean up before it is killed."""
 
-ReportEnd = Callable[[Report], None]
-ReportProgress = Callable[[Claim, Mapping[str, Any]], None]
+
+class AttemptSink(Protocol):
+    """The worker as its slots see it. Any thread may call it."""
+
+    def report(self, claim: Claim, ending: Ending) -> None:
+        """Take the end of an attempt. Quick; :meth:`record` follows from the same thread."""
+
+    def record(self, *, is_idle: bool) -> None:
+        """Record what was reported, on this thread if its slot *is_idle*: nothing waits for that."""
+
+    def progress(self, claim: Claim, facts: Mapping[str, Any]) -> None:
+        """Keep what a running attempt says of its progress."""
+
+    def look_soon(self) -> None:
+        """Look at the pools: an attempt with a time limit has come."""
 
 
 class Runner(Protocol):
@@ -62,6 +77,23 @@ class Running:
     kill_at: float | None = None
 
 
+class PoolSeat:
+    """A free slot kept for a task that is being submitted; see :class:`thirdshift.core.engine.Seat`."""
+
+    def __init__(self, pool: "SlotPool", owner: str, expires_at: float) -> None:
+        self.owner = owner
+        self.expires_at = expires_at
+        self._pool = pool
+
+    def take(self, claim: Claim) -> bool:
+        """Start the attempt, which is committed; False when the seat was given up meanwhile."""
+        return self._pool.free_seat(self, claim)
+
+    def leave(self) -> None:
+        """Free the slot again."""
+        self._pool.free_seat(self, None)
+
+
 class SlotPool(ABC):
     """Slots of one kind. ``start``, ``give``, ``take_back`` and ``look`` belong to the worker's thread."""
 
@@ -73,6 +105,9 @@ class SlotPool(ABC):
         self._backlog: list[tuple[int, int, Claim]] = []
         self._order = itertools.count()
         self._slots: list[Slot] = []
+        self._sink: AttemptSink
+        self._seats: set[PoolSeat] = set()
+        self._busy = 0
         self._is_held = False
         self._is_closed = False
         self._mean_run_s: float | None = None
@@ -81,10 +116,12 @@ class SlotPool(ABC):
     def make_runner(self, number: int, registration: Registration) -> Runner:
         """Return the runner of slot *number*."""
 
-    def start(self, registration: Registration, report: ReportEnd, progress: ReportProgress) -> None:
-        """Start the slots; *report* is called from their threads at the end of every attempt, and must be quick."""
+    def start(self, registration: Registration, sink: AttemptSink, first_slot: int) -> None:
+        """Start the slots, numbered from *first_slot* on among those of the worker; what they do goes to *sink*."""
+        self._sink = sink
         for number in range(self.slots):
-            slot = Slot(self, self.make_runner(number, registration), report, progress, self._clock)
+            runner = self.make_runner(number, registration)
+            slot = Slot(self, first_slot + number, runner, registration, sink, self._clock)
             self._slots.append(slot)
             slot.thread = threading.Thread(target=slot.work, name=f"thirdshift-{self.kind.value}-{number}", daemon=True)
             slot.thread.start()
@@ -95,14 +132,44 @@ class SlotPool(ABC):
             ahead = 0
             if self._mean_run_s is not None:
                 ahead = min(_AHEAD_LIMIT, int(self.slots * _AHEAD_S / max(self._mean_run_s, 1e-6)))
-            busy = sum(slot.running is not None for slot in self._slots)
-            return max(0, self.slots + ahead - busy - len(self._backlog))
+            return max(0, self.slots + ahead - self._taken())
+
+    def reserve(self, owner: str) -> PoolSeat | None:
+        """Keep a free slot for a task that is being submitted; ``None`` when there is none. Any thread may call it."""
+        if self._busy >= self.slots:  # without the lock: the usual answer of a loaded pool costs nothing
+            return None
+        with self._changed:
+            if self._is_held or self._is_closed or self._taken() >= self.slots:
+                return None
+            seat = PoolSeat(self, owner, self._clock.monotonic() + _SEAT_LIMIT_S)
+            self._seats.add(seat)
+            return seat
+
+    def free_seat(self, seat: PoolSeat, claim: Claim | None) -> bool:
+        """End *seat*, starting *claim* in its slot; False when the seat was given up meanwhile."""
+        with self._changed:
+            if seat not in self._seats:
+                return False
+            self._seats.discard(seat)
+            if claim is not None:
+                self._push(claim)
+                self._changed.notify()
+        if claim is not None and claim.timeout_s is not None:
+            self._sink.look_soon()
+        return True
+
+    def has_seats(self) -> bool:
+        """Return whether submitters keep slots; gives up those that were kept too long, whose submitter is no more."""
+        with self._changed:
+            now = self._clock.monotonic()
+            self._seats = {seat for seat in self._seats if seat.expires_at > now}
+            return bool(self._seats)
 
     def give(self, claims: Sequence[Claim]) -> None:
         """Queue *claims*; a higher priority overtakes what was given earlier and has not started."""
         with self._changed:
             for claim in claims:
-                heapq.heappush(self._backlog, (-claim.priority, next(self._order), claim))
+                self._push(claim)
             self._changed.notify(len(claims))
 
     def hold(self) -> None:
@@ -116,6 +183,12 @@ class SlotPool(ABC):
             claims = [claim for _, _, claim in self._backlog]
             self._backlog.clear()
             return claims
+
+    def held(self) -> list[Claim]:
+        """Return the claims that have not started and the attempts that run, each of them once or twice."""
+        with self._changed:  # in this order, because a claim moves from the backlog into a slot
+            waiting = [claim for _, _, claim in self._backlog]
+        return waiting + self.busy()
 
     def busy(self) -> list[Claim]:
         """Return the attempts that run now."""
@@ -173,25 +246,34 @@ class SlotPool(ABC):
             while not self._is_closed:
                 if self._backlog and not self._is_held:
                     _, _, claim = heapq.heappop(self._backlog)
+                    self._busy += 1
                     slot.running = self._new_running(slot, claim)
                     return slot.running
                 self._changed.wait()
             return None
 
-    def leave(self, slot: "Slot", report: Report, run_s: float) -> None:
-        """Take the end of an attempt, and learn how long attempts take. Called by the slot.
+    def leave(self, slot: "Slot", claim: Claim, ending: Ending, run_s: float) -> bool:
+        """Take the end of an attempt, and learn how long attempts take; returns whether nothing waits for the slot.
 
         At no moment is the slot idle without its report, or reported and not idle: a worker that is woken by the report
-        finds the room that it leaves.
+        finds the room that it leaves. Called by the slot.
         """
         with self._changed:
             slot.running = None
-            slot.report(report)
+            self._busy -= 1
+            self._sink.report(claim, ending)
             mean = self._mean_run_s
             self._mean_run_s = run_s if mean is None else mean + 0.1 * (run_s - mean)
+            return not self._backlog
+
+    def _taken(self) -> int:
+        return self._busy + len(self._backlog) + len(self._seats)
+
+    def _push(self, claim: Claim) -> None:
+        heapq.heappush(self._backlog, (-claim.priority, next(self._order), claim))
 
     def _new_running(self, slot: "Slot", claim: Claim) -> Running:
-        context = TaskContext(claim.id, claim.name, claim.attempt, partial(slot.progress, claim))
+        context = TaskContext(claim.id, claim.name, claim.attempt, partial(slot.progressed, claim))
         deadline = None if claim.timeout_s is None else self._clock.monotonic() + claim.timeout_s
         return Running(slot, claim, context, deadline)
 
@@ -223,40 +305,45 @@ class Slot:
     """One slot: its thread, its runner, and the attempt that it runs now."""
 
     def __init__(
-        self, pool: SlotPool, runner: Runner, report: ReportEnd, progress: ReportProgress, clock: Clock
+        self,
+        pool: SlotPool,
+        number: int,
+        runner: Runner,
+        registration: Registration,
+        sink: AttemptSink,
+        clock: Clock,
     ) -> None:
         self.runner = runner
-        self.progress = progress
         self.running: Running | None = None
         self.thread: threading.Thread | None = None
         self._pool = pool
-        self.report = report
+        self._number = number
+        self._registration = registration
+        self._sink = sink
         self._clock = clock
 
     def work(self) -> None:
         """Run claim after claim until the pool is closed."""
         while (running := self._pool.take(self)) is not None:
+            claim = running.claim
+            began = self._clock.monotonic()
+            self._registration.enter_slot(self._number, claim)
             ending = self._run(running)
-            report = Report(
-                claim=running.claim,
-                outcome=ending.outcome,
-                started_at=ending.started_at,
-                finished_at=ending.finished_at,
-                encoded_result=ending.encoded_result,
-                error=ending.error,
-                after_s=ending.after_s,
-            )
-            self._pool.leave(self, report, (ending.finished_at - ending.started_at).total_seconds())
+            self._registration.leave_slot(self._number)
+            is_idle = self._pool.leave(self, claim, ending, self._clock.monotonic() - began)
+            self._sink.record(is_idle=is_idle)
         self.runner.close()
+
+    def progressed(self, claim: Claim, facts: Mapping[str, Any]) -> None:
+        """Pass on what the running attempt says. Called from any thread of the attempt."""
+        running = self.running
+        if running is not None and running.claim is claim:  # else it has ended: this slot may have gone on
+            self._registration.note_progress(self._number)
+        self._sink.progress(claim, facts)
 
     def _run(self, running: Running) -> Ending:
         started_at = self._clock.now()
         try:
             return self.runner.run(running.claim, running.context)
         except BaseException as error:  # noqa: BLE001  # a slot that dies would keep its task for ever
-            return Ending(
-                outcome=AttemptOutcome.FAILED,
-                started_at=started_at,
-                finished_at=self._clock.now(),
-                error=error_of(error),
-            )
+            return Ending(AttemptOutcome.FAILED, started_at, self._clock.now(), error=error_of(error))

@@ -2,8 +2,9 @@
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
+from thirdshift.core.outcome import Ending
 from thirdshift.core.task import Claim, PoolKind
-from thirdshift.runtime.attempt import Ending, run_attempt
+from thirdshift.runtime.attempt import run_attempt
 from thirdshift.runtime.context import TaskContext
 from thirdshift.runtime.pools.slots import Runner, SlotPool
 

@@ -8,7 +8,7 @@ UPDATE task SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE 
 -- name: retry
 -- An explicit retry starts over: all retries are available again, the attempts so far stay.
 UPDATE task
-SET status = 'pending', due_at = :now, failures = 0, finished_at = NULL, cancel_requested_at = NULL
+SET status = 'pending', due_at = :now, failures = 0, crashes = 0, finished_at = NULL, cancel_requested_at = NULL
 WHERE id = :id AND status IN ('completed', 'failed', 'cancelled');
 
 -- name: record_event
@@ -21,8 +21,33 @@ ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at WHERE paused_at 
 -- name: resume_queue
 UPDATE queue SET paused_at = NULL WHERE name = :queue AND paused_at IS NOT NULL;
 
+-- name: delete
+DELETE FROM task WHERE id = :id AND status IN ('completed', 'failed', 'cancelled');
+
 -- name: delete_finished
 -- In batches, so that a large clean-up never holds the write lock for long. Attempts and events go with the task.
 DELETE FROM task WHERE seq IN (
     SELECT seq FROM task WHERE finished_at < :before AND status IN ('completed', 'failed', 'cancelled') LIMIT :limit
+);
+
+-- name: newest_beyond
+-- The newest of the finished tasks beyond the number that is kept.
+SELECT finished_at, seq FROM task WHERE status = :status AND finished_at IS NOT NULL
+ORDER BY finished_at DESC, seq DESC LIMIT 1 OFFSET :rows;
+
+-- name: count_up_to
+SELECT count(*) FROM task
+WHERE status = :status AND finished_at IS NOT NULL AND (finished_at, seq) <= (:finished_at, :seq);
+
+-- name: has_up_to
+SELECT EXISTS (
+    SELECT 1 FROM task WHERE status = :status AND finished_at IS NOT NULL AND (finished_at, seq) <= (:finished_at, :seq)
+);
+
+-- name: prune
+-- What finished first goes first, in batches. Retried meanwhile: it has no finished_at any more and stays.
+DELETE FROM task WHERE seq IN (
+    SELECT seq FROM task
+    WHERE status = :status AND finished_at IS NOT NULL AND (finished_at, seq) <= (:finished_at, :seq)
+    ORDER BY finished_at, seq LIMIT :limit
 );

@@ -5,6 +5,9 @@ SELECT t.seq, t.id, t.name, t.function, t.arguments, t.queue, t.pool, t.priority
 FROM task t LEFT JOIN progress p ON p.task = t.seq AND p.attempt = t.attempt AND t.status = 'running'
 WHERE t.id = ?;
 
+-- name: status
+SELECT status FROM task WHERE id = ?;
+
 -- name: attempts
 SELECT number, outcome, worker, claimed_at, started_at, finished_at, result, error_type, error_message, error_traceback
 FROM attempt WHERE task = ? ORDER BY number;
@@ -15,6 +18,8 @@ SELECT 'pending', count(*) FROM task WHERE status = 'pending'
 UNION ALL
 SELECT status, count(*) FROM task WHERE status IN ('scheduled', 'retrying') GROUP BY status
 UNION ALL
+SELECT 'waiting', count(*) FROM task WHERE status = 'waiting'
+UNION ALL
 SELECT 'running', count(*) FROM task WHERE status = 'running'
 UNION ALL
 SELECT status, count(*) FROM task WHERE finished_at IS NOT NULL GROUP BY status;
@@ -23,13 +28,27 @@ SELECT status, count(*) FROM task WHERE finished_at IS NOT NULL GROUP BY status;
 SELECT name, paused_at FROM queue ORDER BY name;
 
 -- name: unfinished_by_queue
-SELECT queue, status, count(*) FROM task WHERE finished_at IS NULL GROUP BY queue, status;
+-- Each branch walks one partial index, so finished tasks cost nothing. Only running tasks, which are few, are looked up.
+SELECT queue, 'pending', count(*) FROM task WHERE status = 'pending' GROUP BY queue
+UNION ALL
+SELECT queue, status, count(*) FROM task WHERE status IN ('scheduled', 'retrying') GROUP BY queue, status
+UNION ALL
+SELECT queue, 'waiting', count(*) FROM task WHERE status = 'waiting' GROUP BY queue
+UNION ALL
+SELECT queue, 'running', count(*) FROM task WHERE status = 'running' GROUP BY queue;
 
 -- name: workers
 SELECT w.id, w.pid, w.host, w.started_at, w.slots,
-       (SELECT count(*) FROM task WHERE status = 'running' AND owner = w.id)
+       (SELECT count(*) FROM task WHERE status = 'running' AND owner = w.id), w.queues, w.excluded, w.pools
 FROM worker w ORDER BY w.started_at, w.id;
 
--- name: is_runnable
-SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending')
-    OR EXISTS (SELECT 1 FROM task WHERE status IN ('scheduled', 'retrying') AND due_at <= ?);
+-- name: has_work
+SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND queue = ?1)
+    OR EXISTS (SELECT 1 FROM task WHERE status = 'running' AND queue = ?1)
+    OR EXISTS (SELECT 1 FROM task WHERE status IN ('scheduled', 'retrying') AND queue = ?1)
+    OR EXISTS (SELECT 1 FROM task WHERE status = 'waiting' AND queue = ?1);
+
+-- name: look
+-- Is there anything to claim, and when is the next one due?
+SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending') OR coalesce(due_at <= ?, 0), due_at
+FROM (SELECT min(due_at) AS due_at FROM task WHERE status IN ('scheduled', 'retrying'));

@@ -22,32 +22,40 @@ LIMIT ?;
 
 -- name: claim
 UPDATE task SET status = 'running', attempt = attempt + 1, owner = ?, claimed_at = ?
-WHERE seq = ? AND status = 'pending';
+WHERE status = 'pending' AND seq IN (VALUES (?));
 
--- name: record_attempt
+-- name: record_attempts
 -- Fenced: writes nothing when the task is no longer this attempt's, or when the same end was recorded already. Runs
 -- before settle, in the same transaction.
 INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result, error_type,
                      error_message, error_traceback)
-SELECT seq, attempt, CASE WHEN cancel_requested_at IS NULL OR :outcome = 'interrupted' THEN :outcome ELSE 'cancelled' END,
-       owner, claimed_at, :started_at, :finished_at, iif(cancel_requested_at IS NULL, :result, NULL),
-       :error_type, :error_message, :error_traceback
-FROM task
-WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running'
+WITH ended (seq, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message, error_traceback,
+            status, due_at, failed) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+SELECT t.seq, t.attempt,
+       CASE WHEN t.cancel_requested_at IS NULL OR e.outcome = 'interrupted' THEN e.outcome ELSE 'cancelled' END,
+       t.owner, t.claimed_at, e.started_at, e.finished_at, iif(t.cancel_requested_at IS NULL, e.result, NULL),
+       e.error_type, e.error_message, e.error_traceback
+FROM ended e CROSS JOIN task t
+    ON t.seq = e.seq AND t.attempt = e.attempt AND t.owner = e.owner AND t.status = 'running'
+WHERE true
 ON CONFLICT DO NOTHING;
 
 -- name: settle
--- Fenced like record_attempt. A task whose cancellation was asked for ends as cancelled, whatever the function did:
+-- Fenced like record_attempts. A task whose cancellation was asked for ends as cancelled, whatever the function did:
 -- cancel_task answered True, which means that the task will not complete.
 UPDATE task
-SET status      = iif(cancel_requested_at IS NULL, :status, 'cancelled'),
+SET status      = iif(cancel_requested_at IS NULL, e.status, 'cancelled'),
     finished_at = iif(cancel_requested_at IS NOT NULL
-                      OR :status = 'completed' OR :status = 'failed' OR :status = 'cancelled', :finished_at, NULL),
-    due_at      = coalesce(:due_at, due_at),
-    failures    = failures + iif(cancel_requested_at IS NULL, :failed, 0),
+                      OR e.status = 'completed' OR e.status = 'failed' OR e.status = 'cancelled', e.finished_at, NULL),
+    due_at      = coalesce(e.due_at, task.due_at),
+    failures    = failures + iif(cancel_requested_at IS NULL, e.failed, 0),
+    crashes     = iif(e.outcome = 'interrupted', crashes, 0),
     owner       = NULL,
     claimed_at  = NULL
-WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running';
+FROM (WITH ended (seq, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message,
+                  error_traceback, status, due_at, failed) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+      SELECT * FROM ended) AS e
+WHERE task.seq = e.seq AND task.attempt = e.attempt AND task.owner = e.owner AND task.status = 'running';
 
 -- name: give_back
 -- The function was never called: no attempt row, and the due time that keeps its place in the line. One whose
@@ -74,10 +82,13 @@ UNION
 SELECT id FROM worker WHERE id <> ?;
 
 -- name: held_by
-SELECT seq, id, name, attempt FROM task WHERE status = 'running' AND owner = ?;
+SELECT seq, id, name, attempt, crashes FROM task WHERE status = 'running' AND owner = ?;
+
+-- name: count_crashes
+UPDATE task SET crashes = ? WHERE seq = ?;
 
 -- name: register_worker
-INSERT INTO worker (id, pid, host, started_at, slots) VALUES (?, ?, ?, ?, ?);
+INSERT INTO worker (id, pid, host, started_at, slots, queues, excluded, pools) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: forget_worker
 DELETE FROM worker WHERE id = ?;

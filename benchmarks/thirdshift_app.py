@@ -1,0 +1,20 @@
+"""Ourselves in a process of our own: a worker with four threads."""
+
+import sys
+import time
+
+from thirdshift import BackgroundTaskManager
+
+
+def serve(database: str) -> None:
+    """Work until standard input ends."""
+    with BackgroundTaskManager(database=database):
+        sys.stdin.read()
+
+
+def drain(database: str) -> None:
+    """Run all that is there; prints the seconds from the worker's start to the last row."""
+    started = time.perf_counter()
+    with BackgroundTaskManager(database=database) as manager:
+        manager.shutdown(drain=True)
+    print(time.perf_counter() - started)

@@ -1,0 +1,82 @@
+"""The queries whose conditions vary: the one place where a :class:`TaskFilter` becomes SQL.
+
+Values are always parameters. Statuses are words of our own and stand in the text, because SQLite uses a partial index
+only where the query repeats its condition.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from thirdshift.core.engine import TaskFilter
+from thirdshift.core.status import TaskStatus
+from thirdshift.engines.sqlite.rows import to_us
+
+Query = tuple[str, Sequence[Any]]
+
+_PLACE = {
+    TaskStatus.SCHEDULED: "status = 'scheduled' AND status IN ('scheduled', 'retrying')",
+    TaskStatus.RETRYING: "status = 'retrying' AND status IN ('scheduled', 'retrying')",
+    **{status: f"status = '{status.value}' AND finished_at IS NOT NULL" for status in TaskStatus if status.is_finished},
+}
+"""For a status, the condition that leads to its partial index."""
+
+
+def find_query(wanted: TaskFilter) -> Query:
+    """Return the query for the ids of a list, newest first. It walks the table backwards and stops at the limit."""
+    condition, parameters = _with_statuses(wanted)
+    return f"SELECT id FROM task WHERE {condition} ORDER BY seq DESC LIMIT ?", [*parameters, wanted.limit]  # noqa: S608
+
+
+def count_query(wanted: TaskFilter) -> Query:
+    """Return the query that counts by status: one row (status, number) for each status that is wanted."""
+    return _by_status("SELECT '{status}', count(*) FROM task", wanted)
+
+
+def seqs_query(wanted: TaskFilter) -> Query:
+    """Return the query for the row numbers of all that match, in no order."""
+    return _by_status("SELECT seq FROM task", wanted)
+
+
+def recheck_query(wanted: TaskFilter) -> Query:
+    """Return the query for the id of the row with a given number, the first parameter, if it matches still."""
+    condition, parameters = _with_statuses(wanted)
+    return f"SELECT id FROM task WHERE seq = ? AND {condition}", parameters  # noqa: S608
+
+
+def _by_status(select: str, wanted: TaskFilter) -> Query:
+    condition, parameters = _condition(wanted)
+    statuses = _sorted(wanted.statuses or TaskStatus)
+    places = [(status.value, _PLACE.get(status, f"status = '{status.value}'")) for status in statuses]
+    branches = [f"{select.format(status=status)} WHERE {place} AND {condition}" for status, place in places]
+    return " UNION ALL ".join(branches), [*parameters] * len(branches)
+
+
+def _condition(wanted: TaskFilter) -> Query:
+    """Return the conditions of everything but the status."""
+    conditions: list[str] = []
+    parameters: list[Any] = []
+    for column, value in (("name", wanted.name), ("queue", wanted.queue)):
+        if value is not None:
+            conditions.append(f"{column} = ?")
+            parameters.append(value)
+    for column, moment in (("submitted_at", wanted.submitted_before), ("finished_at", wanted.finished_before)):
+        if moment is not None:
+            conditions.append(f"{column} < ?")
+            parameters.append(to_us(moment))
+    if wanted.tag is not None:
+        conditions.append("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
+        parameters.append(wanted.tag)
+    return " AND ".join(conditions) or "TRUE", parameters
+
+
+def _with_statuses(wanted: TaskFilter) -> Query:
+    """Return all conditions, the statuses as parameters: so no partial index tempts a query that knows a better way."""
+    condition, parameters = _condition(wanted)
+    if not wanted.statuses:
+        return condition, parameters
+    statuses = [status.value for status in _sorted(wanted.statuses)]
+    return f"{condition} AND status IN ({', '.join('?' * len(statuses))})", [*parameters, *statuses]
+
+
+def _sorted(statuses: Iterable[TaskStatus]) -> list[TaskStatus]:
+    return sorted(statuses, key=lambda status: status.value)

@@ -1,0 +1,82 @@
+"""Reasons as sentences for people: the edge where the data of ``core/reason.py`` becomes text."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from thirdshift.core.reason import Reason, ReasonCode
+from thirdshift.core.words import ago, duration
+
+
+def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a table: one line for each code
+    """Return *reason* in words, as of *now*."""
+    facts = reason.facts
+    match reason.code:
+        case ReasonCode.FINISHED:
+            return _finished(facts, now)
+        case ReasonCode.RUNNING:
+            return f"it is running: attempt {facts['attempt']}, on worker {facts['worker']}, {_since(facts, now)}"
+        case ReasonCode.CANCEL_REQUESTED:
+            return f"its worker was told to stop it {ago(facts['since'], now)}; it ends as cancelled"
+        case ReasonCode.OVERRUN:
+            limit = duration(timedelta(seconds=facts["timeout_s"]))
+            ends = "a thread ends only when its function returns" if facts["pool"] == "thread" else "it is being ended"
+            return f"its time limit of {limit} passed {ago(facts['since'], now)}; {ends}"
+        case ReasonCode.WORKER_DIED:
+            return f"its worker {facts['worker']} died; the next live worker gives it back to the line"
+        case ReasonCode.NOT_DUE:
+            return f"it is not due before {_at(facts['due_at'], now)}"
+        case ReasonCode.RETRYING:
+            return _retrying(facts, now)
+        case ReasonCode.WAITING:
+            return "it waits for other tasks to end"
+        case ReasonCode.QUEUE_PAUSED:
+            return f"its queue {facts['queue']} is paused {_since(facts, now)}"
+        case ReasonCode.NO_WORKER:
+            return "no worker is alive on this database"
+        case ReasonCode.NO_WORKER_FOR_QUEUE:
+            return f"no worker takes its queue {facts['queue']}: {_alive(facts['workers'])} for other queues only"
+        case ReasonCode.NO_WORKER_FOR_POOL:
+            pool, queue = facts["pool"], facts["queue"]
+            return f"no worker of its queue {queue} has {pool} slots: {_alive(facts['workers'])} with other pools only"
+        case ReasonCode.SLOTS_BUSY:
+            return f"all {_number(facts['slots'], facts['pool'] + ' slot')} that could take it are busy"
+        case ReasonCode.TASKS_BEFORE:
+            least = "" if facts["is_all"] else "at least "
+            comes = "comes" if facts["count"] == 1 else "come"
+            return f"{least}{_number(facts['count'], 'task')} {comes} before it"
+        case ReasonCode.NEXT:
+            return "nothing holds it back: a worker is about to take it"
+
+
+def _finished(facts: Any, now: datetime) -> str:
+    attempts = _number(facts["attempts"], "attempt") if facts["attempts"] else "no attempt"
+    verb = {"completed": "completed", "failed": "failed for good", "cancelled": "was cancelled"}[facts["status"]]
+    words = f"it {verb} {ago(facts['at'], now)}, after {attempts}"
+    return words if facts["error"] is None else f"{words}: {_first_line(facts['error'])}"
+
+
+def _retrying(facts: Any, now: datetime) -> str:
+    left = facts["max_retries"] - facts["failures"]
+    words = f"it failed ({_first_line(facts['error'])}) and is tried again" if facts["error"] else "it is tried again"
+    return f"{words} at {_at(facts['due_at'], now)}; {_number(left + 1, 'attempt')} left"
+
+
+def _since(facts: Any, now: datetime) -> str:
+    since = facts["since"]
+    return f"since {since:%Y-%m-%d %H:%M:%S} UTC ({duration(max(now - since, timedelta(0)))})"
+
+
+def _at(moment: datetime, now: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC ({ago(moment, now)})"
+
+
+def _alive(workers: int) -> str:
+    return f"{_number(workers, 'worker')} {'is' if workers == 1 else 'are'} alive,"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _first_line(text: str) -> str:
+    return (text.splitlines() or [""])[0]

@@ -1,0 +1,246 @@
+"""The client processes of ``test_sqlite_stateful``: each has one engine and does what it is told, line by line.
+
+This program forks a client for every socket that it is sent (it starts no thread before that, and opens no database
+itself). A client answers each JSON line with one. Told to die, it kills itself (SIGKILL) at a statement of its next
+call, or after the last one and before it answers: what a crash leaves is what a real one leaves.
+
+All that the property test knows of the engine's calls stands here.
+"""
+
+import base64
+import json
+import os
+import pickle
+import re
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from thirdshift.core.engine import ClaimRequest, Registration
+from thirdshift.core.outcome import Ending, Settlement, settle
+from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
+from thirdshift.engines.sqlite import SQLiteEngine, liveness
+from thirdshift.engines.sqlite.queries import QUERY
+from thirdshift.testing.clock import START, FakeClock
+from thirdshift.testing.conformance import new_task
+
+Facts = dict[str, Any]
+
+
+class Client:
+    """One engine on one file, and its workers."""
+
+    def __init__(self, path: Path, at_s: int) -> None:
+        self._clock = FakeClock()
+        self._set_clock(at_s)
+        self._left: int | None = None
+        self.engine = SQLiteEngine.shared(path, clock=self._clock)
+        self.engine._writer.connection.set_trace_callback(self._count)
+        self._workers: dict[str, Registration] = {}
+
+    def call(self, said: Facts) -> Any:
+        """Do one call, at a moment of the wall clock; returns its value as JSON can say it."""
+        self._set_clock(said["at_s"])
+        self._left = said["die_at"]
+        method: Callable[..., Any] = getattr(self, said["call"])
+        value = method(**said["with"])
+        if self._left is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return value
+
+    def _count(self, _statement: str) -> None:
+        if self._left is not None:
+            self._left -= 1
+            if self._left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _set_clock(self, at_s: int) -> None:
+        self._clock.step(round((START - self._clock.now()).total_seconds()) + at_s)
+
+    # The calls
+
+    def submit(self, tasks: list[Facts]) -> None:
+        self.engine.submit([_new_task(**task) for task in tasks])
+
+    def register(self) -> str:
+        worker = self.engine.register(slots=4)
+        self._workers[worker.id] = worker
+        return worker.id
+
+    def deregister(self, worker: str) -> None:
+        self._workers.pop(worker).close()
+
+    def exchange(self, ended: list[Facts], worker: str | None, free: dict[str, int], queues: list[str] | None) -> Facts:
+        request = None
+        if worker is not None:
+            wanted = None if queues is None else frozenset(queues)
+            request = ClaimRequest(
+                owner=worker, free={PoolKind(kind): room for kind, room in free.items()}, queues=wanted
+            )
+        exchange = self.engine.exchange([self._settlement(**one) for one in ended], request)
+        return {
+            "recorded": list(exchange.recorded),
+            "claims": [{"id": claim.id, "attempt": claim.attempt, "blob": _packed(claim)} for claim in exchange.claims],
+        }
+
+    def give_back(self, blobs: list[str]) -> None:
+        self.engine.give_back([_unpacked(blob) for blob in blobs])
+
+    def record_progress(self, blobs: list[str]) -> None:
+        self.engine.record_progress([(_unpacked(blob), {"done": 1}) for blob in blobs])
+
+    def rescue(self, worker: str) -> list[str]:
+        return sorted(rescue.id for rescue in self.engine.rescue(worker))
+
+    def cancel(self, task: str) -> bool:
+        return self.engine.cancel(task)
+
+    def retry(self, task: str) -> bool:
+        return self.engine.retry(task)
+
+    def set_paused(self, queue: str, paused: bool) -> bool:
+        return self.engine.set_paused(queue, paused)
+
+    def delete_finished(self, before_s: int) -> int:
+        return self.engine.delete_finished(before=START + timedelta(seconds=before_s))
+
+    def checkpoint(self) -> None:
+        self.engine._checkpointer.checkpoint()
+
+    def look(self) -> Facts:
+        """What users see: the counts, the queues that are paused, and the tasks that each worker shall stop."""
+        return {
+            "counts": {status.value: count for status, count in self.engine.counts().items()},
+            "paused": [queue.name for queue in self.engine.queues() if queue.paused_at is not None],
+            "cancel": {worker: sorted(self.engine.cancel_requests(worker)) for worker in self._workers},
+        }
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        self.engine.close()
+
+    def _settlement(self, blob: str, outcome: str, wait_s: int, owner: str | None) -> Settlement:
+        now = self._clock.now()
+        claim = _unpacked(blob)
+        if owner is not None:
+            claim = claim._replace(owner=owner)
+        return _settlement_of(claim, AttemptOutcome(outcome), now, float(wait_s))
+
+
+# All that depends on how tasks and settlements are made
+
+
+def _new_task(due_s: int | None, pool: str, **facts: Any) -> Any:
+    return new_task(run_at=None if due_s is None else START + timedelta(seconds=due_s), pool=PoolKind(pool), **facts)
+
+
+def _settlement_of(claim: Claim, outcome: AttemptOutcome, now: Any, wait_s: float) -> Settlement:
+    """A failure waits *wait_s* before the next try, and so does a snooze."""
+    ending = Ending(outcome, now, now, b"[1,1]" if outcome is AttemptOutcome.COMPLETED else None, None, wait_s)
+    return settle(claim, ending, 0.0)
+
+
+def _packed(claim: Claim) -> str:
+    return base64.b64encode(pickle.dumps(claim)).decode()
+
+
+def _unpacked(blob: str) -> Claim:
+    claim: Claim = pickle.loads(base64.b64decode(blob))
+    return claim
+
+
+# The planted faults
+
+
+def _change(pattern: str, instead: str, *names: str) -> None:
+    """Change the SQL of these queries, or of all; a fault that changes nothing would prove nothing."""
+    changed = 0
+    for name in names or list(QUERY):
+        QUERY[name], count = re.subn(pattern, instead, QUERY[name])
+        changed += count
+    assert changed, f"no query has {pattern}"
+
+
+def _rob_the_living() -> None:
+    liveness.FileLock.try_acquire = lambda _lock: True  # type: ignore[method-assign]
+
+
+def _forget_requests() -> None:
+    _change(r"iif\(cancel_requested_at IS NULL, 'pending', 'cancelled'\)", "'pending'", "give_back")
+    _change(r"iif\(cancel_requested_at IS NULL, NULL, :now\)", "NULL", "give_back")
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "no fence": lambda: _change(r"AND (?:\w+\.)?(?:attempt|owner) = (?::|e\.)\w+", ""),
+    "no owner in the fence": lambda: _change(r"AND (?:\w+\.)?owner = (?::|e\.)\w+", ""),
+    "no priority": lambda: _change(r"ORDER BY priority DESC, due_at", "ORDER BY due_at", "runnable"),
+    "no due time": lambda: _change(r"ORDER BY priority DESC, due_at, seq", "ORDER BY priority DESC, seq", "runnable"),
+    "paused queues are open": lambda: _change(r"WHERE paused_at IS NULL", "", "open_queues"),
+    "a retry has no retries": lambda: _change(r"failures = 0, ", "", "retry"),
+    "a request to cancel is forgotten": _forget_requests,
+    "the living are robbed": _rob_the_living,
+    "answers before it commits": lambda: None,  # planted in ``_serve``
+}
+
+
+# The processes
+
+
+def _serve(connection: socket.socket, fault: str | None) -> None:
+    with connection.makefile("rw", encoding="ascii", newline="\n") as lines:
+        opening = json.loads(lines.readline())
+        client = Client(Path(opening["path"]), opening["at_s"])
+        _say(lines, None)
+        for line in lines:
+            said = json.loads(line)
+            is_early = fault == "answers before it commits" and said["call"] == "submit"
+            if is_early:
+                _say(lines, None)
+            value, error = None, None
+            try:
+                value = client.call(said)
+            except Exception:  # noqa: BLE001  # whatever it is, the test must see it
+                error = traceback.format_exc()
+            if not is_early:
+                _say(lines, value, error)
+
+
+def _say(lines: Any, value: Any, error: str | None = None) -> None:
+    lines.write(f"{json.dumps({'value': value, 'error': error})}\n")
+    lines.flush()
+
+
+def main() -> None:
+    """Fork a client for each socket that comes through the control socket, whose descriptor is the first argument."""
+    fault = sys.argv[2] if len(sys.argv) > 2 else None
+    if fault is not None:
+        FAULTS[fault]()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            if not message:
+                return
+            connection = socket.socket(fileno=descriptors[0])
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    control.close()
+                    _serve(connection, fault)
+                    status = 0
+                finally:
+                    sys.stderr.flush()
+                    os._exit(status)  # without closing anything
+            connection.close()
+            control.send(f"{child}\n".encode())
+
+
+if __name__ == "__main__":
+    main()
