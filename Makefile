@@ -5,11 +5,13 @@ VENV      := .venv
 BIN       := $(VENV)/bin
 WORKSPACE ?= workspace
 ARGS      ?=
+EXAMPLES  ?= 1000
+SECONDS   ?= 60
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES   := src tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format check bench clean
+.PHONY: help run test torture lint types format check bench clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +21,13 @@ run: $(VENV)/.run $(WORKSPACE)/thirdshift.yaml ## Train on generated puzzles in 
 
 test: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+# The same tests as in `make test`, with more cases and with other ones at every run; EXAMPLES and SECONDS say how many.
+torture: $(VENV)/.dev ## Run the long forms of the crash and property tests (half an hour; EXAMPLES=10000: hours)
+	THIRDSHIFT_EXAMPLES=$(EXAMPLES) THIRDSHIFT_SECONDS=$(SECONDS) \
+		$(BIN)/python -m pytest tests/engines/test_sqlite_stateful.py tests/crash/test_crowd.py $(ARGS)
+	$(BIN)/python tests/crash/freezer.py
+	$(BIN)/python tests/crash/power_loss.py
 
 lint: $(VENV)/.dev ## Check style and the direction of imports
 	$(BIN)/ruff check $(SOURCES)

@@ -301,13 +301,13 @@ class BackgroundTaskManager:
         """Delete tasks that finished longer than *older_than* ago, with their attempts; returns how many."""
         return self._engine.delete_finished(before=self._clock.now() - older_than)
 
-    def prune(self, *, dry_run: bool = False) -> Mapping[TaskStatus, int]:
+    def prune(self, *, dry_run: bool = False, report: BulkProgress | None = None) -> Mapping[TaskStatus, int]:
         """Delete the finished tasks that ``pruning`` keeps no longer; returns how many of each status.
 
         A running worker does it by itself, little by little. With *dry_run* nothing is deleted.
         """
         limits = self.pruning.limits(self._clock.now())
-        return self._engine.prunable(limits) if dry_run else self._engine.prune(limits)
+        return self._engine.prunable(limits) if dry_run else self._engine.prune(limits, report=report)
 
     def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:
         """Give the space of deleted tasks back to the disk, in small steps, while others work."""

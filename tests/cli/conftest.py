@@ -1,7 +1,9 @@
 """The installed command, run as people run it: a process of its own, with its output in a pipe."""
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -68,6 +70,23 @@ class Shell:
             env=environment,
             **options,
         )
+
+    def on_a_terminal(self, answer: str, *arguments: str) -> tuple[int, str, str]:
+        """Run it before a person who types *answer*; returns the exit code, what it printed, and what they saw."""
+        ours, theirs = pty.openpty()
+        environment = {**os.environ, "THIRDSHIFT_WORKSPACE": str(self.workspace), "TERM": "xterm"}
+        with subprocess.Popen(
+            [COMMAND, *arguments], stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            os.close(theirs)
+            os.write(ours, answer.encode())
+            printed, _ = process.communicate(timeout=60)
+        seen = b""
+        with contextlib.suppress(OSError):  # the terminal is gone with the process
+            while piece := os.read(ours, 10_000):
+                seen += piece
+        os.close(ours)
+        return process.returncode, printed, seen.decode()
 
     def json(self, *arguments: str) -> Any:
         """Return the one document on standard output."""

@@ -1,22 +1,28 @@
 """The victim of the crash-at-statement tests: forks, works through a list of operations, and kills itself on the way.
 
-Reads one JSON line for each case (folder, the statement to die at, the planted fault or none), answers with one line.
-It starts no thread before it forks.
+Reads one JSON line for each case (folder, the statement to die at, the planted fault or none, and whether it shall only
+open the file that is there), answers with one line. It starts no thread before it forks.
 """
 
+import functools
 import json
 import os
+import re
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from thirdshift.core.engine import ClaimRequest, Registration
+from thirdshift.core.engine import ClaimRequest, Registration, TaskFilter
 from thirdshift.core.outcome import Ending, settle
+from thirdshift.core.pruning import Limit
+from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
-from thirdshift.engines.sqlite import SQLiteEngine
+from thirdshift.engines.sqlite import SQLiteEngine, connection
+from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.testing.clock import FakeClock
 from thirdshift.testing.conformance import new_task
 
@@ -32,10 +38,13 @@ def task_id(name: str) -> str:
 class Workload:
     """Every kind of write, each one transaction."""
 
-    def __init__(self, engine: SQLiteEngine, clock: FakeClock) -> None:
+    def __init__(self, engine: SQLiteEngine, clock: FakeClock, fault: str | None) -> None:
         self.engine = engine
+        self.fault = fault
         self.clock = clock
         self.claims: dict[str, Claim] = {}
+        self.lost: list[Claim] = []
+        """What the other worker held when it went away; the worker has it now."""
         self.worker: Registration
         self.other: Registration
 
@@ -59,12 +68,19 @@ class Workload:
         yield "give back", lambda: self.engine.give_back([self.claims["b"]])
         yield "settle and claim", lambda: self.end("d", AttemptOutcome.SNOOZED, and_claim=3)
         yield "register other", lambda: self.register("other")
-        yield "other claims", lambda: self.claim(self.other, 3)
+        yield "other claims", self.claim_what_is_lost
         yield "other is gone", self.close_other
         yield "rescue", lambda: self.engine.rescue(self.worker.id)
+        yield "claim again", lambda: self.claim(self.worker, 3)
+        yield "settle too late", self.settle_too_late
+        yield "give back too late", lambda: self.engine.give_back(self.lost)
         yield "pause", lambda: self.engine.set_paused("default", True)
         yield "interrupt", lambda: self.end("f", AttemptOutcome.INTERRUPTED)
         yield "resume", lambda: self.engine.set_paused("default", False)
+        yield "cancel all", lambda: self.engine.cancel_all(TaskFilter(statuses=frozenset({TaskStatus.PENDING})))
+        yield "prune", lambda: self.engine.prune({TaskStatus.CANCELLED: Limit(rows=1)})
+        yield "retry all", lambda: self.engine.retry_all(TaskFilter(statuses=frozenset({TaskStatus.CANCELLED})))
+        yield "delete all", lambda: self.engine.delete_all(TaskFilter(queue="default"))
         yield "delete", lambda: self.engine.delete_finished(before=self.clock.now() + timedelta(days=1))
 
     def submit(self, names: str, **changes: Any) -> None:
@@ -79,6 +95,18 @@ class Workload:
     def claim(self, worker: Registration, free: int) -> None:
         claims = self.engine.exchange([], ClaimRequest(owner=worker.id, free={PoolKind.THREAD: free})).claims
         self.claims |= {chr(int(claim.id, 16)): claim for claim in claims}
+
+    def claim_what_is_lost(self) -> None:
+        self.claim(self.other, 3)
+        self.lost = [claim for claim in self.claims.values() if claim.owner == self.other.id]
+
+    def settle_too_late(self) -> None:
+        """The tasks are another worker's by now: nothing is recorded."""
+        assert self.lost
+        now = self.clock.now()
+        ending = Ending(AttemptOutcome.COMPLETED, now, now, b"[1,1]")
+        exchange = self.engine.exchange([settle(claim, ending, 0.0) for claim in self.lost], None)
+        assert self.fault is not None or not any(exchange.recorded)
 
     def end(
         self,
@@ -98,29 +126,75 @@ class Workload:
         self.claims |= {chr(int(claim.id, 16)): claim for claim in exchange.claims}
 
 
-def work(folder: Path, die_at: int, fault: str | None, acknowledge: Callable[[str], None]) -> int:
-    """Do every step; returns how many statements that took."""
-    statements = 0
+class Suicide:
+    """Counts the statements of a connection and dies at one of them, before it is run."""
 
-    def count(_statement: str) -> None:
-        nonlocal statements
-        statements += 1
-        if statements == die_at:
+    def __init__(self, die_at: int) -> None:
+        self._die_at = die_at
+        self.statements = 0
+
+    def count(self, _statement: str) -> None:
+        self.statements += 1
+        if self.statements == self._die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
+
+def work(folder: Path, suicide: Suicide, fault: str | None, acknowledge: Callable[[str], None]) -> None:
+    """Do every step."""
+    if fault == NO_FENCE:
+        leave_out_the_fence()
     clock = FakeClock()
     engine = SQLiteEngine.shared(folder / FILE_NAME, clock=clock)
-    engine._writer._connection.set_trace_callback(count)
-    for name, step in Workload(engine, clock).steps():
-        if fault == "acknowledges before it commits":
+    engine._writer._connection.set_trace_callback(suicide.count)
+    for name, step in Workload(engine, clock, fault).steps():
+        if fault == EARLY:
             acknowledge(name)
         step()
-        if fault is None:
+        if fault != EARLY:
             acknowledge(name)
-    return statements
 
 
-def one_case(folder: Path, die_at: int, fault: str | None) -> dict[str, Any]:
+def open_file(folder: Path, suicide: Suicide, fault: str | None, acknowledge: Callable[[str], None]) -> None:
+    """Open the file and bring it to the newest schema."""
+    if fault == NO_TRANSACTION:
+        sqlite3.connect = functools.partial(sqlite3.connect, factory=NoTransaction)  # type: ignore[assignment]
+    connect = connection._connect
+
+    def connect_counted(path: Path, mode: str) -> sqlite3.Connection:
+        opened = connect(path, mode)
+        if mode == "rw":
+            opened.set_trace_callback(suicide.count)
+        return opened
+
+    connection._connect = connect_counted
+    SQLiteEngine.shared(folder / FILE_NAME, clock=FakeClock())
+    acknowledge("opened")
+
+
+# The planted faults
+
+EARLY = "acknowledges before it commits"
+NO_FENCE = "has no fence"
+NO_TRANSACTION = "has no transaction"
+
+
+def leave_out_the_fence() -> None:
+    """Every write of an attempt names its task alone."""
+    changed = 0
+    for name in list(QUERY):
+        QUERY[name], count = re.subn(r"AND (?:\w+\.)?(?:attempt|owner) = (?::|e\.)\w+", "", QUERY[name])
+        changed += count
+    assert changed, "a fault that changes nothing would prove nothing"
+
+
+class NoTransaction(sqlite3.Connection):
+    """Every statement is a transaction of its own."""
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        return super().execute("SELECT 1" if sql in ("BEGIN IMMEDIATE", "COMMIT") else sql, *parameters)
+
+
+def one_case(folder: Path, die_at: int, fault: str | None, only_open: bool) -> dict[str, Any]:
     """Fork a process that works until it dies; returns what it acknowledged."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -128,8 +202,10 @@ def one_case(folder: Path, die_at: int, fault: str | None) -> dict[str, Any]:
         os.close(reading)
         status = 1
         try:
-            statements = work(folder, die_at, fault, lambda name: os.write(writing, f"{name}\n".encode()) and None)
-            os.write(writing, f"{statements}\n".encode())
+            suicide = Suicide(die_at)
+            do = open_file if only_open else work
+            do(folder, suicide, fault, lambda name: os.write(writing, f"{name}\n".encode()) and None)
+            os.write(writing, f"{suicide.statements}\n".encode())
             status = 0
         finally:
             os._exit(status)  # without closing anything
@@ -146,7 +222,7 @@ def one_case(folder: Path, die_at: int, fault: str | None) -> dict[str, Any]:
 def main() -> None:
     for line in sys.stdin:
         case = json.loads(line)
-        answer = one_case(Path(case["folder"]), case["die_at"], case["fault"])
+        answer = one_case(Path(case["folder"]), case["die_at"], case["fault"], case["only_open"])
         sys.stdout.write(f"{json.dumps(answer)}\n")
         sys.stdout.flush()
 

@@ -84,44 +84,81 @@ def demand_gone(pids: set[int]) -> None:
                 os.close(descriptor)
 
 
-def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A worker with threads and children is killed at seeded random moments while its tasks run."""
+def kill_workers(folder: Path, tasks: int, kills: int, plant: str | None = None) -> tuple[Story, int]:
+    """Kill a worker with threads and children at seeded random moments while its tasks run.
+
+    Returns the story and the number of processes seen. *plant* is SQL that breaks the store for the workers.
+    """
     draw = random.Random(SEED)
-    database, log = tmp_path / "tasks.db", tmp_path / "log"
+    database, log = folder / "tasks.db", folder / "log"
     log.touch()
-    starts = restarts = kills = 0
-    with BackgroundTaskManager(database=database, start=False) as manager, Signal(tmp_path / "said") as said:
+    with BackgroundTaskManager(database=database, start=False) as manager, Signal(folder / "said") as said:
         ids = []
-        for number in range(TASKS):
+        for number in range(tasks):
             submitter = manager.options(pool=("thread", "process")[number % 2], durability="relaxed", max_retries=0)
             ids.append(submitter.submit(functions.log_run, str(log), said.path, draw.uniform(0.0, 0.02)).id)
+        if plant is not None:
+            with closing(sqlite3.connect(database)) as connection:
+                connection.executescript(plant)
         pids: set[int] = set()
-        for _ in range(KILLS):
+        for _ in range(kills):
             worker = subprocess.Popen([sys.executable, "-W", "error", PROGRAM, database])
             pids.add(worker.pid)
             try:
-                wait_for_starts(said, draw.randint(1, 2 * TASKS // KILLS - 6), worker)
+                wait_for_starts(said, draw.randint(1, 2 * tasks // kills - 6), worker)
             finally:
                 worker.kill()
                 worker.wait()
-            kills += 1
             new = {int(line.split()[3]) for line in log.read_text().splitlines()} - pids
             demand_gone(new)
             pids |= new
         with BackgroundTaskManager(max_workers=2, database=database) as finisher:
             for task_id in ids:
                 finisher.handle(task_id).wait(TIMEOUT_S)
-    story = read_story(ids, log, database)
+    return read_story(ids, log, database), len(pids)
+
+
+def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker with threads and children is killed at seeded random moments while its tasks run."""
+    story, processes = kill_workers(tmp_path, TASKS, KILLS)
     judge(story)
     starts = sum(what == "start" for what, *_ in story.log)
     restarts = sum(len(attempts) - 1 for attempts in story.attempts.values())
     assert restarts >= KILLS / 2, "the kills hit running tasks"
     with capsys.disabled():
         sys.stdout.write(
-            f"\nkills: {kills} over {TASKS} tasks, {starts} starts, {restarts} interruptions on record,"
-            f" {len(pids)} processes seen and gone, 0 lost, 0 doubled\n"
+            f"\nkills: {KILLS} over {TASKS} tasks, {starts} starts, {restarts} interruptions on record,"
+            f" {processes} processes seen and gone, 0 lost, 0 doubled\n"
         )
     demand_the_judge_sees(story)
+
+
+FAULTS = {
+    "an outcome is on record that no task has reached": """
+        CREATE TRIGGER completed_when_claimed AFTER UPDATE OF status ON task WHEN NEW.status = 'running'
+        BEGIN
+            INSERT INTO attempt (task, number, outcome, worker, claimed_at, finished_at)
+            VALUES (NEW.seq, NEW.attempt, 'completed', NEW.owner, NEW.claimed_at, NEW.claimed_at);
+            UPDATE task SET status = 'completed', finished_at = NEW.claimed_at, owner = NULL, claimed_at = NULL
+            WHERE seq = NEW.seq;
+        END;
+    """,
+    "a start has no recorded attempt": """
+        CREATE TRIGGER silent_rescue BEFORE INSERT ON attempt WHEN NEW.outcome = 'interrupted'
+        BEGIN
+            SELECT RAISE(IGNORE);
+        END;
+    """,
+}
+"""What the judge says of a store that acknowledges outcomes too early, and of one that rescues without a word."""
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_the_kills_find_a_planted_fault(words: str, tmp_path: Path) -> None:
+    """Negative control: the same kills, judged by the same judge."""
+    story, _ = kill_workers(tmp_path, tasks=120, kills=6, plant=FAULTS[words])
+    with pytest.raises(AssertionError, match=words):
+        judge(story)
 
 
 def demand_the_judge_sees(story: Story) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from typing import Any
 import pytest
 
 from thirdshift import BackgroundTaskManager
+from thirdshift.core.errors import StoreError
 from thirdshift.core.status import FINISHED, TaskStatus
 from thirdshift.engines.sqlite import SQLiteEngine
+from thirdshift.engines.sqlite.connection import APPLICATION_ID
+from thirdshift.engines.sqlite.queries import migrations
 from thirdshift.testing.clock import FakeClock
 
 CHILD = Path(__file__).with_name("statement_child.py")
@@ -35,15 +39,24 @@ class Victims:
             [sys.executable, "-W", "error", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def kill_at(self, statement: int, fault: str | None = None) -> tuple[Path, list[str], int | None]:
-        """Returns the folder that is left, what was acknowledged, and the number of statements if nobody died."""
+    def kill_at(
+        self, statement: int, fault: str | None = None, *, source: Path | None = None
+    ) -> tuple[Path, list[str], int | None]:
+        """Returns the folder that is left, what was acknowledged, and the number of statements if nobody died.
+
+        With the folder *source* the victim only opens the file in a copy of it.
+        """
         self._cases += 1
         folder = self._folder / str(self._cases)
-        folder.mkdir()
+        if source is None:
+            folder.mkdir()
+        else:
+            shutil.copytree(source, folder)
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({"folder": str(folder), "die_at": statement, "fault": fault}) + "\n")
+        case = {"folder": str(folder), "die_at": statement, "fault": fault, "only_open": source is not None}
+        process.stdin.write(json.dumps(case) + "\n")
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())
         return folder, answer["acknowledged"], answer["statements"]
@@ -122,7 +135,7 @@ def demand_consistency(file: Path) -> None:
                 assert attempts[-1] == (newest, status)
 
 
-def demand_liveness(file: Path) -> None:
+def demand_liveness(file: Path, *, failed: int = 0) -> None:
     """A fresh worker ends everything that is not finished, each task with exactly one terminal outcome."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("UPDATE queue SET paused_at = NULL")
@@ -141,7 +154,7 @@ def demand_liveness(file: Path) -> None:
     assert engine.workers() == []
     engine.close()
     assert all(count == 0 for status, count in counts.items() if status not in FINISHED)
-    assert counts[TaskStatus.FAILED] == 0
+    assert counts[TaskStatus.FAILED] == failed
 
 
 def check(folder: Path, acknowledged: list[str], states: list[State]) -> None:
@@ -165,14 +178,127 @@ def test_a_kill_at_any_statement_loses_nothing(
     assert len(kills) > 100
 
 
-def test_the_harness_catches_a_planted_fault(victims: Victims, kills: list[Kill], states: list[State]) -> None:
-    """Negative control: a worker that acknowledges before it commits is found out."""
+@pytest.mark.parametrize(("fault", "share"), [("acknowledges before it commits", 0.1), ("has no fence", 0.05)])
+def test_the_harness_catches_a_planted_fault(
+    victims: Victims,
+    kills: list[Kill],
+    states: list[State],
+    fault: str,
+    share: float,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Negative control: who acknowledges before the commit, or settles what another worker holds, is found out."""
     caught = 0
     tried = range(1, len(kills), 5)
     for statement in tried:
-        folder, acknowledged, _ = victims.kill_at(statement, "acknowledges before it commits")
+        folder, acknowledged, _ = victims.kill_at(statement, fault)
         try:
             check(folder, acknowledged, states)
         except AssertionError:
             caught += 1
-    assert caught > len(tried) / 10
+    with capsys.disabled():
+        sys.stdout.write(f"\na victim that {fault}: caught at {caught} of {len(tried)} crash points\n")
+    assert caught > len(tried) * share
+
+
+# Migrations
+
+NEWEST = migrations()[-1][0]
+
+TASKS_OF_THE_FIRST_SCHEMA = """
+INSERT INTO queue VALUES ('default', NULL), ('paused', 1);
+INSERT INTO worker (id, pid, host, started_at, slots) VALUES ('gone', 1, 'host', 1, 4);
+INSERT INTO task (seq, id, name, function, arguments, queue, pool, priority, status, submitted_at, due_at, durable,
+                  max_retries, tags, attempt, failures, owner, claimed_at, finished_at)
+SELECT value, printf('%032x', value), 'echo', 'thirdshift.testing.functions:echo', x'5b312c5b315d2c7b7d5d',
+       iif(value % 2, 'default', 'paused'), 'thread', value % 3, status, 1, 2 + value, 1, 3, '[]',
+       status NOT IN ('pending', 'scheduled'), status = 'retrying' OR status = 'failed',
+       iif(status = 'running', 'gone', NULL), iif(status = 'running', 3, NULL),
+       iif(status IN ('completed', 'failed', 'cancelled'), 4, NULL)
+FROM (SELECT value, CASE value % 7 WHEN 0 THEN 'pending' WHEN 1 THEN 'scheduled' WHEN 2 THEN 'running'
+                                   WHEN 3 THEN 'retrying' WHEN 4 THEN 'completed' WHEN 5 THEN 'failed'
+                                   ELSE 'cancelled' END AS status
+      FROM (WITH RECURSIVE number (value) AS (VALUES (1) UNION ALL SELECT value + 1 FROM number WHERE value < 70)
+            SELECT value FROM number));
+INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result, error_type)
+SELECT seq, 1, iif(status = 'retrying', 'failed', status), 'gone', 3, 3, 4,
+       iif(status = 'completed', x'5b312c315d', NULL), iif(status = 'completed', NULL, 'ValueError')
+FROM task WHERE status IN ('retrying', 'completed', 'failed', 'cancelled');
+INSERT INTO progress SELECT seq, 1, 3, '{"done": 1}' FROM task WHERE status = 'running';
+INSERT INTO event (task, at, kind) SELECT seq, 4, 'cancel_requested' FROM task WHERE status = 'cancelled';
+"""
+FAILED_TASKS = 10
+
+
+def make_file(file: Path, version: int) -> None:
+    """Make the file that the code of schema *version* has left: its tasks are as old as the first schema."""
+    if version == 0:
+        return
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for number, script in migrations()[:version]:
+            connection.executescript(script)
+            if number == 1:
+                connection.executescript(TASKS_OF_THE_FIRST_SCHEMA)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
+def schema_of(file: Path) -> tuple[int, list[tuple[str, str]]]:
+    """The version that the file says it has, and the tables, indexes and triggers that it has."""
+    with closing(sqlite3.connect(file)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").fetchall()
+    return version, found
+
+
+def check_migration(folder: Path, old: Path, new: Path) -> bool:
+    """The file has the old or the new schema, whole, and all its tasks; returns whether it has the new one."""
+    file = folder / FILE_NAME
+    found = schema_of(file)
+    assert found in (schema_of(old), schema_of(new)), f"the schema is half done: version {found[0]}"
+    if found[0]:
+        assert state_of(file) == state_of(new)
+    SQLiteEngine.shared(file, clock=FakeClock()).close()
+    assert schema_of(file) == schema_of(new)
+    assert state_of(file) == state_of(new), "the next start does not find the tasks as they were"
+    return found[0] == NEWEST
+
+
+@pytest.mark.parametrize("version", range(NEWEST))
+def test_a_kill_at_any_statement_of_a_migration_leaves_the_old_schema_or_the_new_one(
+    victims: Victims, tmp_path: Path, version: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From every earlier version, and from nothing; no task is lost, and the next start goes on."""
+    make_file(tmp_path / FILE_NAME, version)
+    new, opened, statements = victims.kill_at(0, source=tmp_path)
+    assert opened == ["opened"]
+    assert statements is not None
+    if version:
+        assert state_of(new / FILE_NAME) == state_of(tmp_path / FILE_NAME)
+    migrated = 0
+    for statement in range(1, statements + 1):
+        folder, _, _ = victims.kill_at(statement, source=tmp_path)
+        migrated += check_migration(folder, tmp_path / FILE_NAME, new / FILE_NAME)
+    demand_liveness(new / FILE_NAME, failed=FAILED_TASKS if version else 0)
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\nmigration {version} to {NEWEST}: crash points: {statements},"
+            f" {migrated} left the new schema, 0 violations\n"
+        )
+    assert 0 < migrated < statements
+
+
+def test_the_harness_catches_a_migration_without_a_transaction(victims: Victims, tmp_path: Path) -> None:
+    """Negative control."""
+    make_file(tmp_path / FILE_NAME, NEWEST - 1)
+    new, _, statements = victims.kill_at(0, source=tmp_path)
+    assert statements is not None
+    caught = 0
+    for statement in range(1, statements + 1):
+        folder, _, _ = victims.kill_at(statement, "has no transaction", source=tmp_path)
+        try:
+            check_migration(folder, tmp_path / FILE_NAME, new / FILE_NAME)
+        except (AssertionError, sqlite3.Error, StoreError):
+            caught += 1
+    assert caught

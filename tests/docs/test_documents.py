@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
+from thirdshift import PruningConfig
 from thirdshift.cli.main import cli
+from thirdshift.config import BackgroundTaskConfig, load_settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -42,6 +45,14 @@ def test_every_command_in_the_readme_exists(command: str) -> None:
     """Its help can be asked for."""
     done = CliRunner().invoke(cli, [*command.split(), "--help"])
     assert done.exit_code == 0, done.output
+
+
+def test_the_defaults_in_the_readme_are_the_defaults(tmp_path: Path) -> None:
+    """The configuration that it shows changes nothing."""
+    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "thirdshift.yaml").write_text(example)
+    assert load_settings(tmp_path) == BackgroundTaskConfig()
+    assert set(yaml.safe_load(example)["pruning"]) == set(vars(PruningConfig()))
 
 
 def test_every_test_that_an_invariant_names_exists() -> None:

@@ -158,6 +158,10 @@ def _unpacked(blob: str) -> Claim:
 # The planted faults
 
 
+EARLY = "answers too early"
+"""A submit that dies in its commit has been answered."""
+
+
 def _change(pattern: str, instead: str, *names: str) -> None:
     """Change the SQL of these queries, or of all; a fault that changes nothing would prove nothing."""
     changed = 0
@@ -185,7 +189,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "a retry has no retries": lambda: _change(r"failures = 0, ", "", "retry"),
     "a request to cancel is forgotten": _forget_requests,
     "the living are robbed": _rob_the_living,
-    "answers before it commits": lambda: None,  # planted in ``_serve``
+    EARLY: lambda: None,  # planted in ``_serve``
 }
 
 
@@ -199,16 +203,15 @@ def _serve(connection: socket.socket, fault: str | None) -> None:
         _say(lines, None)
         for line in lines:
             said = json.loads(line)
-            is_early = fault == "answers before it commits" and said["call"] == "submit"
-            if is_early:
+            if fault == EARLY and said["call"] == "submit" and said["die_at"] is not None:
                 _say(lines, None)
+                os.kill(os.getpid(), signal.SIGKILL)
             value, error = None, None
             try:
                 value = client.call(said)
             except Exception:  # noqa: BLE001  # whatever it is, the test must see it
                 error = traceback.format_exc()
-            if not is_early:
-                _say(lines, value, error)
+            _say(lines, value, error)
 
 
 def _say(lines: Any, value: Any, error: str | None = None) -> None:

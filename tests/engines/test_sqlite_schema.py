@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import thirdshift.engines.sqlite as package
+from thirdshift.core.engine import TaskFilter
 from thirdshift.core.status import TRANSITIONS, TaskStatus
 from thirdshift.core.task import AttemptOutcome, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
+from thirdshift.engines.sqlite.filters import Query, count_query, seqs_query
 from thirdshift.engines.sqlite.queries import QUERY, migrations
 from thirdshift.testing.conformance import new_task
 
@@ -129,6 +131,19 @@ def test_the_counts_walk_indexes_only(engine: SQLiteEngine, stranger: Connect) -
     plan = [row[3] for row in stranger().execute(f"EXPLAIN QUERY PLAN {QUERY['counts']}") if "task" in row[3]]
     assert len(plan) == 5
     assert all("INDEX task_" in step for step in plan)
+
+
+@pytest.mark.parametrize("build", [count_query, seqs_query])
+@pytest.mark.parametrize("status", list(TaskStatus))
+def test_many_tasks_of_one_status_are_found_by_an_index(
+    engine: SQLiteEngine, stranger: Connect, build: Callable[[TaskFilter], Query], status: TaskStatus
+) -> None:
+    """A filter for the few that failed does not walk the millions that did not."""
+    query, parameters = build(TaskFilter(statuses=frozenset({status}), name="n", queue="q"))
+    plan = [row[3] for row in stranger().execute(f"EXPLAIN QUERY PLAN {query}", parameters)]
+    walked = [step for step in plan if re.match(r"(SCAN|SEARCH) task", step)]
+    assert len(walked) == 1
+    assert "INDEX task_" in walked[0]
 
 
 def test_listing_queues_never_walks_the_table(engine: SQLiteEngine, stranger: Connect) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from thirdshift.core.engine import ClaimRequest
+from thirdshift.core.engine import ClaimRequest, TaskFilter
 from thirdshift.core.errors import StoreError
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import PoolKind
@@ -100,7 +100,9 @@ def test_a_bad_operation_fails_alone(shared_writer: Writer, path: Path, bad_valu
 
     def bad(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO queue (name, paused_at) VALUES ('first half', 1)")
-        connection.execute("INSERT INTO worker (id, pid, host, started_at, slots) VALUES (?, 1, 'host', 1, 1)", [bad_value])
+        connection.execute(
+            "INSERT INTO worker (id, pid, host, started_at, slots) VALUES (?, 1, 'host', 1, 1)", [bad_value]
+        )
         connection.execute("INSERT INTO queue (name) VALUES ('0')")
 
     with ThreadPoolExecutor(8) as threads:
@@ -378,6 +380,28 @@ def test_one_process_at_a_time_owns_the_checkpoints(engine: SQLiteEngine, path: 
     ours.stop()
     assert second.checkpoint()
     second.stop()
+
+
+def test_a_change_of_many_leaves_the_write_lock_to_others_in_between(
+    engine: SQLiteEngine, stranger: Callable[[], sqlite3.Connection]
+) -> None:
+    """After every batch, which is small, another program can write at once."""
+    engine.submit([new_task(arguments=b"[1,[],{}]" + b" " * 4_000) for _ in range(1_200)])
+    other = stranger()
+    other.execute("PRAGMA busy_timeout = 0")
+    done: list[int] = []
+
+    def report(so_far: int, _total: int) -> None:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+        done.append(so_far)
+
+    for change in (engine.cancel_all, engine.retry_all, engine.cancel_all, engine.delete_all):
+        assert change(TaskFilter(), report) == 1_200
+        assert done == [500, 1_000, 1_200]
+        done.clear()
+    engine.vacuum(report)
+    assert len(done) > 3
 
 
 def test_the_watch_outlives_a_failed_look(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift import BackgroundTaskManager, ConfigurationError, PruningConfig, TaskStatus
+from thirdshift import BackgroundTaskManager, ConfigurationError, PruningConfig, TaskFilter, TaskStatus
 from thirdshift.config import load_settings
 from thirdshift.core.events import TasksPruned
 from thirdshift.core.pruning import Limit
@@ -36,10 +36,8 @@ def engine(tmp_path: Path, clock: FakeClock) -> Iterator[SQLiteEngine]:
 
 def cancelled(engine: SQLiteEngine, count: int) -> None:
     """Store so many finished tasks."""
-    tasks = [new_task() for _ in range(count)]
-    engine.submit(tasks)
-    for task in tasks:
-        engine.cancel(task.id)
+    engine.submit([new_task() for _ in range(count)])
+    engine.cancel_all(TaskFilter())
 
 
 def left(engine: SQLiteEngine) -> int:

@@ -101,7 +101,7 @@ def _chosen(function: F) -> F:
             "statuses",
             multiple=True,
             type=click.Choice([each.value for each in TaskStatus]),
-            help="Repeat.",
+            help="May repeat.",
         ),
         click.argument("task_ids", nargs=-1, metavar="[ID]..."),
     ):

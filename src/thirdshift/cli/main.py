@@ -69,7 +69,7 @@ def cli(context: click.Context, workspace: Path | None, as_json: bool) -> None:
     thirdshift submit mymodule:function 1 '"two"'  run a function in the background
     thirdshift tasks list --status failed          look at tasks
     thirdshift tasks retry --status failed         change many of them at once
-    thirdshift why 01a2014090b85ea87fe9b5cbd25f    why a task does not run
+    thirdshift why ID                              why a task does not run
     thirdshift train pause                         talk to the training daemon
 
     Exit codes: 0 done, 1 the work failed, 64 usage, 69 store unavailable, 75 already running, 78 configuration,

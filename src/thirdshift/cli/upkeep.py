@@ -22,8 +22,8 @@ def prune(session: Session, dry_run: bool) -> None:
     thirdshift tasks prune --dry-run
     thirdshift tasks prune
     """
-    with opened(session) as manager:
-        counts = manager.prune(dry_run=dry_run)
+    with opened(session) as manager, progress_line("deleted") as report:
+        counts = manager.prune(dry_run=dry_run, report=report)
     total = sum(counts.values())
     if session.as_json:
         by_status = {status.value: count for status, count in counts.items()}

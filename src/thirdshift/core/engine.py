@@ -4,7 +4,7 @@
 be called from any thread. Every write of an attempt is fenced by its :class:`~thirdshift.core.task.Claim`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -145,6 +145,9 @@ class Engine(Protocol):
     def status(self, task_id: str) -> TaskStatus | None:
         """Return the task's status, ``None`` for an unknown id; far cheaper than :meth:`get`."""
 
+    def statuses(self, task_ids: Collection[str]) -> Mapping[str, TaskStatus]:
+        """Return the status of each of these tasks, in one look; unknown ids are left out."""
+
     def find(self, task_filter: TaskFilter) -> Sequence[BackgroundTask]:
         """Return the tasks that match, newest first, without their attempts' results."""
 
@@ -197,7 +200,9 @@ class Engine(Protocol):
     def prunable(self, limits: Limits) -> Mapping[TaskStatus, int]:
         """Return how many tasks of each status :meth:`prune` would delete."""
 
-    def prune(self, limits: Limits, *, most: int | None = None) -> Mapping[TaskStatus, int]:
+    def prune(
+        self, limits: Limits, *, most: int | None = None, report: BulkProgress | None = None
+    ) -> Mapping[TaskStatus, int]:
         """Delete finished tasks beyond *limits*, those that finished first, *most* of them at most; returns how many.
 
         In batches, as all changes of many tasks. Costs one short look when there is nothing to do.
@@ -206,8 +211,25 @@ class Engine(Protocol):
     def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:
         """Give the space of deleted tasks back to the disk, in small steps, while others work."""
 
-    def on_finished(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call *callback* after tasks finished, in this or another process; returns what ends it."""
+    def on_finished(
+        self,
+        callback: Callable[[], None],
+        of_others: Callable[[], None] | None = None,
+        told: Callable[[Sequence[TaskId]], None] | None = None,
+    ) -> Callable[[], None]:
+        """Call *callback* after tasks finished, in this or another process; returns what ends it.
+
+        It runs on the thread of whoever finished them, and must be quick. For other processes *of_others* is called
+        instead, if there is one, on a thread of the engine that it may keep busy; and where the engine knows which
+        tasks it were, it calls *told* with their ids instead, if there is one. A task that is named may have been tried
+        and not have finished.
+        """
+
+    def on_room(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* after tasks were claimed or cancelled, so that a full queue has room; returns what ends it.
+
+        It runs on the thread of whoever did that, and must be quick.
+        """
 
     def close(self) -> None:
         """Release files and connections. Further calls raise."""

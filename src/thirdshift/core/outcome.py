@@ -5,7 +5,7 @@ because nothing failed.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -17,7 +17,12 @@ LONGEST_WAIT_S = 10 * 366 * 86_400.0
 """The longest wait that a function may ask for: ten years."""
 
 MOST_CRASHES = 3
-"""A task whose worker died this often while it ran, each time without progress, fails: it may be what kills them."""
+"""A task that killed its own process fails when this many starts in a row, each without progress, ended with the death of
+their process. The last of them has a process of its own, so that no task fails for what its neighbour did."""
+
+MOST_WORKER_DEATHS = 10
+"""A task fails when this many starts in a row, each without progress, ended with the death of the whole worker. That may
+be the task's doing, or that of somebody who kills workers: so many do not come by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class Ending(NamedTuple):
     error: TaskError | None = None
     after_s: float | None = None
     """The wait a :class:`Retry` or :class:`Snooze` asked for."""
+    has_progress: bool | None = None
+    """Set when the process died that ran it: had the attempt reported progress by then?"""
 
 
 class Settlement(NamedTuple):
@@ -71,6 +78,8 @@ class Settlement(NamedTuple):
     status: TaskStatus
     due_at: datetime | None = None
     """When the task is next due, where its end moved that."""
+    crashes: int | None = 0
+    """The task's new count of crashes; ``None`` leaves it as it is."""
 
 
 def settle(claim: Claim, ending: Ending, backoff_s: float) -> Settlement:
@@ -80,14 +89,41 @@ def settle(claim: Claim, ending: Ending, backoff_s: float) -> Settlement:
             return Settlement(claim, ending, TaskStatus.COMPLETED)
         case AttemptOutcome.CANCELLED:
             return Settlement(claim, ending, TaskStatus.CANCELLED)
+        case AttemptOutcome.INTERRUPTED if ending.has_progress is None:
+            return Settlement(claim, ending, TaskStatus.PENDING, crashes=None)
         case AttemptOutcome.INTERRUPTED:
-            return Settlement(claim, ending, TaskStatus.PENDING)
+            return _crashed(claim, ending, bool(ending.has_progress))
         case AttemptOutcome.SNOOZED:
             return _later(claim, ending, TaskStatus.SCHEDULED, ending.after_s or 0.0)
         case AttemptOutcome.FAILED | AttemptOutcome.TIMED_OUT:
             if claim.failures >= claim.max_retries:
                 return Settlement(claim, ending, TaskStatus.FAILED)
             return _later(claim, ending, TaskStatus.RETRYING, backoff_s if ending.after_s is None else ending.after_s)
+
+
+def is_suspect(crashes: int) -> bool:
+    """Return whether the next start may be the last one, and must not take neighbours with it."""
+    return crashes >= MOST_CRASHES - 1
+
+
+def crashes_after(crashes: int, *, has_progress: bool) -> int:
+    """Return the count of crashes after one more; progress makes it start anew."""
+    return 0 if has_progress else crashes + 1
+
+
+def counted(death: TaskError, crashes: int) -> TaskError:
+    """Return *death* with the count of crashes."""
+    if not crashes:
+        return death
+    return replace(death, message=f"{death.message} (crash {crashes} in a row)")
+
+
+def _crashed(claim: Claim, ending: Ending, has_progress: bool) -> Settlement:
+    crashes = crashes_after(claim.crashes, has_progress=has_progress)
+    ending = ending._replace(error=ending.error and counted(ending.error, crashes))
+    if crashes < MOST_CRASHES:
+        return Settlement(claim, ending, TaskStatus.PENDING, crashes=crashes)
+    return Settlement(claim, ending._replace(outcome=AttemptOutcome.FAILED), TaskStatus.FAILED, crashes=crashes)
 
 
 def _check_wait(what: str, seconds: float) -> None:

@@ -82,6 +82,8 @@ class Claim(NamedTuple):
     timeout_s: float | None
     durable: bool
     claimed_at: datetime
+    crashes: int = 0
+    """How often in a row a process died while it ran this task, without progress in between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

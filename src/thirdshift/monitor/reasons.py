@@ -30,16 +30,16 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
         case ReasonCode.WAITING:
             return "it waits for other tasks to end"
         case ReasonCode.QUEUE_PAUSED:
-            return f"its queue {facts['queue']} is paused {_since(facts, now)}"
+            return f"its queue {facts['queue']} is paused {_since(facts, now)}; `thirdshift queues resume` ends that"
         case ReasonCode.NO_WORKER:
-            return "no worker is alive on this database"
+            return "no worker is alive on this database; `thirdshift up` starts one"
         case ReasonCode.NO_WORKER_FOR_QUEUE:
             return f"no worker takes its queue {facts['queue']}: {_alive(facts['workers'])} for other queues only"
         case ReasonCode.NO_WORKER_FOR_POOL:
             pool, queue = facts["pool"], facts["queue"]
             return f"no worker of its queue {queue} has {pool} slots: {_alive(facts['workers'])} with other pools only"
         case ReasonCode.SLOTS_BUSY:
-            return f"all {_number(facts['slots'], facts['pool'] + ' slot')} that could take it are busy"
+            return _busy(facts["slots"], facts["pool"])
         case ReasonCode.TASKS_BEFORE:
             least = "" if facts["is_all"] else "at least "
             comes = "comes" if facts["count"] == 1 else "come"
@@ -59,6 +59,11 @@ def _retrying(facts: Any, now: datetime) -> str:
     left = facts["max_retries"] - facts["failures"]
     words = f"it failed ({_first_line(facts['error'])}) and is tried again" if facts["error"] else "it is tried again"
     return f"{words} at {_at(facts['due_at'], now)}; {_number(left + 1, 'attempt')} left"
+
+
+def _busy(slots: int, pool: str) -> str:
+    one = f"the one {pool} slot that could take it is busy"
+    return one if slots == 1 else f"all {slots:,} {pool} slots that could take it are busy"
 
 
 def _since(facts: Any, now: datetime) -> str:

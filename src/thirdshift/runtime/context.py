@@ -39,6 +39,8 @@ class TaskContext:
         """The number of this attempt; it grows with every start of the task."""
         self.stop_reason: StopReason | None = None
         """Why the attempt should end soon; ``None`` while it should go on."""
+        self.has_progress = False
+        """Whether the attempt has reported progress."""
         self._send_progress = send_progress
 
     @property
@@ -64,6 +66,7 @@ class TaskContext:
 
         *facts* are JSON-like values that :attr:`BackgroundTask.progress` shows beside ``done`` and ``total``.
         """
+        self.has_progress = True
         if self._send_progress is None:
             return
         if done is not None:

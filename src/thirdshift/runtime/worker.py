@@ -29,7 +29,7 @@ from thirdshift.core.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from thirdshift.core.outcome import Ending, Settlement, settle
+from thirdshift.core.outcome import Ending, Settlement, is_suspect, settle
 from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import Claim, PoolKind
 from thirdshift.runtime.context import StopReason
@@ -250,11 +250,15 @@ class Worker:
         if exchange.claims:
             self._announce(AttemptsClaimed(exchange.claims))
         for kind, pool in self._pools.items():
-            claims = [claim for claim in exchange.claims if claim.pool is kind]
+            claims = [claim for claim in exchange.claims if self._pool_of(claim) is kind]
             if claims:
                 pool.give(claims)
         if any(claim.timeout_s is not None for claim in exchange.claims):
             self.look_soon()
+
+    def _pool_of(self, claim: Claim) -> PoolKind:
+        """Return where *claim* runs: what may have killed its worker gets a process to kill."""
+        return PoolKind.PROCESS if is_suspect(claim.crashes) and PoolKind.PROCESS in self._pools else claim.pool
 
     def _announce_ends(self, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
         ends = list(zip(settlements, recorded, strict=True))

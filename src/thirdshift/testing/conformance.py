@@ -819,7 +819,9 @@ class EngineConformance:
         everything = {TaskStatus.CANCELLED: Limit(rows=0)}
         assert self.engine.prune(everything, most=2) == {TaskStatus.CANCELLED: 2}
         assert [self.engine.get(task.id) is None for task in tasks] == [True, True, False, False, False]
-        assert self.engine.prune(everything, most=3) == {TaskStatus.CANCELLED: 3}
+        told: list[tuple[int, int]] = []
+        pruned = self.engine.prune(everything, most=3, report=lambda *progress: told.append(progress))
+        assert (pruned, told) == ({TaskStatus.CANCELLED: 3}, [(3, 3)])
 
     def test_free_space_is_given_back_and_nothing_else(self) -> None:
         """What is left reads as before."""

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -165,6 +166,27 @@ def kill_self(number: int) -> None:
     """Send a signal to the own process."""
     os.kill(os.getpid(), number)
     signal.pause()
+
+
+def kill_self_before_attempt(number: int) -> int:
+    """Report progress and kill the own process, until the attempt *number*."""
+    task = current_task()
+    task.progress(task.attempt, number)
+    if task.attempt < number:
+        kill_self(signal.SIGKILL)
+    return task.attempt
+
+
+def kill_worker() -> None:
+    """Kill the worker, from one of its threads or from its child."""
+    is_child = threading.current_thread() is threading.main_thread()
+    os.kill(os.getppid() if is_child else os.getpid(), signal.SIGKILL)
+    signal.pause()
+
+
+def sleep(seconds: float) -> None:
+    """Take so long."""
+    time.sleep(seconds)
 
 
 def segfault() -> None:

@@ -657,13 +657,21 @@ class ProcessConformance(ManagerConformance):
             (functions.segfault, None, "was killed by SIGSEGV"),
         ],
     )
-    def test_a_child_that_dies_is_a_recorded_failure(
+    def test_a_task_whose_child_always_dies_fails_at_its_third_start(
         self, function: Callable[..., Any], argument: int | None, words: str
     ) -> None:
-        """The reason is named, and the pool lives on."""
-        found = self.run(function, *([] if argument is None else [int(argument)]), max_retries=0)
+        """That uses up no retry. The reason is named, and the pool lives on."""
+        found = self.run(function, *([] if argument is None else [int(argument)]), max_retries=7)
         assert found.status is TaskStatus.FAILED
-        assert str(found.error) == f"ProcessDied: the child process {words}"
+        assert [attempt.outcome for attempt in found.attempts] == [
+            AttemptOutcome.INTERRUPTED,
+            AttemptOutcome.INTERRUPTED,
+            AttemptOutcome.FAILED,
+        ]
+        assert found.failures == 1
+        assert [str(attempt.error) for attempt in found.attempts] == [
+            f"ProcessDied: the child process {words} (crash {number} in a row)" for number in (1, 2, 3)
+        ]
         assert [self.run(functions.add, n, 0).result for n in range(4)] == [0, 1, 2, 3]
 
     def test_a_child_that_dies_idle_is_replaced(self) -> None:

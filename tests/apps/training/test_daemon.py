@@ -425,7 +425,7 @@ def test_a_crash_before_the_archive_costs_nothing(daemon: Daemon, undisturbed: D
 
 @pytest.mark.training
 def test_a_killed_training_is_tried_again(long: Daemon, undisturbed: Daemon) -> None:
-    """The daemon survives the death of the process that trains, counts a failed attempt, and resumes."""
+    """The daemon survives the death of the process that trains and resumes; no retry is used up."""
     long.start("--until-idle")
     long.wait_for_checkpoint()
     (child,) = long.children()
@@ -436,7 +436,7 @@ def test_a_killed_training_is_tried_again(long: Daemon, undisturbed: Daemon) -> 
     assert_trained_once(long, undisturbed, at_death)
     (task,) = long.trainings()
     outcomes = [(attempt.outcome.value, attempt.error and attempt.error.type) for attempt in task.attempts]
-    assert outcomes == [("failed", "ProcessDied"), ("completed", None)]
+    assert outcomes == [("interrupted", "ProcessDied"), ("completed", None)]
 
 
 @pytest.mark.training

@@ -13,6 +13,7 @@ from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.tasks import CHORES_QUEUE, generate_puzzles, take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.engine import TaskFilter
+from thirdshift.host.files import write_atomically
 
 _RECENT = 10
 _UNFINISHED = frozenset(status for status in TaskStatus if not status.is_finished)
@@ -59,7 +60,7 @@ class Chores:
         is_done = limit is not None and self._generated >= limit
         if not config.enabled or is_making or is_done or waiting >= config.min_queue_size:
             return
-        seed = config.seed + self._number_of_generations()
+        seed = config.seed + self._count_generation()
         options = self._manager.options(timeout=config.timeout_s)
         self._generated += 1
         self._follow(options.submit(generate_puzzles, self._root, config.count, seed, config.levels).id)
@@ -106,10 +107,18 @@ class Chores:
         wanted = TaskFilter(statuses=_UNFINISHED, queue=CHORES_QUEUE, limit=1000)
         return list(self._manager.find_tasks(wanted))
 
-    def _number_of_generations(self) -> int:
-        """Return how many files were ever asked for, so that each gets a seed of its own, also after a restart."""
-        wanted = TaskFilter(name=generate_puzzles.__name__, limit=1_000_000)
-        return len(self._manager.find_tasks(wanted))
+    def _count_generation(self) -> int:
+        """Return how many files were asked for before this one, so that each gets a seed of its own for ever.
+
+        The number stands in a file, because finished tasks are pruned; a workspace without it counts its tasks.
+        """
+        file = self._workspace.generations
+        try:
+            number = int(file.read_bytes())
+        except (FileNotFoundError, ValueError):
+            number = sum(self._manager.count_tasks(TaskFilter(name=generate_puzzles.__name__)).values())
+        write_atomically(file, f"{number + 1}\n".encode())
+        return number
 
 
 def _described(task: BackgroundTask) -> dict[str, Any]:

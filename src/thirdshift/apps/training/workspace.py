@@ -31,6 +31,7 @@ class TrainingWorkspace:
         self.pid_file = self.root / ".pids" / "daemon.pid"
         self.work = self.root / "work"
         self.held_out = self.root / "data" / "heldout"
+        self.generations = self.root / "data" / "generations"
 
     @property
     def folders(self) -> tuple[Path, ...]:

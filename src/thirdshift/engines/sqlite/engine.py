@@ -5,12 +5,13 @@ announced afterwards, never before.
 """
 
 import contextlib
+import json
 import os
 import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import datetime
@@ -148,11 +149,11 @@ class SQLiteEngine:
                 return
             self._open.pop(self._path, None)
         self._checkpointer.stop()
-        self._hub.close()
         with self._reader_mutex:
             self._is_closed = True
             self._reader.close()
         self._writer.close()
+        self._hub.close()  # last: who is woken by it finds the engine closed
 
     # Submitting
 
@@ -235,6 +236,11 @@ class SQLiteEngine:
         """Return the task's status, or ``None``."""
         rows = self._read(QUERY["status"], (task_id,))
         return TaskStatus(rows[0][0]) if rows else None
+
+    def statuses(self, task_ids: Collection[str]) -> Mapping[str, TaskStatus]:
+        """Return the status of each of these tasks that is known."""
+        ((found,),) = self._read(QUERY["statuses"], (json.dumps(list(task_ids)),))
+        return {task_id: TaskStatus(status) for task_id, status in json.loads(found).items()}
 
     def find(self, task_filter: TaskFilter) -> Sequence[BackgroundTask]:
         """Return the tasks that match, newest first."""
@@ -330,16 +336,21 @@ class SQLiteEngine:
             found = manage.count_prunable(reader, manage.bounds(reader, limits))
         return {status: found.get(status, 0) for status in limits}
 
-    def prune(self, limits: Limits, *, most: int | None = None) -> Mapping[TaskStatus, int]:
+    def prune(
+        self, limits: Limits, *, most: int | None = None, report: BulkProgress | None = None
+    ) -> Mapping[TaskStatus, int]:
         """Delete finished tasks beyond *limits*, *most* of them at most; returns how many of each status."""
         with self._long_reader() as reader:
             bounds = manage.bounds(reader, limits)
+            total = 0 if report is None else sum(manage.count_prunable(reader, bounds).values())
         deleted = dict.fromkeys(limits, 0)
         for _ in _paced() if bounds else ():
             room = _BATCH if most is None else min(_BATCH, most - sum(deleted.values()))
             batch = self._writer.run(partial(manage.prune_batch, found=bounds, limit=room), durable=False)
             for status, count in batch.items():
                 deleted[status] += count
+            if report is not None:
+                report(sum(deleted.values()), total)
             if sum(batch.values()) < _BATCH or sum(deleted.values()) == most:
                 break
         return deleted
@@ -364,9 +375,18 @@ class SQLiteEngine:
             file_bytes=self._path.stat().st_size,
         )
 
-    def on_finished(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call *callback* after tasks finished."""
-        return self._hub.listen(wake.FINISHED, callback)
+    def on_finished(
+        self,
+        callback: Callable[[], None],
+        of_others: Callable[[], None] | None = None,
+        told: Callable[[Sequence[TaskId]], None] | None = None,
+    ) -> Callable[[], None]:
+        """Call one of these after tasks finished. See :class:`thirdshift.core.engine.Engine`."""
+        return self._hub.listen(wake.FINISHED, callback, of_others, told)
+
+    def on_room(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* after tasks were claimed or cancelled."""
+        return self._hub.listen(wake.ROOM, callback)
 
     # Working
 
@@ -410,7 +430,9 @@ class SQLiteEngine:
             durable=any(settlement.claim.durable for settlement in settlements),
         )
         if any(exchange.recorded):
-            self._hub.announce(wake.FINISHED)
+            self._hub.announce(wake.FINISHED, [settlement.claim.id for settlement in settlements])
+        if exchange.claims:
+            self._hub.announce(wake.ROOM)
         # Nothing may fail between the commit and here: the claims would be lost until this process ends.
         return exchange
 
@@ -419,6 +441,7 @@ class SQLiteEngine:
         now_us = self._now_us()
         self._writer.run(lambda connection: work.give_back(connection, claims, now_us), durable=False)
         self._hub.announce(wake.WORK)
+        self._hub.announce(wake.FINISHED, [claim.id for claim in claims])  # one that was to be cancelled is
 
     def record_progress(self, progress: Sequence[tuple[Claim, Mapping[str, Any]]]) -> None:
         """Store the newest progress of running attempts."""
@@ -439,6 +462,7 @@ class SQLiteEngine:
             dead.forget()
         if rescued:
             self._hub.announce(wake.WORK)
+            self._hub.announce(wake.FINISHED, [rescue.id for rescue in rescued])  # one that is given up has failed
         return rescued
 
     def recover(self, owner: str, known: AbstractSet[tuple[int, int]]) -> Sequence[Rescue]:
@@ -471,7 +495,7 @@ class SQLiteEngine:
     def _change(self, change: manage.Change, task_id: str) -> bool:
         now_us = self._now_us()
         kind = self._writer.run(lambda connection: change(connection, task_id, now_us), durable=True)
-        self._announce_changes([] if kind is None else [kind])
+        self._announce_changes([] if kind is None else [kind], [TaskId(task_id)])
         return kind is not None
 
     def _change_all(self, change: manage.Change, task_filter: TaskFilter, report: BulkProgress | None) -> int:
@@ -489,9 +513,10 @@ class SQLiteEngine:
                 report(start + len(batch), len(seqs))
         return changed
 
-    def _announce_changes(self, kinds: Sequence[str]) -> None:
+    def _announce_changes(self, kinds: Sequence[str], tasks: Sequence[TaskId] | None = None) -> None:
         if manage.CANCELLED in kinds:
-            self._hub.announce(wake.FINISHED)
+            self._hub.announce(wake.FINISHED, tasks)
+            self._hub.announce(wake.ROOM)
         if manage.CANCEL_REQUESTED in kinds or manage.RETRIED in kinds:
             self._hub.announce(wake.WORK)
 

@@ -78,7 +78,7 @@ def rows_of_new(tasks: Sequence[NewTask], now_us: int) -> list[Row]:
 def claim_of_row(row: Row, owner: str, now: datetime) -> Claim:
     """Return the claim that a row of the query ``runnable`` becomes."""
     (priority, _, seq, task_id, attempt_before, name, function, arguments) = row[:8]
-    (queue, pool, failures, retries, timeout_us, durable) = row[8:]
+    (queue, pool, failures, retries, timeout_us, durable, crashes) = row[8:]
     return Claim(
         seq,
         task_id,
@@ -95,6 +95,7 @@ def claim_of_row(row: Row, owner: str, now: datetime) -> Claim:
         None if timeout_us is None else timeout_us / 1e6,
         bool(durable),
         now,
+        crashes,
     )
 
 
@@ -127,12 +128,12 @@ def fence(claim: Claim) -> dict[str, Any]:
 
 def row_of_settlement(settlement: Settlement) -> Row:
     """Return the parameters of ``record_attempts`` and ``settle``."""
-    claim, ending, status, due_at = settlement
-    return row_of_ending((claim.seq, claim.attempt, claim.owner), ending, status, due_at)
+    claim, ending, status, due_at, crashes = settlement
+    return row_of_ending((claim.seq, claim.attempt, claim.owner), ending, status, due_at, crashes)
 
 
 def row_of_ending(
-    fence: tuple[int, int, str], ending: Ending, status: TaskStatus, due_at: datetime | None = None
+    fence: tuple[int, int, str], ending: Ending, status: TaskStatus, due_at: datetime | None, crashes: int | None
 ) -> Row:
     """Return the parameters of ``record_attempts`` and ``settle`` for the attempt (seq, number, owner)."""
     error = ending.error
@@ -148,6 +149,7 @@ def row_of_ending(
         status.value,
         None if due_at is None else to_us(due_at),
         int(ending.outcome in _COUNTED),
+        crashes,
     )
 
 

@@ -10,21 +10,37 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from thirdshift.core.task import TaskId
+
 Callback = Callable[[], None]
+Told = Callable[[Sequence[TaskId]], None]
 
 WORK = "work"
 """There may be something to claim or to cancel."""
 FINISHED = "done"
 """Tasks finished."""
+ROOM = "room"
+"""Tasks left the line of those that wait to run."""
+_TOPICS = (WORK, FINISHED, ROOM)
 
 _PATH_LIMIT = 100
 """Longest path that a Unix socket address can hold, with room to spare (the kernel's limit is 107 bytes)."""
 
 _MTIME_TICK_NS = 50_000_000
 """Folder times step by the kernel's tick, at most 10 ms."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Listener:
+    """What one listener wants to be called: of here, of other processes, and where the tasks are known."""
+
+    callback: Callback
+    of_others: Callback
+    told: Told | None
 
 
 class WakeHub:
@@ -36,37 +52,41 @@ class WakeHub:
         self._identity = identity
         self._mutex = threading.Lock()
         self._is_closed = False
-        self._callbacks: dict[str, list[Callback]] = {WORK: [], FINISHED: []}
-        self._of_others: dict[str, list[Callback]] = {WORK: [], FINISHED: []}
+        self._listeners: dict[str, tuple[_Listener, ...]] = dict.fromkeys(_TOPICS, ())
         self._receivers: dict[str, _Receiver] = {}
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sender.setblocking(False)
         self._folder_descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._seen_mtime_ns = -1
-        self._others: dict[str, list[str]] = {WORK: [], FINISHED: []}
+        self._others: dict[str, list[str]] = {topic: [] for topic in _TOPICS}
         self._looking = threading.Lock()
 
-    def listen(self, topic: str, callback: Callback, of_others: Callback | None = None) -> Callback:
+    def listen(
+        self, topic: str, callback: Callback, of_others: Callback | None = None, told: Told | None = None
+    ) -> Callback:
         """Call *callback* at every announcement of *topic*; returns what ends that. It must be quick.
 
-        Announcements of other processes call *of_others* instead, if there is one, on a thread that it may keep busy.
+        Announcements of other processes call *of_others* instead, if there is one, on a thread that it may keep busy;
+        those that say which tasks are meant call *told* instead, if there is one.
         """
-        heard = of_others or callback
+        listener = _Listener(callback, of_others or callback, told)
         with self._mutex:
-            self._callbacks[topic] = [*self._callbacks[topic], callback]
-            self._of_others[topic] = [*self._of_others[topic], heard]
+            self._listeners[topic] = (*self._listeners[topic], listener)
             if topic not in self._receivers and not self._is_closed:
                 name = f"{self._identity}.{topic}"
                 self._receivers[topic] = _Receiver(self._address(name), self._folder / name, self._call(topic))
-        return lambda: self._unlisten(topic, callback, heard)
+        return lambda: self._unlisten(topic, listener)
 
-    def announce(self, topic: str) -> None:
-        """Wake every listener of *topic* in this and the other processes.
+    def announce(self, topic: str, tasks: Sequence[TaskId] | None = None) -> None:
+        """Wake every listener of *topic* in this and the other processes; say which *tasks* are meant, if that is known.
 
         Raises nothing: what is announced is committed already, and who misses it finds it at its safety interval.
         """
-        for callback in self._callbacks[topic]:
-            callback()
+        for listener in self._listeners[topic]:
+            if tasks is None or listener.told is None:
+                listener.callback()
+            else:
+                listener.told(tasks)
         with contextlib.suppress(OSError):
             self._look_for_others()
             for name in self._others[topic]:
@@ -79,25 +99,23 @@ class WakeHub:
             for receiver in self._receivers.values():
                 receiver.close()
             self._receivers.clear()
-            waiting = [callback for callbacks in self._callbacks.values() for callback in callbacks]
-            self._callbacks = {WORK: [], FINISHED: []}
-            self._of_others = {WORK: [], FINISHED: []}
-        for callback in waiting:
-            callback()
+            waiting = [listener for listeners in self._listeners.values() for listener in listeners]
+            self._listeners = dict.fromkeys(_TOPICS, ())
+        for listener in waiting:
+            listener.callback()
         self._sender.close()
         os.close(self._folder_descriptor)
 
     def _call(self, topic: str) -> Callback:
         def call() -> None:
-            for callback in self._of_others[topic]:
-                callback()
+            for listener in self._listeners[topic]:
+                listener.of_others()
 
         return call
 
-    def _unlisten(self, topic: str, callback: Callback, heard: Callback) -> None:
+    def _unlisten(self, topic: str, listener: _Listener) -> None:
         with self._mutex:
-            self._callbacks[topic] = [other for other in self._callbacks[topic] if other is not callback]
-            self._of_others[topic] = [other for other in self._of_others[topic] if other is not heard]
+            self._listeners[topic] = tuple(other for other in self._listeners[topic] if other is not listener)
 
     def _nudge(self, name: str) -> None:
         try:

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from thirdshift.core.engine import WorkerState
 from thirdshift.core.reason import Reason, ReasonCode
@@ -83,10 +84,10 @@ class Inquiry:
 
     def _held_back(self, place: _Place) -> Iterator[Reason]:
         """Yield what keeps every worker from the task, however long it waits."""
-        paused_at = self._queues().get(place.queue)
+        paused_at = self._queues.get(place.queue)
         if paused_at is not None:
             yield _reason(ReasonCode.QUEUE_PAUSED, queue=place.queue, since=paused_at)
-        alive = self._live_workers()
+        alive = self._live_workers
         of_queue = [worker for worker in alive if worker.takes(place.queue)]
         if not alive:
             yield _reason(ReasonCode.NO_WORKER)
@@ -98,7 +99,7 @@ class Inquiry:
 
     def _in_line(self, place: _Place) -> list[Reason]:
         """Return why a task that some worker could take now is not taken yet."""
-        able = [each for each in self._live_workers() if each.takes(place.queue) and _slots(each, place.pool)]
+        able = [each for each in self._live_workers if each.takes(place.queue) and _slots(each, place.pool)]
         slots = sum(_slots(worker, place.pool) for worker in able)
         busy = sum(self._count("busy_slots", (worker.id, place.pool.value)) for worker in able)
         before = self._count_before(place, able)
@@ -138,16 +139,18 @@ class Inquiry:
             error=None if error_type is None else f"{error_type}: {error_message}",
         )
 
+    @cached_property
     def _queues(self) -> dict[str, datetime | None]:
         return {name: _moment(paused_us) for name, paused_us in self._connection.execute(QUERY["queues"])}
 
+    @cached_property
     def _live_workers(self) -> list[WorkerState]:
         workers = map(worker_of_row, self._connection.execute(QUERY["workers"]).fetchall())
         return [worker for worker in workers if self._is_alive(worker.id)]
 
     def _count_before(self, place: _Place, able: Sequence[WorkerState]) -> int:
         """Count the more urgent tasks of all queues from which the same workers take."""
-        queues = [name for name, paused_at in self._queues().items() if paused_at is None]
+        queues = [name for name, paused_at in self._queues.items() if paused_at is None]
         shared = [name for name in queues if any(worker.takes(name) for worker in able)]
         facts = {
             "pool": place.pool.value,

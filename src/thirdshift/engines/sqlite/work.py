@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from thirdshift.core.engine import ClaimRequest, Exchange, Rescue
-from thirdshift.core.outcome import MOST_CRASHES, Ending, Settlement
+from thirdshift.core.outcome import MOST_WORKER_DEATHS, Ending, Settlement, counted, crashes_after
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
 from thirdshift.engines.sqlite.liveness import DeadWorker
@@ -62,7 +62,7 @@ def record_progress(
 def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> list[Rescue]:
     """Make the tasks of a worker that is known to be dead runnable again, and forget the worker.
 
-    An attempt that stood in one of its slots may be what killed it. After ``MOST_CRASHES`` such deaths in a row,
+    An attempt that stood in one of its slots may be what killed it. After ``MOST_WORKER_DEATHS`` such deaths in a row,
     without progress in between, the task fails.
     """
     held = connection.execute(QUERY["held_by"], (dead.id,)).fetchall()
@@ -70,15 +70,12 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
     rescued: list[Rescue] = []
     for seq, task_id, name, attempt, crashes_before in held:
         stood = dead.stood.get((seq, attempt))
-        crashes = crashes_before if stood is None else (0 if stood.has_progress else crashes_before + 1)
-        is_given_up = crashes >= MOST_CRASHES
-        ending = Ending(AttemptOutcome.INTERRUPTED, None, now, error=_death_of(dead, stood is not None, crashes))
-        if is_given_up:
-            ending = ending._replace(outcome=AttemptOutcome.FAILED)
+        crashes = crashes_before if stood is None else crashes_after(crashes_before, has_progress=stood.has_progress)
+        is_given_up = crashes >= MOST_WORKER_DEATHS
+        outcome = AttemptOutcome.FAILED if is_given_up else AttemptOutcome.INTERRUPTED
         status = TaskStatus.FAILED if is_given_up else TaskStatus.PENDING
-        rows.append(row_of_ending((seq, attempt, dead.id), ending, status))
-        if crashes != crashes_before:
-            connection.execute(QUERY["count_crashes"], (crashes, seq))
+        ending = Ending(outcome, None, now, error=_death_of(dead, stood is not None, crashes))
+        rows.append(row_of_ending((seq, attempt, dead.id), ending, status, None, crashes))
         rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
     _settle(connection, rows)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
@@ -90,10 +87,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
 def _death_of(dead: DeadWorker, stood: bool, crashes: int) -> TaskError:
     if not stood:
         return TaskError(type="WorkerDied", message=f"worker {dead.id} died while it held this task")
-    message = f"worker {dead.id} died while it ran this task"
-    if crashes:
-        message += f"; start {crashes} of {MOST_CRASHES} that ended so without progress"
-    return TaskError(type="WorkerDied", message=message)
+    return counted(TaskError(type="WorkerDied", message=f"worker {dead.id} died while it ran this task"), crashes)
 
 
 def recover(

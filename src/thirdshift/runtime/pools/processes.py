@@ -16,7 +16,7 @@ from typing import Any
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
-from thirdshift.core.outcome import Ending
+from thirdshift.core.outcome import Ending, is_suspect
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
 from thirdshift.runtime.attempt import TIMED_OUT
 from thirdshift.runtime.context import StopReason, TaskContext
@@ -83,7 +83,7 @@ class _ProcessRunner:
     def run(self, claim: Claim, context: TaskContext) -> Ending:
         started_at = self._clock.now()
         try:
-            if self._child is None or self._was_told_to_end or self._child.process.poll() is not None:
+            if self._child is None or self._must_not_go_on(self._child, claim):
                 self._child = self._start()
             answer = self._call(self._child, claim, context)
         except OSError as error:  # no process or socket could be had, or the child died while we wrote to it
@@ -91,6 +91,10 @@ class _ProcessRunner:
         if answer is None:
             answer = self._bury(started_at, context)
         return answer
+
+    def _must_not_go_on(self, child: _Child, claim: Claim) -> bool:
+        """Whether *child* is dead or dying, or *claim* needs a process that nothing else has touched."""
+        return self._was_told_to_end or child.process.poll() is not None or is_suspect(claim.crashes)
 
     def pass_on_stop(self, context: TaskContext) -> None:
         child = self._child
@@ -142,7 +146,8 @@ class _ProcessRunner:
         child, self._child = self._child, None
         status = child.end() if child is not None else 0
         outcome, error = _ending_of_death(context.stop_reason, status)
-        return Ending(outcome=outcome, started_at=started_at, finished_at=self._clock.now(), error=error)
+        has_progress = context.has_progress if context.stop_reason is None else None
+        return Ending(outcome, started_at, self._clock.now(), error=error, has_progress=has_progress)
 
 
 def _ending_of_death(reason: StopReason | None, status: int) -> tuple[AttemptOutcome, TaskError]:
@@ -155,7 +160,7 @@ def _ending_of_death(reason: StopReason | None, status: int) -> tuple[AttemptOut
             return AttemptOutcome.INTERRUPTED, TaskError(type="Interrupted", message="the worker was shut down")
         case None:
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-            return AttemptOutcome.FAILED, TaskError(type="ProcessDied", message=f"the child process {how}")
+            return AttemptOutcome.INTERRUPTED, TaskError(type="ProcessDied", message=f"the child process {how}")
 
 
 def _ending(message: dict[str, Any], context: TaskContext, was_told_to_end: bool) -> Ending:

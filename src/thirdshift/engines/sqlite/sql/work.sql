@@ -14,7 +14,7 @@ SELECT name FROM queue WHERE paused_at IS NULL ORDER BY name;
 -- name: runnable
 -- Read inside the transaction that claims, so nobody can take these rows in between. Walks task_runnable in its order.
 SELECT priority, due_at, seq, id, attempt, name, function, arguments, queue, pool, failures, max_retries, timeout_us,
-       durable
+       durable, crashes
 FROM task
 WHERE status = 'pending' AND queue = ? AND pool = ?
 ORDER BY priority DESC, due_at, seq
@@ -30,7 +30,7 @@ WHERE status = 'pending' AND seq IN (VALUES (?));
 INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result, error_type,
                      error_message, error_traceback)
 WITH ended (seq, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message, error_traceback,
-            status, due_at, failed) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+            status, due_at, failed, crashes) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 SELECT t.seq, t.attempt,
        CASE WHEN t.cancel_requested_at IS NULL OR e.outcome = 'interrupted' THEN e.outcome ELSE 'cancelled' END,
        t.owner, t.claimed_at, e.started_at, e.finished_at, iif(t.cancel_requested_at IS NULL, e.result, NULL),
@@ -49,11 +49,11 @@ SET status      = iif(cancel_requested_at IS NULL, e.status, 'cancelled'),
                       OR e.status = 'completed' OR e.status = 'failed' OR e.status = 'cancelled', e.finished_at, NULL),
     due_at      = coalesce(e.due_at, task.due_at),
     failures    = failures + iif(cancel_requested_at IS NULL, e.failed, 0),
-    crashes     = iif(e.outcome = 'interrupted', crashes, 0),
+    crashes     = coalesce(e.crashes, task.crashes),
     owner       = NULL,
     claimed_at  = NULL
 FROM (WITH ended (seq, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message,
-                  error_traceback, status, due_at, failed) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+                  error_traceback, status, due_at, failed, crashes) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
       SELECT * FROM ended) AS e
 WHERE task.seq = e.seq AND task.attempt = e.attempt AND task.owner = e.owner AND task.status = 'running';
 
@@ -84,8 +84,6 @@ SELECT id FROM worker WHERE id <> ?;
 -- name: held_by
 SELECT seq, id, name, attempt, crashes FROM task WHERE status = 'running' AND owner = ?;
 
--- name: count_crashes
-UPDATE task SET crashes = ? WHERE seq = ?;
 
 -- name: register_worker
 INSERT INTO worker (id, pid, host, started_at, slots, queues, excluded, pools) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
