@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from thirdshift.core.errors import TaskFailed, TaskNotFound, UsageError
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask
-from thirdshift.submission import SubmitOptions, calls_of
+from thirdshift.submission import Call, SubmitOptions, calls_of
 
 if TYPE_CHECKING:
     from thirdshift.manager import BackgroundTaskManager
@@ -34,9 +34,27 @@ class Submitter:
         kwargs: Iterable[Mapping[str, Any]] | None = None,
     ) -> list[str]:
         """Store one call of *func* for each tuple of *args*, all in one commit; returns their ids."""
+        return self._manager.submit_calls(self._options, func, self._calls(args, kwargs))
+
+    async def asubmit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]":
+        """Do what :meth:`submit` does, for coroutines."""
+        ids = await self._manager.asubmit_calls(self._options, func, [(args, kwargs)])
+        return TaskHandle(self._manager, ids[0])
+
+    async def asubmit_many(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Sequence[Any]],
+        *,
+        kwargs: Iterable[Mapping[str, Any]] | None = None,
+    ) -> list[str]:
+        """Do what :meth:`submit_many` does, for coroutines."""
+        return await self._manager.asubmit_calls(self._options, func, self._calls(args, kwargs))
+
+    def _calls(self, args: Iterable[Sequence[Any]], kwargs: Iterable[Mapping[str, Any]] | None) -> list[Call]:
         if self._options.task_id is not None:
             raise UsageError("task_id names one task; submit_many makes several. Submit them one by one.")
-        return self._manager.submit_calls(self._options, func, calls_of(args, kwargs))
+        return calls_of(args, kwargs)
 
 
 class TaskHandle(Generic[R]):
@@ -74,7 +92,27 @@ class TaskHandle(Generic[R]):
 
         Raises :class:`TaskFailed` when the task failed or was cancelled, :class:`WaitTimeout` after *timeout* seconds.
         """
-        finished = self.wait(timeout)
+        return self._result_of(self.wait(timeout))
+
+    def cancel(self) -> bool:
+        """Cancel the task; see :meth:`BackgroundTaskManager.cancel_task`."""
+        return self._manager.cancel_task(self.id)
+
+    # For coroutines. Cancelling one that waits leaves the task alone.
+
+    async def afinished(self, timeout: float | None = None) -> BackgroundTask:  # noqa: ASYNC109  # WaitTimeout says more
+        """Do what :meth:`wait` does, for coroutines; ``await`` itself is no name."""
+        return await self._manager.await_for(self.id, timeout, lambda finished: finished)
+
+    async def aresult(self, timeout: float | None = None) -> R:  # noqa: ASYNC109  # WaitTimeout says more
+        """Do what :meth:`result` does, for coroutines."""
+        return await self._manager.await_for(self.id, timeout, self._result_of)
+
+    async def acancel(self) -> bool:
+        """Do what :meth:`cancel` does, for coroutines."""
+        return await self._manager.acancel_task(self.id)
+
+    def _result_of(self, finished: BackgroundTask) -> R:
         if finished.status is not TaskStatus.COMPLETED:
             error = finished.error
             raise TaskFailed(
@@ -85,7 +123,3 @@ class TaskHandle(Generic[R]):
             )
         result: R = finished.result
         return result
-
-    def cancel(self) -> bool:
-        """Cancel the task; see :meth:`BackgroundTaskManager.cancel_task`."""
-        return self._manager.cancel_task(self.id)

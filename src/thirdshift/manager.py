@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
+from thirdshift.core.clock import Clock
 from thirdshift.core.engine import BulkProgress, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
-from thirdshift.core.errors import NotSupported, TaskNotFound, WaitTimeout
+from thirdshift.core.errors import NotSupported, TaskNotFound
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, PoolKind
+from thirdshift.core.task import BackgroundTask, NewTask, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.handle import Submitter, TaskHandle
 from thirdshift.monitor.logs import log_event
@@ -36,8 +37,10 @@ from thirdshift.submission import (
     known,
     refuse_ambiguous,
     refuse_below_one,
+    refuse_wait,
     tags_of,
 )
+from thirdshift.waiting import Finishes, RoomLine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,6 +62,8 @@ class BackgroundTaskManager:
     ``queue_size``
         Most tasks that may wait to run; a submit beyond it raises :class:`QueueFull`. ``None``: no limit, the queue
         lies on disk.
+    ``queue_wait_seconds``
+        How long a submit to a full queue waits for room before it raises; ``options(wait=…)`` overrides it.
     ``database``
         The SQLite file; made when it does not exist.
     ``durability``
@@ -72,6 +77,8 @@ class BackgroundTaskManager:
     ``pruning``
         How long finished tasks are kept. Default: completed ones 7 days, failed and cancelled ones 30 days, and at most
         a million of each.
+    ``clock``
+        What the tasks' moments are read from; for tests. The first manager of a file decides for the whole process.
     """
 
     def __init__(
@@ -88,6 +95,8 @@ class BackgroundTaskManager:
         start: bool = True,
         shutdown_timeout_seconds: float = 30.0,
         pruning: PruningConfig | None = None,
+        queue_wait_seconds: float = 0.0,
+        clock: Clock | None = None,
         broker_url: str | None = None,
         result_backend: str | None = None,
         default_queue: str | None = None,
@@ -95,6 +104,7 @@ class BackgroundTaskManager:
     ) -> None:
         _refuse_celery(worker_type, broker_url, result_backend, priority_queue)
         refuse_below_one(max_workers=max_workers, queue_size=queue_size)
+        refuse_wait(queue_wait_seconds=queue_wait_seconds)
         pool: PoolKind = known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
         durable = known("durability", durability, DURABILITIES)
         self.worker_type = worker_type
@@ -102,15 +112,19 @@ class BackgroundTaskManager:
         self.monitor_enabled = monitor_enabled
         self.pruning = pruning or PruningConfig()
         self._shutdown_timeout_s = shutdown_timeout_seconds
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
+        self._queue_wait_s = queue_wait_seconds
         self._maker = TaskMaker(self._clock, queue=default_queue or DEFAULT_QUEUE, pool=pool, durable=durable)
         self._engine: WorkerEngine = SQLiteEngine.shared(Path(database), clock=self._clock)
+        self._finishes = Finishes(self._engine)
+        self._line = RoomLine(self._engine)
         self._is_open = True
         self._process = os.getpid()
         self._closing = threading.Lock()
         self._queues = None if queues is None else frozenset(queues)
         self._excluded_queues = frozenset(excluded_queues)
         self._worker: Worker | None = None
+        self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
         if start:
             try:
                 self._start(max_workers)
@@ -146,11 +160,7 @@ class BackgroundTaskManager:
         that have a parameter of such a name, use :meth:`options`. Raises ``UsageError`` when the call cannot be stored,
         ``QueueFull`` and ``StoreError``.
         """
-        given = {"name": name, "priority": priority, "max_retries": max_retries, "timeout": timeout, "tags": tags}
-        refuse_ambiguous(func, [option for option, value in given.items() if value is not None])
-        options = SubmitOptions(
-            name=name, priority=priority, max_retries=max_retries, timeout=timeout, tags=tags_of(tags)
-        )
+        options = _options_beside(func, name, priority, max_retries, timeout, tags)
         return self.submit_calls(options, func, [(args, kwargs)])[0]
 
     def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
@@ -180,8 +190,13 @@ class BackgroundTaskManager:
         pool: str | None = None,
         durability: str | None = None,
         task_id: str | None = None,
+        wait: float | None = None,
     ) -> Submitter:
-        """Return a submitter with these options: ``manager.options(queue="mail").submit(send, "a@example.org")``."""
+        """Return a submitter with these options: ``manager.options(queue="mail").submit(send, "a@example.org")``.
+
+        ``wait`` is how many seconds a submit to a full queue waits for room.
+        """
+        refuse_wait(wait=wait)
         options = SubmitOptions(
             name=name,
             queue=queue,
@@ -193,8 +208,43 @@ class BackgroundTaskManager:
             pool=pool,
             durability=durability,
             task_id=task_id,
+            wait=wait,
         )
         return Submitter(self, options)
+
+    # Submitting without blocking an event loop
+
+    async def asubmit_task(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        name: str | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # the task's own option
+        tags: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Do what :meth:`submit_task` does, for coroutines: the event loop runs on while the task is written to disk.
+
+        A caller that is cancelled meanwhile does not learn whether the task was stored.
+        """
+        options = _options_beside(func, name, priority, max_retries, timeout, tags)
+        return (await self.asubmit_calls(options, func, [(args, kwargs)]))[0]
+
+    async def asubmit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
+        """Do what :meth:`submit` does, for coroutines."""
+        return TaskHandle(self, (await self.asubmit_calls(NO_OPTIONS, func, [(args, kwargs)]))[0])
+
+    async def asubmit_many(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Sequence[Any]],
+        *,
+        kwargs: Iterable[Mapping[str, Any]] | None = None,
+    ) -> list[str]:
+        """Do what :meth:`submit_many` does, for coroutines."""
+        return await self.asubmit_calls(NO_OPTIONS, func, calls_of(args, kwargs))
 
     # Asking
 
@@ -205,6 +255,12 @@ class BackgroundTaskManager:
     def get_task(self, task_id: str) -> BackgroundTask | None:
         """Return the task with its result, error, times and attempts; ``None`` for an unknown id."""
         return self._engine.get(task_id)
+
+    async def aget_task(self, task_id: str) -> BackgroundTask | None:
+        """Do what :meth:`get_task` does, for coroutines."""
+        from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
+
+        return await aio.in_thread(self.get_task, task_id)
 
     def find_tasks(self, task_filter: TaskFilter | None = None) -> Sequence[BackgroundTask]:
         """Return the tasks that match, newest first."""
@@ -264,6 +320,12 @@ class BackgroundTaskManager:
         False: it is already finished, or unknown.
         """
         return self._engine.cancel(task_id)
+
+    async def acancel_task(self, task_id: str) -> bool:
+        """Do what :meth:`cancel_task` does, for coroutines."""
+        from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
+
+        return await aio.in_thread(self.cancel_task, task_id)
 
     def retry_task(self, task_id: str) -> bool:
         """Run a finished task again, with all its retries; False for an unknown or unfinished one."""
@@ -339,6 +401,7 @@ class BackgroundTaskManager:
             self._engine.close()
             return True
         is_over = self._worker.stop(self._shutdown_timeout_s if timeout is None else timeout)
+        self._pruner.stop()
         if is_over:
             self._engine.close()
         else:
@@ -353,35 +416,76 @@ class BackgroundTaskManager:
     ) -> None:
         self.shutdown()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.ashutdown()
+
+    async def ashutdown(self, *, drain: bool = False, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # as there
+        """Do what :meth:`shutdown` does, for coroutines; so does leaving ``async with``."""
+        from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
+
+        return await aio.in_thread(self.shutdown, drain=drain, timeout=timeout)
+
+    # For handles and submitters
+
     def wait_for(self, task_id: str, timeout_s: float | None) -> BackgroundTask:
         """Return the task once it is finished. Raises :class:`WaitTimeout` and :class:`TaskNotFound`."""
-        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
-        finished = threading.Event()
-        unlisten = self._engine.on_finished(finished.set)
+        woken = threading.Event()
+        wait = self._finishes.wait(task_id, timeout_s, woken.set)
         try:
-            while True:
-                status = self._engine.status(task_id)
-                found = self._engine.get(task_id) if status is not None and status.is_finished else None
-                if found is not None and found.status.is_finished:  # else it was retried or pruned in between
-                    return found
-                if status is None:
-                    raise TaskNotFound(task_id)
-                left_s = None if deadline is None else deadline - self._clock.monotonic()
-                if left_s is not None and left_s <= 0:
-                    raise WaitTimeout(task_id, timeout_s or 0.0, status.value)
-                finished.wait(SAFETY_INTERVAL_S if left_s is None else min(left_s, SAFETY_INTERVAL_S))
-                finished.clear()
+            while (found := wait.look()) is None:
+                woken.wait(wait.left_s())
+                woken.clear()
+            return found
         finally:
-            unlisten()
+            wait.leave()
+
+    async def await_for(self, task_id: str, timeout_s: float | None, read: Callable[[BackgroundTask], R]) -> R:
+        """Do what :meth:`wait_for` does, for coroutines; return what *read* makes of the task in another thread."""
+        from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
+
+        return await aio.finish(lambda wake: self._finishes.wait(task_id, timeout_s, wake), read)
 
     def submit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
         """Store *calls* of *func*, all or none, and return their ids; every kind of submit comes here."""
         tasks = self._maker.make(options, func, calls)
-        if tasks:
+        wait_s = self._wait_s(options)
+        if tasks and wait_s and self.queue_size is not None:
+            self._store_waiting(tasks, self.queue_size, wait_s)
+        elif tasks:
             self._engine.submit(tasks, queue_size=self.queue_size)
         return [task.id for task in tasks]
 
+    async def asubmit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
+        """Do what :meth:`submit_calls` does, for coroutines."""
+        from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
+
+        size, wait_s = self.queue_size, self._wait_s(options)
+        if size is None or not wait_s:
+            return await aio.in_thread(self.submit_calls, options, func, calls)
+        tasks = await aio.in_thread(self._maker.make, options, func, calls)
+        if tasks:
+            await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake))
+        return [task.id for task in tasks]
+
     # Inside
+
+    def _wait_s(self, options: SubmitOptions) -> float:
+        return self._queue_wait_s if options.wait is None else options.wait
+
+    def _store_waiting(self, tasks: Sequence[NewTask], queue_size: int, wait_s: float) -> None:
+        woken = threading.Event()
+        submit = self._line.submit(tasks, queue_size, wait_s, woken.set)
+        try:
+            while not submit.store():
+                woken.wait(submit.left_s())
+                woken.clear()
+        finally:
+            submit.leave()
 
     def _start(self, max_workers: int) -> None:
         pools = [ThreadPool(max_workers, self._clock), ProcessPool(max_workers, self._clock)]
@@ -393,9 +497,9 @@ class BackgroundTaskManager:
             observe=log_event,
             queues=self._queues,
             excluded=self._excluded_queues,
-            pruner=Pruner(self._engine, self.pruning, self._clock),
         )
         self._worker.start()
+        self._pruner.start()
         _running.add(self)
 
     def _drain(self) -> None:
@@ -448,6 +552,20 @@ def get_task_manager() -> BackgroundTaskManager:
 def submit_background_task(func: Callable[..., Any], *args: Any, **options: Any) -> str:
     """Submit to the shared manager: :meth:`BackgroundTaskManager.submit_task`."""
     return get_task_manager().submit_task(func, *args, **options)
+
+
+def _options_beside(
+    func: Callable[..., Any],
+    name: str | None,
+    priority: int | None,
+    max_retries: int | None,
+    timeout: float | None,
+    tags: Iterable[str] | None,
+) -> SubmitOptions:
+    """Return the options that stand beside the function's own arguments; refuses those that it has as parameters."""
+    given = {"name": name, "priority": priority, "max_retries": max_retries, "timeout": timeout, "tags": tags}
+    refuse_ambiguous(func, [option for option, value in given.items() if value is not None])
+    return SubmitOptions(name=name, priority=priority, max_retries=max_retries, timeout=timeout, tags=tags_of(tags))
 
 
 def _refuse_celery(worker_type: str, broker_url: str | None, *others: str | None) -> None:

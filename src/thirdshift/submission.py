@@ -55,6 +55,8 @@ class SubmitOptions:
     """``full`` or ``relaxed``; default: the manager's."""
     task_id: str | None = None
     """32 hexadecimal digits of your choice; submitting the same id again makes no second task."""
+    wait: float | None = None
+    """Seconds to wait for room when the queue is full; default: the manager's."""
 
 
 NO_OPTIONS = SubmitOptions()
@@ -154,6 +156,13 @@ def refuse_ambiguous(func: Callable[..., Any], given: Sequence[str]) -> None:
             f"{names}: both an option of submit_task and a parameter of {func.__qualname__}. Use "
             f"options(...).submit(...): options to options, the function's own arguments to submit."
         )
+
+
+def refuse_wait(**waits: float | None) -> None:
+    """Refuse *waits* in seconds that nobody can wait; ``None`` stands for the default."""
+    for option, wait_s in waits.items():
+        if wait_s is not None and not 0 <= wait_s <= LONGEST_WAIT_S:
+            raise UsageError(f"{option} is {wait_s}; it is in seconds, from 0 to {LONGEST_WAIT_S:.0f}")
 
 
 def refuse_below_one(**numbers: int | None) -> None:

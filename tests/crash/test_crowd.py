@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,11 @@ class Member:
         return answer
 
     def tell(self) -> None:
-        """Say the next line: begin, or end."""
+        """Say the next line: begin, or end. What one that is dead has to say comes with its answer."""
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
 
     def end(self) -> str:
         """Wait for the end; returns what it has complained of."""
@@ -154,7 +155,7 @@ def test_a_crowd_without_the_write_lock_complains(tmp_path: Path) -> None:
     """Negative control: transactions that begin without the lock fail, and the test sees what its processes say."""
     log = tmp_path / "log"
     log.touch()
-    with pytest.raises(AssertionError, match="StoreBusy|locked"):
+    with pytest.raises(AssertionError, match=r"StoreBusy|locked"):
         run_crowd(tmp_path / "tasks.db", log, 2.0, is_broken=True)
 
 

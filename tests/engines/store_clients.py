@@ -42,6 +42,8 @@ class Client:
         self.engine = SQLiteEngine.shared(path, clock=self._clock)
         self.engine._writer.connection.set_trace_callback(self._count)
         self._workers: dict[str, Registration] = {}
+        self._seat: _Seat | None = None
+        self.engine.on_submit(lambda _queue, _pool: self._seat)
 
     def call(self, said: Facts) -> Any:
         """Do one call, at a moment of the wall clock; returns its value as JSON can say it."""
@@ -64,8 +66,11 @@ class Client:
 
     # The calls
 
-    def submit(self, tasks: list[Facts]) -> None:
+    def submit(self, tasks: list[Facts], seat: str | None, is_taken: bool) -> Facts | None:
+        """Submit, with a free slot of the worker *seat* if there is one; returns the claim that took it."""
+        self._seat = None if seat is None else _Seat(seat, is_taken)
         self.engine.submit([_new_task(**task) for task in tasks])
+        return None if self._seat is None or self._seat.claim is None else _told(self._seat.claim)
 
     def register(self) -> str:
         worker = self.engine.register(slots=4)
@@ -85,7 +90,7 @@ class Client:
         exchange = self.engine.exchange([self._settlement(**one) for one in ended], request)
         return {
             "recorded": list(exchange.recorded),
-            "claims": [{"id": claim.id, "attempt": claim.attempt, "blob": _packed(claim)} for claim in exchange.claims],
+            "claims": [_told(claim) for claim in exchange.claims],
         }
 
     def give_back(self, blobs: list[str]) -> None:
@@ -133,6 +138,22 @@ class Client:
         return _settlement_of(claim, AttemptOutcome(outcome), now, float(wait_s))
 
 
+class _Seat:
+    """A free slot of *owner*, which is given up before it can be used unless *is_taken*."""
+
+    def __init__(self, owner: str, is_taken: bool) -> None:
+        self.owner = owner
+        self.claim: Claim | None = None
+        self._is_taken = is_taken
+
+    def take(self, claim: Claim) -> bool:
+        self.claim = claim
+        return self._is_taken
+
+    def leave(self) -> None:
+        self.claim = None
+
+
 # All that depends on how tasks and settlements are made
 
 
@@ -146,8 +167,8 @@ def _settlement_of(claim: Claim, outcome: AttemptOutcome, now: Any, wait_s: floa
     return settle(claim, ending, 0.0)
 
 
-def _packed(claim: Claim) -> str:
-    return base64.b64encode(pickle.dumps(claim)).decode()
+def _told(claim: Claim) -> Facts:
+    return {"id": claim.id, "attempt": claim.attempt, "blob": base64.b64encode(pickle.dumps(claim)).decode()}
 
 
 def _unpacked(blob: str) -> Claim:

@@ -101,6 +101,10 @@ class Task:
         assert isinstance(self.due_s, int)
         return -self.priority, self.due_s, self.order
 
+    def is_due(self, now_s: int) -> bool:
+        assert isinstance(self.due_s, int)
+        return self.status in ("scheduled", "retrying") and self.due_s <= now_s
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -147,11 +151,21 @@ class Model:
         if new["id"] in self.tasks:
             return
         self.submitted += 1
-        due_s = now if new["due_s"] is None else new["due_s"]
+        moment = now.first_s if now.first_s == now.last_s else now
+        due_s = moment if new["due_s"] is None else new["due_s"]
         is_later = isinstance(due_s, int) and due_s > now.first_s
         facts = {name: new[name] for name in ("queue", "pool", "priority", "max_retries")}
         status = "scheduled" if is_later else "pending"
         self.tasks[new["id"]] = Task(order=self.submitted, status=status, due_s=due_s, **facts)
+
+    def claim_at_once(self, task_id: str, worker: str, now_s: int) -> bool:
+        """Claim the task that was submitted just now; returns whether nothing of its line should come first."""
+        new = self.tasks[task_id]
+        runnable = [task for task in self.tasks.values() if task.status == "pending" or task.is_due(now_s)]
+        line = [task for task in runnable if (task.queue, task.pool) == (new.queue, new.pool)]
+        is_first = min(line, key=lambda task: task.urgency, default=None) is new and new.queue not in self.paused
+        new.status, new.owner, new.attempt = "running", worker, 1
+        return is_first
 
     def holder(self, claim: Held, owner: str | None = None) -> Task | None:
         """Return the task of *claim* if the claim still holds it."""
@@ -190,8 +204,7 @@ class Model:
 
     def promote(self, now_s: int) -> None:
         for task in self.tasks.values():
-            assert isinstance(task.due_s, int)
-            if task.status in ("scheduled", "retrying") and task.due_s <= now_s:
+            if task.is_due(now_s):
                 task.status = "pending"
 
     def claim(self, worker: str, free: dict[str, int], queues: Sequence[str] | None) -> list[tuple[str, int]]:
@@ -512,7 +525,7 @@ class StoreMachine(RuleBasedStateMachine):
         tasks = [{"id": task_id, "due_s": None, **PLAIN} for task_id in ids]
         for task in tasks:
             self.model.submit(task, Between(0, 0))
-        self.call(self.clients[0], "submit", None, tasks=tasks)
+        self.call(self.clients[0], "submit", None, tasks=tasks, seat=None, is_taken=False)
 
     @rule(
         data=st.data(),
@@ -602,7 +615,35 @@ class StoreMachine(RuleBasedStateMachine):
         after = self.model.copy()
         for task in tasks:
             after.submit(task, self.now_of(client))
-        self.try_to(client, "submit", None, after, tasks=tasks)
+        if len(ids) == 1 and ids[0] not in self.model.tasks and client.workers and client.latest_s <= self.now_s:
+            self.send_with_a_seat(data, client, tasks, after)
+        else:
+            self.try_to(client, "submit", None, after, tasks=tasks, seat=None, is_taken=False)
+
+    def send_with_a_seat(
+        self, data: st.DataObject, client: Client, tasks: list[dict[str, Any]], waiting: Model
+    ) -> None:
+        """A worker of the same process has a free slot: the task may be claimed at once, if it is first in its line."""
+        worker = data.draw(st.sampled_from(client.workers))
+        is_taken = data.draw(st.booleans())
+        (task,) = tasks
+        running = waiting.copy()
+        outcomes = [waiting]
+        is_legal = waiting.tasks[task["id"]].status == "pending" and running.claim_at_once(
+            task["id"], worker, self.now_s
+        )
+        if is_legal:
+            returned = running.copy()
+            returned.tasks[task["id"]].status, returned.tasks[task["id"]].owner = "pending", None
+            outcomes += [running] if is_taken else [running, returned]
+        with contextlib.suppress(Died):
+            claim = self.call(client, "submit", ..., *outcomes, tasks=tasks, seat=worker, is_taken=is_taken)
+            if claim is None:
+                self.model = waiting
+            else:
+                assert is_legal, f"claimed out of turn: {task}"
+                self.tally["claimed at once"] += 1
+                self.take(claim, worker, 0)
 
     # Rules: workers
 
@@ -662,9 +703,11 @@ class StoreMachine(RuleBasedStateMachine):
             self.tally["refused"] += len(recorded) - sum(recorded)
             self.tally["claimed"] += len(claimed)
             for claim in value["claims"]:
-                number = len(self.claims)
-                self.claims.append(Held(claim["id"], claim["attempt"], str(worker), failures[claim["id"]], number))
-                self.blobs.append(claim["blob"])
+                self.take(claim, str(worker), failures[claim["id"]])
+
+    def take(self, claim: dict[str, Any], worker: str, failures: int) -> None:
+        self.claims.append(Held(claim["id"], claim["attempt"], worker, failures, len(self.claims)))
+        self.blobs.append(claim["blob"])
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), name=st.sampled_from(("give_back", "record_progress")))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift import BackgroundTaskManager, ConfigurationError, PruningConfig, TaskFilter, TaskStatus
+from thirdshift import BackgroundTaskManager, ConfigurationError, PruningConfig, StoreBusy, TaskFilter, TaskStatus
 from thirdshift.config import load_settings
-from thirdshift.core.events import TasksPruned
+from thirdshift.core.events import Event, TasksPruned
 from thirdshift.core.pruning import Limit
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.monitor.logs import log_event
@@ -77,54 +77,71 @@ def test_rules_are_read_from_the_configuration(tmp_path: Path) -> None:
     assert load_settings(tmp_path).pruning == PruningConfig(completed_days=1.0, failed_rows=None, enabled=False)
 
 
-def test_a_worker_prunes_by_itself_little_by_little(engine: SQLiteEngine, clock: FakeClock) -> None:
-    """Not in its first seconds; then one batch, and the next a second later as long as there is more."""
+@pytest.fixture
+def told() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def pruner(engine: SQLiteEngine, clock: FakeClock, told: list[Event]) -> Pruner:
+    """Keeps fifty cancelled tasks."""
+    return Pruner(engine, PruningConfig(cancelled_rows=50), clock=clock, observe=told.append)
+
+
+def test_a_worker_prunes_little_by_little(engine: SQLiteEngine, pruner: Pruner, told: list[Event]) -> None:
+    """One batch, the next a second later as long as there is more, then a look each minute."""
     cancelled(engine, 1_100)
-    pruner = Pruner(engine, PruningConfig(cancelled_rows=50), clock)
-    assert (pruner.tick(), left(engine)) == ({}, 1_100)
-    clock.advance(10)
-    assert pruner.tick() == {TaskStatus.CANCELLED: 500}
-    assert pruner.tick() == {}
-    clock.advance(1)
-    assert pruner.tick() == {TaskStatus.CANCELLED: 500}
-    clock.advance(1)
-    assert (pruner.tick(), left(engine)) == ({TaskStatus.CANCELLED: 50}, 50)
+    assert [pruner.tick() for _ in range(4)] == [1.0, 1.0, 60.0, 60.0]
+    assert told == [TasksPruned({TaskStatus.CANCELLED: count}) for count in (500, 500, 50)]
+    assert left(engine) == 50
 
 
-def test_a_worker_looks_once_a_minute(engine: SQLiteEngine, clock: FakeClock) -> None:
-    """What finishes in between waits for the next look."""
-    pruner = Pruner(engine, PruningConfig(cancelled_rows=0), clock)
-    clock.advance(10)
-    assert pruner.tick() == {}
-    cancelled(engine, 1)
-    clock.advance(59.9)
-    assert pruner.tick() == {}
-    clock.advance(0.1)
-    assert pruner.tick() == {TaskStatus.CANCELLED: 1}
-
-
-def test_a_look_that_finds_nothing_writes_nothing(engine: SQLiteEngine, clock: FakeClock) -> None:
-    """It does not even take the write lock."""
-    cancelled(engine, 3)
+def test_a_look_that_finds_nothing_writes_nothing(engine: SQLiteEngine, pruner: Pruner, told: list[Event]) -> None:
+    """It does not even take the write lock, and says nothing."""
+    cancelled(engine, 50)
     before = engine._writer.commits
-    pruner = Pruner(engine, PruningConfig(), clock)
-    clock.advance(10)
-    assert pruner.tick() == {}
-    assert engine._writer.commits == before
+    assert pruner.tick() == 60.0
+    assert (engine._writer.commits, told) == (before, [])
 
 
 def test_it_can_be_turned_off(engine: SQLiteEngine, clock: FakeClock) -> None:
-    """Then finished tasks stay until somebody deletes them."""
-    cancelled(engine, 1)
-    pruner = Pruner(engine, PruningConfig(cancelled_rows=0, enabled=False), clock)
-    clock.advance(1_000)
-    assert (pruner.tick(), left(engine)) == ({}, 1)
+    """Then there is not even a thread; what is asked for is done in any case."""
+    threads = threading.active_count()
+    pruner = Pruner(engine, PruningConfig(enabled=False), clock=clock, observe=log_event)
+    pruner.start()
+    assert threading.active_count() == threads
+    pruner.stop()
+
+
+@pytest.mark.parametrize(("error", "line"), [(StoreBusy("a.db", 5.0), ""), (ValueError("a fault"), "pruner.failed")])
+def test_it_goes_on_after_an_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    line: str,
+) -> None:
+    """The work is not harmed; the next look is made as usual."""
+    monkeypatch.setattr(pruner_module, "_FIRST_S", 0.0)
+    monkeypatch.setattr(pruner_module, "_INTERVAL_S", 0.01)
+    looks = threading.Semaphore(0)
+
+    def fail(*_args: object, **_options: object) -> None:
+        looks.release()
+        raise error
+
+    monkeypatch.setattr(SQLiteEngine, "prune", fail)
+    with BackgroundTaskManager(database=tmp_path / "a.db") as manager:
+        for _ in range(3):
+            assert looks.acquire(timeout=30)
+        assert manager.submit(functions.add, 1, 1).result(30) == 2
+    assert {record.message for record in caplog.records if record.name == "thirdshift.pruner"} == ({line} - {""})
 
 
 def test_a_running_manager_prunes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its worker does it, and writes a line about it."""
+    """By itself, beside its worker, and writes a line about it."""
     monkeypatch.setattr(pruner_module, "_FIRST_S", 0.0)
     monkeypatch.setattr(pruner_module, "_INTERVAL_S", 0.01)
     with (

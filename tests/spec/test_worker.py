@@ -3,7 +3,8 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -13,9 +14,18 @@ import pytest
 
 from thirdshift import BackgroundTaskManager, StoreDamaged, TaskStatus
 from thirdshift.core.errors import OutcomeUnknown
-from thirdshift.core.events import AttemptsClaimed, AttemptsSettled, Event, StoreUnavailable, WorkerFailed, WorkerStopped
+from thirdshift.core.events import (
+    AttemptsClaimed,
+    AttemptsSettled,
+    Event,
+    StoreUnavailable,
+    WorkerFailed,
+    WorkerStopped,
+)
+from thirdshift.core.task import AttemptOutcome, Claim
 from thirdshift.engines.sqlite import SQLiteEngine, writer
 from thirdshift.runtime.clock import SystemClock
+from thirdshift.runtime.pools import slots
 from thirdshift.runtime.pools.threads import ThreadPool
 from thirdshift.runtime.worker import Worker
 from thirdshift.testing import functions
@@ -82,6 +92,14 @@ def worker(database: Path, heard: Heard) -> Iterator[Worker]:
     yield worker
     worker.stop(TIMEOUT_S)
     engine.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what no event tells."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come to that"
+        time.sleep(0.005)
 
 
 def lock(database: Path) -> sqlite3.Connection:
@@ -227,3 +245,60 @@ def test_a_due_task_costs_nothing_while_all_slots_are_busy(
     released.release()
     assert handle.result(TIMEOUT_S) == 1
     assert (after.user + after.system) - (before.user + before.system) < 0.25
+
+
+def test_a_pause_and_a_cancellation_give_back_what_was_claimed_ahead(
+    manager: BackgroundTaskManager, worker: Worker, said: Signal, released: Signal
+) -> None:
+    """They take effect at once, not after the tasks that are before them in the slots."""
+    for number in range(30):  # short attempts let the worker claim ahead
+        manager.submit(functions.add, number, 1).result(TIMEOUT_S)
+    manager.pause_queue("line")
+    manager.pause_queue("default")
+    held = manager.options(priority=20).submit(functions.hold, said.path, released.path)
+    called_off = manager.options(priority=19).submit(functions.add, 1, 1)
+    following = [manager.options(queue="line").submit(functions.add, number, 1) for number in range(9)]
+    manager.resume_queue("default")
+    said.wait()
+    manager.resume_queue("line")
+    wait_until(lambda: {each.status for each in [called_off, *following]} == {TaskStatus.RUNNING})
+    assert called_off.cancel()
+    wait_until(lambda: called_off.status is TaskStatus.CANCELLED)
+    assert called_off.task.attempts == ()
+    manager.pause_queue("line")
+    wait_until(lambda: {each.status for each in following} == {TaskStatus.PENDING})
+    released.release()
+    assert held.result(TIMEOUT_S) == "released"
+    manager.resume_queue("line")
+    assert [each.result(TIMEOUT_S) for each in following] == list(range(1, 10))
+    assert {len(each.task.attempts) for each in following} == {1}
+
+
+def test_an_idle_worker_starts_a_task_without_a_claim_of_its_own(worker: Worker, database: Path, heard: Heard) -> None:
+    """It is claimed in the commit that submits it; only its end is a commit of the worker."""
+    with BackgroundTaskManager(database=database, start=False) as manager:
+        commits = SQLiteEngine._open[database]._writer.commits
+        assert manager.submit(functions.add, 1, 2).result(TIMEOUT_S) == 3
+        assert SQLiteEngine._open[database]._writer.commits == commits + 2
+        assert [claim.attempt for event in heard.wait(AttemptsClaimed) for claim in event.claims] == [1]  # type: ignore[attr-defined]
+
+
+def test_a_submitter_that_is_interrupted_after_its_commit_loses_nothing(
+    manager: BackgroundTaskManager, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker finds a claim in the store that it knows nothing of, and gives it back."""
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupted(_seat: slots.PoolSeat, _claim: Claim) -> bool:
+        raise Interrupted
+
+    monkeypatch.setattr(slots, "_SEAT_LIMIT_S", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(slots.PoolSeat, "take", interrupted)
+        with pytest.raises(Interrupted):
+            manager.options(task_id="a" * 32).submit(functions.add, 1, 2)
+    handle = manager.handle("a" * 32)
+    assert handle.result(TIMEOUT_S) == 3
+    assert [attempt.outcome for attempt in handle.task.attempts] == [AttemptOutcome.COMPLETED]

@@ -220,9 +220,8 @@ class Engine(Protocol):
         """Call *callback* after tasks finished, in this or another process; returns what ends it.
 
         It runs on the thread of whoever finished them, and must be quick. For other processes *of_others* is called
-        instead, if there is one, on a thread of the engine that it may keep busy; and where the engine knows which
-        tasks it were, it calls *told* with their ids instead, if there is one. A task that is named may have been tried
-        and not have finished.
+        instead, if there is one, on a thread of the engine that it may keep busy. Where the engine knows the tasks, it
+        calls *told* with their ids instead, if there is one; some of them may have been tried and not have finished.
         """
 
     def on_room(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -256,6 +255,9 @@ class WorkerEngine(Engine, Protocol):
 
     def record_progress(self, progress: Sequence[tuple[Claim, Mapping[str, Any]]]) -> None:
         """Store the newest progress of running attempts; not durable on its own."""
+
+    def paused_queues(self) -> AbstractSet[str]:
+        """Return the queues that are paused now."""
 
     def cancel_requests(self, owner: str) -> Sequence[TaskId]:
         """Return the running tasks of *owner* that somebody wants cancelled."""

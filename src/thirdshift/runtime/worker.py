@@ -24,7 +24,6 @@ from thirdshift.core.events import (
     Observer,
     StoreUnavailable,
     TaskRescued,
-    TasksPruned,
     WorkerFailed,
     WorkerStarted,
     WorkerStopped,
@@ -34,7 +33,6 @@ from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import Claim, PoolKind
 from thirdshift.runtime.context import StopReason
 from thirdshift.runtime.pools.slots import SlotPool
-from thirdshift.runtime.pruner import Pruner
 
 _logger = logging.getLogger("thirdshift.worker")
 
@@ -60,7 +58,6 @@ class Worker:
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         retry: RetryPolicy | None = None,
-        pruner: Pruner | None = None,
     ) -> None:
         self._engine = engine
         self._pools: Mapping[PoolKind, SlotPool] = {pool.kind: pool for pool in pools}
@@ -70,7 +67,6 @@ class Worker:
         self._random = random
         self._observe = observe
         self._retry = retry or RetryPolicy()
-        self._pruner = pruner
         self._registration: Registration | None = None
         self._unlisten: list[Callable[[], None]] = []
         self._wake = threading.Event()
@@ -145,9 +141,8 @@ class Worker:
         """Make one pass; returns the seconds until the next one is due."""
         with self._passing:
             next_due = self._pass()
-        self._stop_cancelled()
+        self._obey()
         self._rescue()
-        self._prune()
         waits = [SAFETY_INTERVAL_S, self._record_progress(), self._look_at_pools()]
         if next_due is not None:
             waits.append((next_due - self._clock.now()).total_seconds())
@@ -178,7 +173,7 @@ class Worker:
         if not self._is_draining.is_set():
             return False
         with self._passing:  # else another thread may hold claims that it has not handed out yet
-            self._give_back()
+            self._take_back(lambda _claim: True)
             return not (self._has_seats() or self.busy() or self._reports or self._unrecorded or self._returned)
 
     def _end(self) -> None:
@@ -247,14 +242,17 @@ class Worker:
         return ClaimRequest(owner=self._owner, free=free, queues=self._queues, excluded=self._excluded)
 
     def _hand_out(self, exchange: Exchange) -> None:
-        if exchange.claims:
-            self._announce(AttemptsClaimed(exchange.claims))
         for kind, pool in self._pools.items():
             claims = [claim for claim in exchange.claims if self._pool_of(claim) is kind]
             if claims:
                 pool.give(claims)
-        if any(claim.timeout_s is not None for claim in exchange.claims):
-            self.look_soon()
+        if exchange.claims:
+            self._take_notice(exchange.claims)
+
+    def _take_notice(self, claims: Sequence[Claim]) -> None:
+        self._announce(AttemptsClaimed(claims))
+        if any(claim.timeout_s is not None for claim in claims):
+            self._wake.set()  # the worker's thread looks after time limits
 
     def _pool_of(self, claim: Claim) -> PoolKind:
         """Return where *claim* runs: what may have killed its worker gets a process to kill."""
@@ -268,16 +266,22 @@ class Worker:
             if not is_recorded:
                 self._announce(AttemptLost(settlement))
 
-    def _give_back(self) -> None:
-        self._returned += [claim for pool in self._pools.values() for claim in pool.take_back()]
+    def _take_back(self, is_wanted: Callable[[Claim], bool]) -> None:
+        """Return those claims that have not started and are wanted; others may run them."""
+        self._returned += [claim for pool in self._pools.values() for claim in pool.take_back(is_wanted)]
         if self._returned:
             self._engine.give_back(self._returned)
             self._returned = []
 
-    def _stop_cancelled(self) -> None:
-        if not self.busy():
+    def _obey(self) -> None:
+        """End what was cancelled while it ran; return what was claimed ahead and is cancelled or paused by now."""
+        if not self._returned and not any(pool.held() for pool in self._pools.values()):
             return
-        for task_id in self._engine.cancel_requests(self._owner):
+        cancelled = self._engine.cancel_requests(self._owner)
+        paused = self._engine.paused_queues()
+        if cancelled or paused or self._returned:
+            self._take_back(lambda claim: claim.id in cancelled or claim.queue in paused)
+        for task_id in cancelled:
             for pool in self._pools.values():
                 pool.end(StopReason.CANCELLED, task_id=task_id)
 
@@ -303,12 +307,6 @@ class Worker:
         claims += [settlement.claim for settlement in self._unrecorded]
         claims += self._returned
         return {(claim.seq, claim.attempt) for claim in claims}
-
-    def _prune(self) -> None:
-        if self._pruner is not None and not self._is_draining.is_set():
-            counts = self._pruner.tick()
-            if counts:
-                self._announce(TasksPruned(counts))
 
     def _look_at_pools(self) -> float:
         due_s = SAFETY_INTERVAL_S
@@ -355,11 +353,11 @@ class Worker:
         if is_first:
             self._wake.set()
 
-    def look_soon(self) -> None:
-        """Wake the worker's thread, which looks after time limits."""
-        self._wake.set()
-
     # Called from submitters' threads
+
+    def took(self, claim: Claim) -> None:
+        """Take notice of a claim that a submitter made for this worker."""
+        self._take_notice([claim])
 
     def _reserve(self, queue: str, kind: PoolKind) -> Seat | None:
         """Keep a free slot for a task that is being submitted to *queue*, if this worker works on that queue."""

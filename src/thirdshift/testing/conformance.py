@@ -45,6 +45,26 @@ def new_task(**changes: object) -> NewTask:
     return NewTask(task_id, arguments, spec)  # type: ignore[arg-type]
 
 
+class FakeSeat:
+    """A slot that is free for whatever is submitted."""
+
+    is_given_up = False
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.taken: list[Claim] = []
+        self.is_left = False
+
+    def take(self, claim: Claim) -> bool:
+        """Note the claim."""
+        self.taken.append(claim)
+        return not self.is_given_up
+
+    def leave(self) -> None:
+        """Note that."""
+        self.is_left = True
+
+
 class EngineConformance:
     """Subclass it and define :meth:`open_engine`."""
 
@@ -458,6 +478,83 @@ class EngineConformance:
         assert list(self.engine.exchange([second, first], None).recorded) == [False, False]
         assert self.stored(task).result == 1
         assert len(self.stored(task).attempts) == 1
+
+    def offered_seats(self) -> list["FakeSeat"]:
+        """Offer a free slot at every submit; returns the seats that were asked for."""
+        seats: list[FakeSeat] = []
+
+        def reserve(_queue: str, _pool: PoolKind) -> FakeSeat:
+            seats.append(FakeSeat(self.worker.id))
+            return seats[-1]
+
+        self.engine.on_submit(reserve)
+        return seats
+
+    def test_a_free_slot_takes_a_task_in_the_commit_that_submits_it(self) -> None:
+        """With all that a claim says; nobody else can claim it, and its end is recorded as usual."""
+        seats = self.offered_seats()
+        task = self.submit(priority=7, max_retries=2, timeout_s=1.5)
+        ((claim,),) = [seat.taken for seat in seats]
+        assert self.stored(task).status is TaskStatus.RUNNING
+        assert self.claim() == []
+        self.engine.give_back([claim])
+        again = self.claim_one()
+        assert again._replace(attempt=1, claimed_at=claim.claimed_at) == claim
+        assert self.complete(again, "done")
+        assert self.stored(task).result == "done"
+
+    @pytest.mark.parametrize("before", ["paused", "as urgent", "due", "later"])
+    def test_a_free_slot_takes_nothing_out_of_turn(self, before: str) -> None:
+        """The task waits like any other, and the seat is free again."""
+        match before:
+            case "paused":
+                self.engine.set_paused("default", True)
+            case "as urgent":
+                self.submit()
+            case "due":
+                self.submit(queue="other", run_at=self.clock.now() + timedelta(seconds=1))
+                self.clock.advance(1.0)
+        seats = self.offered_seats()
+        task = self.submit(run_at=self.clock.now() + timedelta(hours=1) if before == "later" else None)
+        assert self.stored(task).status is (TaskStatus.SCHEDULED if before == "later" else TaskStatus.PENDING)
+        assert [(seat.taken, seat.is_left) for seat in seats] == ([] if before == "later" else [([], True)])
+
+    def test_a_more_urgent_task_may_take_a_free_slot_before_others(self) -> None:
+        """It would come first in any case."""
+        self.submit(priority=TaskPriority.LOW)
+        seats = self.offered_seats()
+        task = self.submit(priority=TaskPriority.HIGH)
+        assert [claim.id for seat in seats for claim in seat.taken] == [task.id]
+
+    def test_a_task_that_is_stored_already_is_not_taken_again(self) -> None:
+        """Submitting the same id again changes nothing, with or without a free slot."""
+        task = self.submit(run_at=self.clock.now() + timedelta(hours=1))
+        seats = self.offered_seats()
+        self.engine.submit([new_task(id=task.id)])
+        assert self.stored(task).status is TaskStatus.SCHEDULED
+        assert [(seat.taken, seat.is_left) for seat in seats] == [([], True)]
+
+    def test_a_seat_that_was_given_up_gives_its_task_back(self) -> None:
+        """The submitter was too slow: somebody else runs it."""
+        seats = self.offered_seats()
+        FakeSeat.is_given_up = True
+        try:
+            task = self.submit()
+        finally:
+            FakeSeat.is_given_up = False
+        assert len(seats) == 1
+        assert self.claim_one().id == task.id
+
+    def test_claims_that_their_worker_does_not_know_are_recovered(self) -> None:
+        """What it knows stays; what nobody would run is runnable again, and that is no attempt."""
+        known, unknown = self.submit(), self.submit()
+        claims = {claim.id: claim for claim in self.claim()}
+        known_claim = claims[known.id]
+        recovered = self.engine.recover(self.worker.id, {(known_claim.seq, known_claim.attempt)})
+        assert [rescue.id for rescue in recovered] == [unknown.id]
+        assert self.stored(known).status is TaskStatus.RUNNING
+        assert (self.stored(unknown).status, self.stored(unknown).attempts) == (TaskStatus.PENDING, ())
+        assert list(self.engine.recover(self.worker.id, {(known_claim.seq, known_claim.attempt)})) == []
 
     @pytest.mark.parametrize("lost", ["owner", "attempt", "taken over"])
     def test_a_lost_attempt_changes_nothing(self, lost: str) -> None:
@@ -1002,7 +1099,7 @@ class EngineConformance:
     # Being told
 
     def test_a_worker_is_told_of_work(self) -> None:
-        """Of submits, retries, resumed queues, requested cancellations and tasks that were given back."""
+        """Of submits, retries, paused and resumed queues, requested cancellations and tasks that were given back."""
         told: list[str] = []
         unlisten = self.engine.on_work(lambda: told.append("work"))
         task = self.submit()
@@ -1011,12 +1108,12 @@ class EngineConformance:
         self.engine.give_back([claim])
         self.engine.retry(task.id)
         self.engine.set_paused("default", True)
-        assert told == ["work"] * 4
+        assert told == ["work"] * 5
         self.engine.set_paused("default", False)
-        assert len(told) == 5
+        assert len(told) == 6
         unlisten()
         self.submit()
-        assert len(told) == 5
+        assert len(told) == 6
 
     def test_who_waits_is_told_of_ends(self) -> None:
         """After they are stored."""

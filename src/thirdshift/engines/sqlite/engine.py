@@ -291,8 +291,7 @@ class SQLiteEngine:
         query = QUERY["pause_queue" if paused else "resume_queue"]
         parameters = {"queue": queue, "now": self._now_us()}
         changed = self._writer.run(lambda c: c.execute(query, parameters).rowcount > 0, durable=True)
-        if not paused:
-            self._hub.announce(wake.WORK)
+        self._hub.announce(wake.WORK)  # a paused queue gets back what was claimed ahead
         return changed
 
     def cancel(self, task_id: str) -> bool:
@@ -447,6 +446,10 @@ class SQLiteEngine:
         """Store the newest progress of running attempts."""
         now_us = self._now_us()
         self._writer.run(lambda connection: work.record_progress(connection, progress, now_us), durable=False)
+
+    def paused_queues(self) -> AbstractSet[str]:
+        """Return the queues that are paused now."""
+        return {name for (name,) in self._read(QUERY["paused_queues"])}
 
     def cancel_requests(self, owner: str) -> Sequence[TaskId]:
         """Return the running tasks of *owner* that somebody wants cancelled."""

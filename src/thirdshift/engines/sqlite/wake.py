@@ -78,7 +78,7 @@ class WakeHub:
         return lambda: self._unlisten(topic, listener)
 
     def announce(self, topic: str, tasks: Sequence[TaskId] | None = None) -> None:
-        """Wake every listener of *topic* in this and the other processes; say which *tasks* are meant, if that is known.
+        """Wake every listener of *topic* in this and the other processes; say which *tasks* are meant, if known.
 
         Raises nothing: what is announced is committed already, and who misses it finds it at its safety interval.
         """
@@ -96,11 +96,12 @@ class WakeHub:
         """Stop listening and close every socket. Who still waits is woken once more, to find that out."""
         with self._mutex:
             self._is_closed = True
-            for receiver in self._receivers.values():
-                receiver.close()
+            receivers = list(self._receivers.values())
             self._receivers.clear()
             waiting = [listener for listeners in self._listeners.values() for listener in listeners]
             self._listeners = dict.fromkeys(_TOPICS, ())
+        for receiver in receivers:
+            receiver.close()
         for listener in waiting:
             listener.callback()
         self._sender.close()

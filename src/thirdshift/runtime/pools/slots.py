@@ -8,7 +8,7 @@ import heapq
 import itertools
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -40,8 +40,8 @@ class AttemptSink(Protocol):
     def progress(self, claim: Claim, facts: Mapping[str, Any]) -> None:
         """Keep what a running attempt says of its progress."""
 
-    def look_soon(self) -> None:
-        """Look at the pools: an attempt with a time limit has come."""
+    def took(self, claim: Claim) -> None:
+        """Take notice of a claim that a submitter made for the worker."""
 
 
 class Runner(Protocol):
@@ -154,8 +154,8 @@ class SlotPool(ABC):
             if claim is not None:
                 self._push(claim)
                 self._changed.notify()
-        if claim is not None and claim.timeout_s is not None:
-            self._sink.look_soon()
+        if claim is not None:
+            self._sink.took(claim)
         return True
 
     def has_seats(self) -> bool:
@@ -177,12 +177,14 @@ class SlotPool(ABC):
         with self._changed:
             self._is_held = True
 
-    def take_back(self) -> list[Claim]:
-        """Return the claims whose function was never called; they are no longer the pool's."""
+    def take_back(self, is_wanted: Callable[[Claim], bool]) -> list[Claim]:
+        """Return the wanted claims whose function was never called; they are no longer the pool's."""
         with self._changed:
-            claims = [claim for _, _, claim in self._backlog]
-            self._backlog.clear()
-            return claims
+            taken = [claim for _, _, claim in self._backlog if is_wanted(claim)]
+            if taken:
+                self._backlog = [entry for entry in self._backlog if not is_wanted(entry[2])]
+                heapq.heapify(self._backlog)
+            return taken
 
     def held(self) -> list[Claim]:
         """Return the claims that have not started and the attempts that run, each of them once or twice."""

@@ -73,6 +73,9 @@ SELECT seq, attempt, :at, :facts FROM task
 WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running'
 ON CONFLICT (task) DO UPDATE SET attempt = excluded.attempt, at = excluded.at, facts = excluded.facts;
 
+-- name: paused_queues
+SELECT name FROM queue WHERE paused_at IS NOT NULL;
+
 -- name: cancel_requests
 SELECT id FROM task WHERE status = 'running' AND owner = ? AND cancel_requested_at IS NOT NULL;
 
