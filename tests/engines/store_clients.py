@@ -206,6 +206,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no owner in the fence": lambda: _change(r"AND (?:\w+\.)?owner = (?::|e\.)\w+", ""),
     "no priority": lambda: _change(r"ORDER BY priority DESC, due_at", "ORDER BY due_at", "runnable"),
     "no due time": lambda: _change(r"ORDER BY priority DESC, due_at, seq", "ORDER BY priority DESC, seq", "runnable"),
+    "claimed out of turn": lambda: _change(
+        r"AND NOT EXISTS \(SELECT 1 FROM task WHERE status = 'pending'[^)]*\)", "", "submit_claimed"
+    ),
     "paused queues are open": lambda: _change(r"WHERE paused_at IS NULL", "", "open_queues"),
     "a retry has no retries": lambda: _change(r"failures = 0, ", "", "retry"),
     "a request to cancel is forgotten": _forget_requests,
