@@ -38,10 +38,14 @@ class ThreadedWorkerConfig:
     queue_size: int | None = None
     """Most tasks that may wait to run; ``null``: no limit."""
 
+    queue_wait_seconds: float = 0.0
+    """How long a submit to a full queue waits for room before it fails."""
+
     def __post_init__(self) -> None:
         for name, value in (("max_workers", self.max_workers), ("queue_size", self.queue_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
+        refuse(less_than(0, queue_wait_seconds=self.queue_wait_seconds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,9 @@ class BackgroundTaskConfig:
 
     pruning: PruningConfig = field(default_factory=PruningConfig)
     """How long finished tasks are kept."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Functions and classes that were moved or renamed: ``old.module:send: new.module:send``."""
 
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
@@ -196,6 +203,8 @@ class _Reader:
             return None if _is_null(node) else self._read(choices[0], node, where)
         if get_origin(kind) is tuple:
             return self._read_tuple(get_args(kind)[0], node, where)
+        if get_origin(kind) is Mapping:
+            return self._read_mapping(get_args(kind)[1], node, where)
         return self._read_scalar(kind, node, where)
 
     def _read_tuple(self, kind: Any, node: yaml.Node, where: str) -> tuple[Any, ...]:
@@ -203,6 +212,16 @@ class _Reader:
             self._problem(node, f"{where} must be a list")
             return ()
         return tuple(self._read(kind, item, f"{where}[{number}]") for number, item in enumerate(node.value))
+
+    def _read_mapping(self, kind: Any, node: yaml.Node, where: str) -> dict[str, Any]:
+        """Return keys of the user's own choice with their values."""
+        found: dict[str, Any] = {}
+        for key, value in self._entries(node, where):
+            word = self._read_scalar(str, key, f"a key of {where}")
+            if word in found:
+                self._problem(key, f"the key {where}.{word} stands here twice")
+            found[word] = self._read(kind, value, f"{where}.{word}")
+        return found
 
     def _read_scalar(self, kind: type[Any], node: yaml.Node, where: str) -> Any:
         try:

@@ -14,8 +14,10 @@ from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import BulkProgress, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
 from thirdshift.core.errors import NotSupported, TaskNotFound
+from thirdshift.core.events import Observer
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
+from thirdshift.core.reference import add_aliases
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, NewTask, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
@@ -23,6 +25,7 @@ from thirdshift.handle import Submitter, TaskHandle
 from thirdshift.monitor.logs import log_event
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.pools.processes import ProcessPool
+from thirdshift.runtime.pools.slots import SlotPool
 from thirdshift.runtime.pools.threads import ThreadPool
 from thirdshift.runtime.pruner import Pruner
 from thirdshift.runtime.worker import SAFETY_INTERVAL_S, Worker
@@ -77,6 +80,9 @@ class BackgroundTaskManager:
     ``pruning``
         How long finished tasks are kept. Default: completed ones 7 days, failed and cancelled ones 30 days, and at most
         a million of each.
+    ``aliases``
+        Functions and classes that were moved or renamed, so that tasks stored before still run:
+        ``{"old.module:send": "new.module:send"}``. They hold for the whole process and its children.
     ``clock``
         What the tasks' moments are read from; for tests. The first manager of a file decides for the whole process.
     """
@@ -96,6 +102,7 @@ class BackgroundTaskManager:
         shutdown_timeout_seconds: float = 30.0,
         pruning: PruningConfig | None = None,
         queue_wait_seconds: float = 0.0,
+        aliases: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         broker_url: str | None = None,
         result_backend: str | None = None,
@@ -107,6 +114,7 @@ class BackgroundTaskManager:
         refuse_wait(queue_wait_seconds=queue_wait_seconds)
         pool: PoolKind = known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
         durable = known("durability", durability, DURABILITIES)
+        add_aliases(aliases or {})
         self.worker_type = worker_type
         self.queue_size = queue_size
         self.monitor_enabled = monitor_enabled
@@ -472,6 +480,18 @@ class BackgroundTaskManager:
             await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake))
         return [task.id for task in tasks]
 
+    def new_worker(self, pools: Sequence[SlotPool], *, random: Callable[[], float], observe: Observer) -> Worker:
+        """Return a worker for the queues of this manager, not yet started; for the manager, and for tests."""
+        return Worker(
+            self._engine,
+            pools,
+            clock=self._clock,
+            random=random,
+            observe=observe,
+            queues=self._queues,
+            excluded=self._excluded_queues,
+        )
+
     # Inside
 
     def _wait_s(self, options: SubmitOptions) -> float:
@@ -489,15 +509,7 @@ class BackgroundTaskManager:
 
     def _start(self, max_workers: int) -> None:
         pools = [ThreadPool(max_workers, self._clock), ProcessPool(max_workers, self._clock)]
-        self._worker = Worker(
-            self._engine,
-            pools,
-            clock=self._clock,
-            random=random.random,
-            observe=log_event,
-            queues=self._queues,
-            excluded=self._excluded_queues,
-        )
+        self._worker = self.new_worker(pools, random=random.random, observe=log_event)
         self._worker.start()
         self._pruner.start()
         _running.add(self)
@@ -545,6 +557,8 @@ def get_task_manager() -> BackgroundTaskManager:
                 database=workspace / (settings.database or DATABASE_NAME),
                 shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
                 pruning=settings.pruning,
+                queue_wait_seconds=worker.queue_wait_seconds,
+                aliases=settings.aliases,
             )
         return _shared
 

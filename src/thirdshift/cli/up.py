@@ -57,6 +57,7 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
                 excluded_queues=[TRAINING_QUEUE, CHORES_QUEUE],
                 shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
                 pruning=settings.pruning,
+                aliases=settings.aliases,
             ) as manager,
         ):
             return daemon.run(beside=[manager])

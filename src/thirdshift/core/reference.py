@@ -6,16 +6,20 @@ Only what another process can import may be stored. The refusals say what to do 
 import functools
 import importlib
 import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from thirdshift.core.errors import NotImportable
+from thirdshift.core.errors import NotImportable, UsageError
 
 _MOVE_IT = "Move it to the top level of a module and pass its data as arguments."
+_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _known: WeakKeyDictionary[Callable[..., Any], str] = WeakKeyDictionary()
+_aliases: dict[str, str] = {}
+"""Old references and what they are called now. Where code lives is one fact for the whole process; so is this table."""
 
 
 def reference_of(function: Callable[..., Any]) -> str:
@@ -31,12 +35,12 @@ def reference_of(function: Callable[..., Any]) -> str:
 
 
 def resolve(reference: str) -> Any:
-    """Import what *reference* names.
+    """Import what *reference* names, under its new name if it has moved.
 
     Raises :class:`ImportError` when the module cannot be imported (or fails while it is), :class:`AttributeError` when
     it has no such name.
     """
-    module_name, _, qualified_name = reference.partition(":")
+    module_name, _, qualified_name = _followed(reference, _aliases).partition(":")
     found: Any = _main_module_as(module_name) or importlib.import_module(module_name)
     for part in qualified_name.split("."):
         found = getattr(found, part)
@@ -46,6 +50,57 @@ def resolve(reference: str) -> Any:
 def bare_name(reference: str) -> str:
     """Return the last part of *reference*: the function's bare ``__name__``."""
     return reference.rpartition(":")[2].rpartition(".")[2]
+
+
+def add_aliases(moved: Mapping[str, str]) -> None:
+    """Find what *moved* has as keys under the references that are their values, from now on in the whole process.
+
+    Functions and classes that have been moved or renamed are found by what was stored under their old references. Each
+    target is imported at once. Raises ``UsageError`` naming the first entry that is wrong; then nothing is changed.
+    """
+    table = {**_aliases}
+    for old, new in moved.items():
+        for each in (old, new):
+            if not _REFERENCE.fullmatch(each):
+                raise UsageError(f"aliases: {each!r} is not MODULE:NAME, such as shop.mail:send")
+        if table.setdefault(old, new) != new:
+            raise UsageError(f"aliases: {old} is {table[old]} in this process already, it cannot be {new} too")
+    for old in moved:
+        _check_target(old, _followed(old, table))
+    _aliases.update(table)
+
+
+def aliases() -> Mapping[str, str]:
+    """Return all aliases of this process, for its children."""
+    return {**_aliases}
+
+
+def adopt_aliases(found: Mapping[str, str]) -> None:
+    """Take over the aliases of the parent process, which has checked them."""
+    _aliases.update(found)
+
+
+def _followed(reference: str, table: Mapping[str, str]) -> str:
+    """Return the newest name of what was once called *reference*; it may have moved more than once."""
+    seen: list[str] = []
+    while reference in table:
+        seen.append(reference)
+        reference = table[reference]
+        if reference in seen:
+            raise UsageError(f"aliases: {' → '.join([*seen, reference])} goes round in a circle")
+    return reference
+
+
+def _check_target(old: str, new: str) -> None:
+    try:
+        found = resolve(new)
+    except Exception as error:  # whatever the module raises while it is imported
+        raise UsageError(
+            f"aliases: {old} is to be {new}, which cannot be imported ({type(error).__name__}: {error}). "
+            "Say what it is called now, and where it can be imported from."
+        ) from error
+    if not callable(found):
+        raise UsageError(f"aliases: {old} is to be {new}, which is no function and no class but {found!r}")
 
 
 def _checked_reference(function: Callable[..., Any]) -> str:

@@ -92,6 +92,15 @@ class Worker:
 
     def start(self) -> None:
         """Register, take over what dead workers left, and start claiming."""
+        self.enlist()
+        self._unlisten = [
+            self._engine.on_work(self._wake.set, self._pass_here),
+            self._engine.on_submit(self._reserve),
+        ]
+        self._thread.start()
+
+    def enlist(self) -> None:
+        """Register and start the pools, and no thread: for who calls :meth:`tick` himself, and ends by :meth:`leave`."""
         registration = self._registration = self._engine.register(
             slots=self.slots,
             queues=self._queues,
@@ -102,12 +111,15 @@ class Worker:
         for pool in self._pools.values():
             pool.start(registration, self, first_slot)
             first_slot += pool.slots
-        self._unlisten = [
-            self._engine.on_work(self._wake.set, self._pass_here),
-            self._engine.on_submit(self._reserve),
-        ]
         self._announce(WorkerStarted(registration.id, self.slots))
-        self._thread.start()
+
+    def leave(self) -> None:
+        """End a worker that only enlisted; what it claimed and did not run is given back."""
+        self._is_draining.set()
+        for pool in self._pools.values():
+            pool.hold()
+        self._is_finished()
+        self._end()
 
     def stop(self, timeout_s: float) -> bool:
         """Stop claiming, give back what has not started, and let running attempts end.

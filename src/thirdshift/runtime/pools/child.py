@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from thirdshift.core.outcome import Ending
+from thirdshift.core.reference import adopt_aliases
 from thirdshift.host.lock import FileLock
 from thirdshift.runtime.attempt import run_attempt
 from thirdshift.runtime.clock import SystemClock
@@ -26,9 +27,13 @@ from thirdshift.runtime.pools.channel import Channel
 _PR_SET_PDEATHSIG = 1
 
 
-def main(descriptor: int, parent: int, lock_path: str) -> NoReturn:
-    """Serve the worker *parent* over the socket *descriptor* until it closes; hold *lock_path* meanwhile."""
+def main(descriptor: int, parent: int, lock_path: str, moved: Mapping[str, str]) -> NoReturn:
+    """Serve the worker *parent* over the socket *descriptor* until it closes; hold *lock_path* meanwhile.
+
+    *moved* are the worker's aliases of functions and classes.
+    """
     _die_with(parent)
+    adopt_aliases(moved)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the worker decides
     signal.signal(signal.SIGTERM, _exit)
     lock = FileLock(Path(lock_path))

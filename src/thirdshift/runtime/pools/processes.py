@@ -17,6 +17,7 @@ from typing import Any
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
 from thirdshift.core.outcome import Ending, is_suspect
+from thirdshift.core.reference import aliases
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
 from thirdshift.runtime.attempt import TIMED_OUT
 from thirdshift.runtime.context import StopReason, TaskContext
@@ -25,7 +26,8 @@ from thirdshift.runtime.pools.slots import Runner, SlotPool
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from thirdshift.runtime.pools.child import main; main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
+    "from thirdshift.runtime.pools.child import main; "
+    "main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], json.loads(sys.argv[5]))"
 )
 
 
@@ -45,11 +47,12 @@ class _Child:
 
     def __init__(self, lock_path: str) -> None:
         ours, theirs = socket.socketpair()
-        path = [entry for entry in sys.path if isinstance(entry, str)]
+        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+        moved = json.dumps(aliases())
         try:
             with theirs:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-c", _BOOT, json.dumps(path), str(theirs.fileno()), str(os.getpid()), lock_path],
+                    [sys.executable, "-c", _BOOT, path, str(theirs.fileno()), str(os.getpid()), lock_path, moved],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=sys.__stderr__ or subprocess.DEVNULL,  # results go over the socket, people's words to stderr
