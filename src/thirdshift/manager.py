@@ -4,7 +4,8 @@ import atexit
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -148,6 +149,16 @@ class BackgroundTaskManager:
     def database(self) -> str:
         """The absolute path of the database file."""
         return self._engine.location
+
+    @property
+    def clock(self) -> Clock:
+        """What the moments of the tasks are read from."""
+        return self._clock
+
+    @property
+    def is_working(self) -> bool:
+        """Whether this manager runs tasks itself."""
+        return self._worker is not None
 
     # Submitting
 
@@ -535,6 +546,7 @@ class BackgroundTaskManager:
 
 
 _shared: BackgroundTaskManager | None = None
+_stand_in: BackgroundTaskManager | None = None
 _shared_mutex = threading.Lock()
 
 
@@ -546,6 +558,8 @@ def get_task_manager() -> BackgroundTaskManager:
     """
     global _shared  # noqa: PLW0603  # the one shared manager of the process
     with _shared_mutex:
+        if _stand_in is not None:
+            return _stand_in
         if _shared is None or _shared not in _running:
             workspace = find_workspace()
             settings = load_settings(workspace)
@@ -561,6 +575,17 @@ def get_task_manager() -> BackgroundTaskManager:
                 aliases=settings.aliases,
             )
         return _shared
+
+
+@contextmanager
+def stand_in(manager: BackgroundTaskManager) -> Iterator[None]:
+    """Let *manager* be the application's shared one inside the block; for tests."""
+    global _stand_in  # noqa: PLW0603  # as _shared
+    before, _stand_in = _stand_in, manager
+    try:
+        yield
+    finally:
+        _stand_in = before
 
 
 def submit_background_task(func: Callable[..., Any], *args: Any, **options: Any) -> str:

@@ -204,7 +204,7 @@ def one_case(folder: Path, die_at: int, fault: str | None, only_open: bool) -> d
         try:
             suicide = Suicide(die_at)
             do = open_file if only_open else work
-            do(folder, suicide, fault, lambda name: os.write(writing, f"{name}\n".encode()) and None)
+            do(folder, suicide, fault, lambda name: _write_line(writing, name))
             os.write(writing, f"{suicide.statements}\n".encode())
             status = 0
         finally:
@@ -217,6 +217,10 @@ def one_case(folder: Path, die_at: int, fault: str | None, only_open: bool) -> d
     assert killed or os.WEXITSTATUS(status) == 0, "the workload itself failed"
     statements = None if killed else int(lines.pop())
     return {"acknowledged": lines, "statements": statements}
+
+
+def _write_line(descriptor: int, line: str) -> None:
+    os.write(descriptor, f"{line}\n".encode())
 
 
 def main() -> None:

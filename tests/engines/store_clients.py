@@ -24,8 +24,9 @@ from typing import Any
 from thirdshift.core.engine import ClaimRequest, Registration
 from thirdshift.core.outcome import Ending, Settlement, settle
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
-from thirdshift.engines.sqlite import SQLiteEngine, liveness
+from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.engines.sqlite.queries import QUERY
+from thirdshift.host.lock import FileLock
 from thirdshift.testing.clock import START, FakeClock
 from thirdshift.testing.conformance import new_task
 
@@ -193,7 +194,7 @@ def _change(pattern: str, instead: str, *names: str) -> None:
 
 
 def _rob_the_living() -> None:
-    liveness.FileLock.try_acquire = lambda _lock: True  # type: ignore[method-assign]
+    FileLock.try_acquire = lambda _: True  # type: ignore[method-assign, assignment]
 
 
 def _forget_requests() -> None:

@@ -488,7 +488,6 @@ class StoreMachine(RuleBasedStateMachine):
     def call(self, client: Client, name: str, expected: Any, *outcomes: Model, **arguments: Any) -> Any:
         """Make a call that, answered, is *expected* and the last of *outcomes*; died, any of them or none at all."""
         self.tally["calls"] += 1
-        self.tally[f"call {name}"] += 1
         workers = list(client.workers)
         try:
             value = client.call(name, self.now_s, **arguments)
@@ -580,8 +579,8 @@ class StoreMachine(RuleBasedStateMachine):
         durable=st.booleans(),
         delay_s=st.sampled_from((None, None, None, -5, 0, 1, 60)),
         priorities=st.lists(st.sampled_from((0, 10, 10, 20)), min_size=3, max_size=3),
-        queue=st.sampled_from(QUEUES),
-        pool=st.sampled_from(POOLS),
+        queue=st.sampled_from(("default", "default", *QUEUES)),
+        pool=st.sampled_from(("thread", "thread", *POOLS)),
         max_retries=st.integers(0, 2),
     )
     def submit(
@@ -664,12 +663,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.exchange(*self.worker(data), [], {"thread": 2, "process": 2}, None)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), is_foreign=st.booleans())
+    @rule(data=st.data(), is_foreign=st.sampled_from((True, False, False)))
     def settle(self, data: st.DataObject, is_foreign: bool) -> None:
-        """Any claim that ever was, by its owner or in another's name, alive or dead: only a held one is recorded."""
-        client, worker = self.worker(data)
-        claim = self.some_claim(data)
-        self.exchange(client, None, [self.end(data, claim, worker if is_foreign else None)], {}, None)
+        """Any claim that ever was, by its owner or in a stranger's name: only a held one is recorded."""
+        end = self.end(data, self.some_claim(data), "f" * 32 if is_foreign else None)
+        self.exchange(self.client(data), None, [end], {}, None)
 
     def end(self, data: st.DataObject, claim: Held, owner: str | None = None) -> tuple[Held, str, int, str | None]:
         outcome = data.draw(st.sampled_from(list(AttemptOutcome))).value
@@ -724,9 +722,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.try_to(client, name, None, after, blobs=[self.blobs[claim.number] for claim in claims])
 
     def some_claim(self, data: st.DataObject) -> Held:
-        """Return a claim that still holds its task, or any that ever was."""
+        """Return a claim that holds its task, one whose task another claim holds by now, or any that ever was."""
         held = [claim for claim in self.claims if self.model.holder(claim)]
-        return data.draw(st.sampled_from(held if held and data.draw(st.booleans()) else self.claims))
+        running = {claim.id for claim in held}
+        lost = [claim for claim in self.claims if claim.id in running and claim not in held]
+        chosen = data.draw(st.sampled_from(("held", "lost", "any")))
+        return data.draw(st.sampled_from({"held": held, "lost": lost}.get(chosen) or self.claims))
 
     def rescue(self, client: Client, worker: str) -> None:
         """The dead are rescued one by one, in the order of their ids; the living are not robbed."""
@@ -759,7 +760,13 @@ class StoreMachine(RuleBasedStateMachine):
                 expected = getattr(after, name)(task_id, self.now_of(client))
                 self.try_to(client, name, expected, after, task=task_id)
             case "submit again":  # an id that is stored stays as it is; one that was deleted is free
-                facts = {"queue": queue, "pool": "thread", "durable": True, "max_retries": 1, "delay_s": None}
+                facts: dict[str, Any] = {
+                    "queue": queue,
+                    "pool": "thread",
+                    "durable": True,
+                    "max_retries": 1,
+                    "delay_s": None,
+                }
                 self.send(data, [data.draw(st.sampled_from(self.ids))], [10], **facts)
             case "pause" | "resume":
                 expected = (queue in after.paused) != (name == "pause")
@@ -872,7 +879,7 @@ def machine(fault: str | None = None) -> Iterator[type[StoreMachine]]:
         yield type("StoreMachine", (StoreMachine,), {"control": control, "tally": Counter()})
 
 
-@pytest.mark.timeout(0 if EXAMPLES else 240)
+@pytest.mark.timeout(0 if EXAMPLES else 900)  # a failing example is made smaller, which takes minutes
 def test_the_store_is_as_the_model_says(capsys: pytest.CaptureFixture[str]) -> None:
     """Submits, claims, ends, cancels, retries, pauses, deletions, clock steps, crashes and rescues in any order."""
     with machine() as store:

@@ -79,7 +79,8 @@ class Worker:
         self._progress: dict[int, tuple[Claim, Mapping[str, Any]]] = {}
         self._progress_mutex = threading.Lock()
         self._progress_due = 0.0
-        self._rescue_due = 0.0
+        self._safety_due = 0.0
+        self._has_news = False
         self._is_draining = threading.Event()
         self._is_over = threading.Event()
         self.failure: Exception | None = None
@@ -94,13 +95,13 @@ class Worker:
         """Register, take over what dead workers left, and start claiming."""
         self.enlist()
         self._unlisten = [
-            self._engine.on_work(self._wake.set, self._pass_here),
+            self._engine.on_work(self._hear, self._hear_of_others),
             self._engine.on_submit(self._reserve),
         ]
         self._thread.start()
 
     def enlist(self) -> None:
-        """Register and start the pools, and no thread: for who calls :meth:`tick` himself, and ends by :meth:`leave`."""
+        """Register and set up the pools, no thread: for who calls :meth:`tick` himself, and ends by :meth:`leave`."""
         registration = self._registration = self._engine.register(
             slots=self.slots,
             queues=self._queues,
@@ -153,8 +154,13 @@ class Worker:
         """Make one pass; returns the seconds until the next one is due."""
         with self._passing:
             next_due = self._pass()
-        self._obey()
-        self._rescue()
+        if self._clock.monotonic() >= self._safety_due:
+            self._safety_due = self._clock.monotonic() + SAFETY_INTERVAL_S
+            self._has_news = True
+            self._rescue()
+        if self._has_news:
+            self._has_news = False
+            self._obey()
         waits = [SAFETY_INTERVAL_S, self._record_progress(), self._look_at_pools()]
         if next_due is not None:
             waits.append((next_due - self._clock.now()).total_seconds())
@@ -298,10 +304,6 @@ class Worker:
                 pool.end(StopReason.CANCELLED, task_id=task_id)
 
     def _rescue(self) -> None:
-        now = self._clock.monotonic()
-        if now < self._rescue_due:
-            return
-        self._rescue_due = now + SAFETY_INTERVAL_S
         for rescue in self._engine.rescue(self._owner):
             self._announce(TaskRescued(rescue))
         with self._passing:  # nobody holds claims that are on their way to a pool
@@ -352,9 +354,9 @@ class Worker:
 
     def record(self, *, is_idle: bool) -> None:
         """Record what was reported: at once on the slot's thread when that *is_idle*, else soon."""
-        if is_idle:
+        if is_idle and len(self._reports) == 1:  # more: others end too, and one pass for all is better
             self._pass_here()
-        else:
+        elif not self._wake.is_set():
             self._wake.set()
 
     def progress(self, claim: Claim, facts: Mapping[str, Any]) -> None:
@@ -366,6 +368,16 @@ class Worker:
             self._wake.set()
 
     # Called from submitters' threads
+
+    def _hear(self) -> None:
+        """Wake up: there is something to claim, or somebody wants something stopped."""
+        self._has_news = True
+        self._wake.set()
+
+    def _hear_of_others(self) -> None:
+        """Do what another process has work for, without waiting for the worker's thread."""
+        self._has_news = True
+        self._pass_here()
 
     def took(self, claim: Claim) -> None:
         """Take notice of a claim that a submitter made for this worker."""

@@ -1,4 +1,31 @@
-"""What users and our own tests share: a clock to turn, signals to await, and the suites that every engine passes.
+"""What users and our own tests share: tasks that run in the calling thread, a clock to turn, and the engines' suites.
 
-Nothing here is imported by the rest of the package. ``conformance`` needs pytest; the others need nothing.
+``inline`` runs every submit at once, ``run_until_idle`` what is due; :mod:`thirdshift.testing.running` shows both::
+
+    from thirdshift.testing import inline
+
+    def test_sending():
+        with inline() as manager:
+            assert manager.submit(send, "a@example.org", subject="hi").result() == 15
+
+Nothing here is imported by the rest of the package. ``conformance`` and ``fixtures`` need pytest; the others need
+nothing.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thirdshift.testing.clock import FakeClock
+    from thirdshift.testing.running import inline, run_until_idle
+
+__all__ = ["FakeClock", "inline", "run_until_idle"]
+
+_HOME = {"FakeClock": "clock", "inline": "running", "run_until_idle": "running"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: child processes import functions from here, and must stay small."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -21,7 +21,7 @@ from thirdshift.runtime.attempt import error_of
 from thirdshift.runtime.context import StopReason, TaskContext
 
 _AHEAD_S = 0.02
-_AHEAD_LIMIT = 256
+_AHEAD_LIMIT = 512
 _SEAT_LIMIT_S = 10.0
 """How long a submitter may keep a seat: twice as long as it waits for a locked store."""
 GRACE_S = 2.0
@@ -246,16 +246,14 @@ class SlotPool(ABC):
         """Give *slot* its next claim, waiting for one; ``None`` when the pool is closed. Called by the slot."""
         with self._changed:
             while not self._is_closed:
-                if self._backlog and not self._is_held:
-                    _, _, claim = heapq.heappop(self._backlog)
-                    self._busy += 1
-                    slot.running = self._new_running(slot, claim)
-                    return slot.running
+                running = self._next(slot)
+                if running is not None:
+                    return running
                 self._changed.wait()
             return None
 
-    def leave(self, slot: "Slot", claim: Claim, ending: Ending, run_s: float) -> bool:
-        """Take the end of an attempt, and learn how long attempts take; returns whether nothing waits for the slot.
+    def leave(self, slot: "Slot", claim: Claim, ending: Ending, run_s: float) -> Running | None:
+        """Take the end of an attempt, and learn how long attempts take; returns the next one if one waits.
 
         At no moment is the slot idle without its report, or reported and not idle: a worker that is woken by the report
         finds the room that it leaves. Called by the slot.
@@ -266,7 +264,16 @@ class SlotPool(ABC):
             self._sink.report(claim, ending)
             mean = self._mean_run_s
             self._mean_run_s = run_s if mean is None else mean + 0.1 * (run_s - mean)
-            return not self._backlog
+            return self._next(slot)
+
+    def _next(self, slot: "Slot") -> Running | None:
+        """Put the first claim that waits into *slot*. ``_changed`` is held."""
+        if not self._backlog or self._is_held or self._is_closed:
+            return None
+        _, _, claim = heapq.heappop(self._backlog)
+        self._busy += 1
+        slot.running = self._new_running(slot, claim)
+        return slot.running
 
     def _taken(self) -> int:
         return self._busy + len(self._backlog) + len(self._seats)
@@ -326,14 +333,16 @@ class Slot:
 
     def work(self) -> None:
         """Run claim after claim until the pool is closed."""
-        while (running := self._pool.take(self)) is not None:
+        running = self._pool.take(self)
+        while running is not None:
             claim = running.claim
             began = self._clock.monotonic()
             self._registration.enter_slot(self._number, claim)
             ending = self._run(running)
             self._registration.leave_slot(self._number)
-            is_idle = self._pool.leave(self, claim, ending, self._clock.monotonic() - began)
-            self._sink.record(is_idle=is_idle)
+            following = self._pool.leave(self, claim, ending, self._clock.monotonic() - began)
+            self._sink.record(is_idle=following is None)
+            running = following or self._pool.take(self)
         self.runner.close()
 
     def progressed(self, claim: Claim, facts: Mapping[str, Any]) -> None:

@@ -17,20 +17,24 @@ class ThreadPool(SlotPool):
 
     def make_runner(self, number: int, registration: Registration) -> Runner:  # noqa: ARG002  # threads need no lock
         """Return a runner that calls the function where it stands."""
-        return _ThreadRunner(self._clock)
+        return ThreadRunner(self._clock)
 
 
-class _ThreadRunner:
+class ThreadRunner:
+    """Calls functions on the thread that asks it to."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def run(self, claim: Claim, context: TaskContext) -> Ending:
+        """Run one attempt to its end."""
         return run_attempt(claim.function, claim.arguments, context, self._clock)
 
     def pass_on_stop(self, context: TaskContext) -> None:
         """The function reads the same context."""
 
     def end(self) -> bool:
+        """Return False: a thread cannot be ended."""
         return False
 
     def kill(self) -> None:
