@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
+from weakref import WeakSet
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
 from thirdshift.core.clock import Clock
@@ -50,6 +51,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _POOL_OF_WORKER_TYPE = {"threaded": PoolKind.THREAD, "process": PoolKind.PROCESS}
+_all: WeakSet["BackgroundTaskManager"] = WeakSet()
 _running: set["BackgroundTaskManager"] = set()
 """Managers that run tasks: kept here until their shutdown, so that the end of the program waits for all of them."""
 
@@ -128,7 +130,7 @@ class BackgroundTaskManager:
         self._finishes = Finishes(self._engine)
         self._line = RoomLine(self._engine)
         self._is_open = True
-        self._process = os.getpid()
+        _all.add(self)
         self._closing = threading.Lock()
         self._queues = None if queues is None else frozenset(queues)
         self._excluded_queues = frozenset(excluded_queues)
@@ -407,8 +409,6 @@ class BackgroundTaskManager:
         Waits at most *timeout* seconds (default ``shutdown_timeout_seconds``) for running tasks. Returns False when a
         thread still runs: it cannot be killed, its task stays this process's until it ends.
         """
-        if os.getpid() != self._process:  # a forked child has neither the threads nor the connections
-            return True
         if drain and self._is_open and self._worker is not None:
             self._drain()
         with self._closing:
@@ -539,6 +539,13 @@ class BackgroundTaskManager:
     def _has_work(self) -> bool:
         return self._engine.has_work(self._queues, self._excluded_queues)
 
+    def begin_anew_in_forked_child(self) -> None:
+        """Be a manager without a worker."""
+        self._closing = threading.Lock()
+        self._worker = None
+        self._finishes = Finishes(self._engine)
+        self._line = RoomLine(self._engine)
+
     def _close_later(self) -> None:
         if self._worker is not None:
             self._worker.wait_until_over()
@@ -622,11 +629,12 @@ def _finish_work_in_hand() -> None:
 
 
 def _forget_managers_in_forked_child() -> None:
-    """A forked child has none of the threads: it must not wait for them, and makes managers of its own."""
+    """A forked child has none of the threads: managers only submit and ask there. It starts workers of its own."""
     global _shared, _shared_mutex
     _running.clear()
     _shared, _shared_mutex = None, threading.Lock()
-    SQLiteEngine.forget_in_forked_child()
+    for manager in list(_all):
+        manager.begin_anew_in_forked_child()
 
 
 os.register_at_fork(after_in_child=_forget_managers_in_forked_child)

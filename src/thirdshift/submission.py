@@ -28,6 +28,9 @@ _POOLS = {"thread": PoolKind.THREAD, "process": PoolKind.PROCESS, "async": PoolK
 _SHORTEST_TIMEOUT_S = 1e-6
 _MOST_PRIORITY = 2**31
 
+_mark = os.urandom(6).hex()
+_numbers = itertools.count()
+
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 """Positional and keyword arguments of one call."""
 
@@ -70,8 +73,6 @@ class TaskMaker:
         self._queue = queue
         self._pool = pool
         self._durable = durable
-        self._mark = os.urandom(6).hex()
-        self._numbers = itertools.count()
         self._specs: WeakKeyDictionary[Callable[..., Any], TaskSpec] = WeakKeyDictionary()
 
     def make(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[NewTask]:
@@ -82,16 +83,16 @@ class TaskMaker:
             return [NewTask(TaskId(options.task_id), encode(args, kwargs), spec) for args, kwargs in calls]
         prefix = self._id_prefix()
         return [
-            NewTask(TaskId(f"{prefix}{next(self._numbers) & 0xFFFFFFFF:08x}"), encode(args, kwargs), spec)
+            NewTask(TaskId(f"{prefix}{next(_numbers) & 0xFFFFFFFF:08x}"), encode(args, kwargs), spec)
             for args, kwargs in calls
         ]
 
     def _id_prefix(self) -> str:
-        """Return what new ids start with: the time in milliseconds and this maker's random mark; a number follows.
+        """Return what new ids start with: the time in milliseconds and this process's random mark; a number follows.
 
         Ids made one after another sort in that order, so their index grows at its end.
         """
-        return f"{int(self._clock.now().timestamp() * 1000):012x}{self._mark}"
+        return f"{int(self._clock.now().timestamp() * 1000):012x}{_mark}"
 
     def _known_spec(self, func: Callable[..., Any]) -> TaskSpec:
         """Return the spec of a submit without options; the same function is submitted again and again."""
@@ -197,3 +198,12 @@ def _check_id(task_id: str | None) -> None:
 
 def _first(value: T | None, otherwise: T) -> T:
     return otherwise if value is None else value
+
+
+def _renew_mark() -> None:
+    """A forked child counts on from where its parent was, so it needs a mark of its own."""
+    global _mark  # noqa: PLW0603  # one for the process
+    _mark = os.urandom(6).hex()
+
+
+os.register_at_fork(after_in_child=_renew_mark)

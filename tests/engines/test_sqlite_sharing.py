@@ -21,6 +21,7 @@ from thirdshift.core.errors import StoreError
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine, checkpoint
+from thirdshift.engines.sqlite import engine as sqlite_engine
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import LOG_LIMIT_BYTES
 from thirdshift.engines.sqlite.wake import FINISHED, WORK, WakeHub
@@ -421,24 +422,47 @@ def test_the_watch_outlives_a_failed_look(path: Path, clock: FakeClock, monkeypa
     engine.close()
 
 
-def test_a_forked_child_refuses_the_parents_engine(engine: SQLiteEngine, path: Path) -> None:
-    """SQLite's connections do not cross a fork: the child is told to open its own, which works."""
-    task = new_task()
-    engine.submit([task])
-    reading, writing = os.pipe()
+def test_a_forked_child_uses_the_parents_engine(engine: SQLiteEngine, path: Path) -> None:
+    """With connections of its own."""
+    engine.submit([new_task()])
     child = os.fork()
     if child == 0:
-        answer = "nothing was raised"
         try:
+            engine.submit([new_task(id="a" * 32), new_task(id="b" * 32)])
+            os._exit(engine.counts()[TaskStatus.PENDING])
+        finally:
+            os._exit(99)
+    engine.submit([new_task()])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (3, 4)
+    assert engine.counts()[TaskStatus.PENDING] == 4
+
+
+def test_a_fork_does_not_wait_for_ever_for_a_locked_file(
+    engine: SQLiteEngine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program holds the lock, and a thread of ours waits for it: the child is refused the file, with reason."""
+    monkeypatch.setattr(sqlite_engine, "_QUIET_S", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as threads:
+        other.execute("BEGIN IMMEDIATE")
+        submitting = threads.submit(engine.submit, [new_task()])
+        while not engine._writer._is_led:
+            threading.Event().wait(0.001)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            answer = "nothing was raised"
             try:
-                engine.submit([new_task()])
+                engine.counts()
             except StoreError as error:
                 answer = str(error)
-        finally:
-            os.write(writing, answer.encode())
-            os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as answer_of_child:
-        assert b"opened before this process was forked" in answer_of_child.read()
-    os.waitpid(child, 0)
+            finally:
+                os.write(writing, answer.encode())
+                os._exit(0)
+        os.close(writing)
+        with open(reading, "rb") as answer_of_child:
+            assert b"could not be closed" in answer_of_child.read()
+        os.waitpid(child, 0)
+        other.execute("ROLLBACK")
+        submitting.result(LONG_S)
     assert engine.counts()[TaskStatus.PENDING] == 1
+

@@ -755,7 +755,13 @@ class StoreMachine(RuleBasedStateMachine):
         after = self.model.copy()
         match name:
             case "cancel" | "retry":
-                task_id = data.draw(st.sampled_from(self.ids))
+                able = [
+                    task_id
+                    for task_id, task in self.model.tasks.items()
+                    if TaskStatus(task.status).is_finished == (name == "retry")
+                ]
+                is_any = data.draw(st.sampled_from((False, False, True)))
+                task_id = data.draw(st.sampled_from(self.ids if is_any else able or self.ids))
                 client = self.client(data)
                 expected = getattr(after, name)(task_id, self.now_of(client))
                 self.try_to(client, name, expected, after, task=task_id)

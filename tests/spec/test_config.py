@@ -38,7 +38,8 @@ def test_values_are_typed(tmp_path: Path) -> None:
     """A whole number is a number too; null takes the default back."""
     (tmp_path / "thirdshift.yaml").write_text(
         "worker_type: process\ndatabase: my.db\nshutdown_timeout_seconds: 5\nlog_level: DEBUG\n"
-        "threaded_worker: {max_workers: 2, queue_size: null}\ntraining: {anything: 1}\n"
+        "threaded_worker: {max_workers: 2, queue_size: null, queue_wait_seconds: 5}\ntraining: {anything: 1}\n"
+        "aliases:\n  old.module:send: new.module:send\n"
     )
     found = load_settings(tmp_path)
     assert found == BackgroundTaskConfig(
@@ -46,7 +47,8 @@ def test_values_are_typed(tmp_path: Path) -> None:
         database="my.db",
         shutdown_timeout_seconds=5.0,
         log_level="DEBUG",
-        threaded_worker=ThreadedWorkerConfig(max_workers=2),
+        threaded_worker=ThreadedWorkerConfig(max_workers=2, queue_wait_seconds=5.0),
+        aliases={"old.module:send": "new.module:send"},
     )
     assert type(found.shutdown_timeout_seconds) is float
 
@@ -94,6 +96,14 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("database: *nowhere", "1:11: found undefined alias 'nowhere'"),
         ("database: a\n---\ndatabase: b", "2:1: but found another document"),
         ("threaded_worker: {max_workers: 0}", "1:18: max_workers is 0; it must be 1 or more"),
+        (
+            "threaded_worker: {queue_wait_seconds: -1}",
+            "1:18: queue_wait_seconds is -1; it must be 0 or more",
+        ),
+        ("aliases: [a]", "1:10: aliases must hold keys with values"),
+        ("aliases: {'a:f': 1}", "1:18: aliases.a:f must be text, not 1"),
+        ("aliases: {1: 'a:f'}", "1:11: a key of aliases must be text, not 1"),
+        ("aliases:\n  a:f: b:f\n  a:f: c:f", "3:3: the key aliases.a:f stands here twice"),
         ("threaded_worker: {queue_size: -1}", "1:18: queue_size is -1; it must be 1 or more"),
         (
             "worker_type: thread",

@@ -67,6 +67,8 @@ async def an_async_function() -> None:
         ({"durability": "none"}, "durability is 'none'"),
         ({"max_workers": 0}, "max_workers is 0; it must be 1 or more"),
         ({"queue_size": 0}, "queue_size is 0; it must be 1 or more"),
+        ({"queue_wait_seconds": -1}, "queue_wait_seconds is -1; it is in seconds"),
+        ({"aliases": {"old:send": "no_such_module:send"}}, "aliases: old:send is to be no_such_module:send"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_a_file_is_made(
@@ -179,39 +181,73 @@ def test_the_end_of_a_program_finishes_the_work_in_hand(tmp_path: Path) -> None:
         each.close()
 
 
-def test_a_forked_child_may_leave_and_is_refused_the_open_file(tmp_path: Path) -> None:
-    """It does not wait for threads it does not have; what its parent has open it may not touch, and is told so."""
+def test_a_forked_child_shares_the_open_file(tmp_path: Path) -> None:
+    """It submits, asks and waits with the manager that it inherited; the parent's worker does the work, of both."""
     printed = run_script(
         tmp_path,
         """
         import os, sys
-        from thirdshift import BackgroundTaskManager, StoreError
+        from thirdshift import BackgroundTaskManager
         from thirdshift.testing import functions
-
-        def attempt(call):
-            try:
-                call()
-            except StoreError as error:
-                print("refused" if "SQLite does not work across a fork" in str(error) else error, flush=True)
 
         with BackgroundTaskManager(database="shop.db") as manager:
             for number in range(20):
                 manager.submit_many(functions.add, [(n, 1) for n in range(20)])
                 child = os.fork()
                 if child == 0:
-                    if number == 0:
-                        attempt(lambda: manager.submit(functions.echo, 1))
-                        attempt(lambda: manager.get_stats())
-                        attempt(lambda: BackgroundTaskManager(database="shop.db", start=False))
+                    handles = [manager.submit(functions.add, n, 2) for n in range(5)]
+                    assert [handle.result(30) for handle in handles] == [2, 3, 4, 5, 6]
+                    with BackgroundTaskManager(database="shop.db", start=False) as another:
+                        another.submit(functions.add, 1, 1)
                     sys.exit(7)
+                manager.submit_many(functions.add, [(n, 1) for n in range(20)])
                 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
             print(manager.submit(functions.echo, 3).result(30))
             manager.shutdown(drain=True)
         with BackgroundTaskManager(database="shop.db", start=False) as manager:
-            print(manager.get_stats()["completed"])
+            print(manager.get_stats()["completed"], manager.get_stats()["total"])
         """,
     )
-    assert printed.splitlines() == ["refused"] * 3 + ["3", "401"]
+    assert printed.splitlines() == ["3", "921 921"]
+
+
+def test_children_forked_while_threads_submit_share_the_file(tmp_path: Path) -> None:
+    """At whatever instant of a commit, a read or a checkpoint the fork comes: nothing hangs, is lost, or doubled."""
+    printed = run_script(
+        tmp_path,
+        """
+        import os, threading
+        from thirdshift import BackgroundTaskManager
+        from thirdshift.testing import functions
+
+        with BackgroundTaskManager(database="shop.db", durability="relaxed") as manager:
+            is_over = threading.Event()
+            ids = []
+
+            def submit():
+                while not is_over.is_set():
+                    ids.append(manager.submit(functions.add, 1, 1).id)
+                    manager.get_stats()
+
+            threads = [threading.Thread(target=submit) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for _ in range(40):
+                child = os.fork()
+                if child == 0:
+                    manager.submit_many(functions.add, [(n, 1) for n in range(10)])
+                    os._exit(0)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            is_over.set()
+            for thread in threads:
+                thread.join()
+            assert len(set(ids)) == len(ids)
+            manager.shutdown(drain=True)
+        with BackgroundTaskManager(database="shop.db", start=False) as manager:
+            print(manager.get_stats()["completed"] == len(ids) + 400, manager.get_stats()["total"] == len(ids) + 400)
+        """,
+    )
+    assert printed == "True True\n"
 
 
 def test_a_child_forked_before_the_file_was_opened_shares_it(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ import math
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from thirdshift.core.errors import NotImportable
-from thirdshift.core.reference import bare_name, reference_of, resolve
+from thirdshift.core import reference
+from thirdshift.core.errors import NotImportable, UsageError
+from thirdshift.core.reference import add_aliases, bare_name, reference_of, resolve
 from thirdshift.testing import functions
 from thirdshift.testing.functions import Kitchen
 
@@ -130,3 +132,48 @@ def test_an_unknown_reference_raises_as_an_import_does(reference: str) -> None:
     """ImportError or AttributeError."""
     with pytest.raises((ImportError, AttributeError)):
         resolve(reference)
+
+
+# What has moved
+
+
+def test_what_has_moved_is_found_under_its_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it moved; what was not moved is found as before."""
+    monkeypatch.setattr(reference, "_aliases", {})
+    add_aliases({"shop.old:send": "shop.newer:send", "shop.newer:send": "thirdshift.testing.functions:Kitchen.boil"})
+    assert resolve("shop.old:send") == resolve("shop.newer:send") == Kitchen.boil
+    add_aliases({"shop.old:send": "shop.newer:send"})
+    assert reference_of(Kitchen.boil) == "thirdshift.testing.functions:Kitchen.boil"
+    with pytest.raises(ImportError):
+        resolve("shop.old:receive")
+
+
+@pytest.mark.parametrize(
+    ("moved", "words"),
+    [
+        ({"shop.send": "math:sqrt"}, "'shop.send' is not MODULE:NAME, such as shop.mail:send"),
+        ({"shop:send": "math.sqrt"}, "'math.sqrt' is not MODULE:NAME"),
+        ({"shop:send": "no_such_module:f"}, "shop:send is to be no_such_module:f, which cannot be imported"),
+        ({"shop:send": "math:no_such_name"}, "math:no_such_name, which cannot be imported"),
+        ({"shop:send": "math:pi"}, "math:pi, which is no function and no class but 3.14"),
+        ({"a:f": "b:f", "b:f": "a:f"}, "a:f → b:f → a:f goes round in a circle"),
+        ({"a:f": "a:f"}, "a:f → a:f goes round in a circle"),
+        ({"math:sqrt": "math:floor"}, "math:sqrt is math:ceil in this process already"),
+    ],
+)
+def test_an_alias_that_leads_nowhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, moved: dict[str, str], words: str
+) -> None:
+    """By name, and none of its neighbours holds then."""
+    monkeypatch.setattr(reference, "_aliases", {"math:sqrt": "math:ceil"})
+    with pytest.raises(UsageError, match=words):
+        add_aliases({"good:f": "math:floor", **moved})
+    assert reference.aliases() == {"math:sqrt": "math:ceil"}
+
+
+def test_an_alias_whose_module_fails_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises is named."""
+    (tmp_path / "a_module_that_fails.py").write_text("raise RuntimeError('no licence')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="RuntimeError: no licence"):
+        add_aliases({"shop:send": "a_module_that_fails:send"})

@@ -45,3 +45,17 @@ manager.options(tags=[1])  # error
 assert_type(manager.submit_task(send, "a", subject="b", priority=TaskPriority.LOW), str)
 assert_type(manager.submit_many(send, [("a",)], kwargs=[{"subject": "x"}]), list[str])
 wrong: str = manager.submit(plain, 1).result()  # error
+
+
+async def coroutine() -> None:
+    handle = await manager.asubmit(send, "a@example.org", subject="hi")
+    assert_type(handle, TaskHandle[int])
+    assert_type(await handle.aresult(timeout=1), int)
+    assert_type((await handle.afinished()).status, TaskStatus)
+    await manager.asubmit(send, "a")  # error
+    submitter = manager.options(wait=5)
+    assert_type(await submitter.asubmit(plain, 1), TaskHandle[list[str]])
+    await submitter.asubmit(plain, "one")  # error
+    assert_type(await manager.asubmit_task(send, "a", subject="b", priority=TaskPriority.LOW), str)
+    assert_type(await manager.asubmit_many(send, [("a",)], kwargs=[{"subject": "x"}]), list[str])
+    wrong: str = await handle.aresult()  # error

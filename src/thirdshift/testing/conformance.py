@@ -1126,6 +1126,54 @@ class EngineConformance:
         assert seen == [TaskStatus.COMPLETED, TaskStatus.COMPLETED]
         unlisten()
 
+    def test_who_waits_is_told_which_tasks_ended(self) -> None:
+        """Where that is known; otherwise only that some did."""
+        named: list[str] = []
+        others: list[str] = []
+        unlisten = self.engine.on_finished(lambda: others.append("some"), None, named.extend)
+        first, second, third = (self.submit() for _ in range(3))
+        claims = self.claim(2)
+        self.engine.exchange([self.ended(claim, AttemptOutcome.COMPLETED) for claim in claims], None)
+        assert named == [first.id, second.id]
+        self.engine.cancel(third.id)
+        assert (named[2:], others) == ([third.id], [])
+        many = [self.submit() for _ in range(2)]
+        self.engine.cancel_all(TaskFilter(statuses=frozenset({TaskStatus.PENDING})))
+        assert others or set(named[3:]) == {task.id for task in many}
+        before = (len(named), len(others))
+        unlisten()
+        self.submit()
+        self.complete(self.claim_one())
+        assert (len(named), len(others)) == before
+
+    def test_who_waits_for_room_is_told_of_claims_and_cancellations(self) -> None:
+        """They are what takes tasks out of the line; submits and ends are not."""
+        told: list[str] = []
+        unlisten = self.engine.on_room(lambda: told.append("room"))
+        first, second = self.submit(), self.submit()
+        assert told == []
+        claim = self.claim(1)[0]
+        assert len(told) == 1
+        self.complete(claim)
+        assert (len(told), claim.id) == (1, first.id)
+        self.engine.cancel(second.id)
+        assert len(told) == 2
+        unlisten()
+        self.submit()
+        self.claim_one()
+        assert len(told) == 2
+
+    def test_the_statuses_of_many_are_one_look(self) -> None:
+        """Unknown ids are left out."""
+        pending, done = self.submit(), self.submit()
+        self.engine.cancel(done.id)
+        found = self.engine.statuses([pending.id, "0" * 32, done.id, 'it\'s "nothing"'])
+        assert found == {pending.id: TaskStatus.PENDING, done.id: TaskStatus.CANCELLED}
+        assert self.engine.statuses([]) == {}
+        many = [new_task() for _ in range(1_500)]
+        self.engine.submit(many)
+        assert self.engine.statuses([task.id for task in many]) == {task.id: TaskStatus.PENDING for task in many}
+
     def test_moments_keep_their_microseconds(self) -> None:
         """No moment is rounded, near or far."""
         far = datetime.max.replace(tzinfo=self.clock.now().tzinfo)

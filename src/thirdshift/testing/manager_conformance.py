@@ -4,10 +4,13 @@
 killed makes true.
 """
 
+import asyncio
 import functools
+import importlib
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -18,7 +21,15 @@ from typing import Any, ClassVar
 import pytest
 
 from thirdshift.core.engine import TaskFilter
-from thirdshift.core.errors import NotImportable, TaskFailed, TaskNotFound, UsageError, WaitTimeout
+from thirdshift.core.errors import (
+    NotImportable,
+    QueueFull,
+    StoreError,
+    TaskFailed,
+    TaskNotFound,
+    UsageError,
+    WaitTimeout,
+)
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import ReasonCode
 from thirdshift.core.status import TaskPriority, TaskStatus
@@ -379,6 +390,195 @@ class ManagerConformance:
         ids = self.manager.submit_many(functions.add, [(n, 1) for n in range(50)])
         assert [self.manager.handle(task_id).result(TIMEOUT_S) for task_id in ids] == list(range(1, 51))
         assert self.manager.submit_many(functions.add, []) == []
+
+    # Coroutines
+
+    def test_coroutines_submit_and_wait(self) -> None:
+        """All twins do what they are the twins of."""
+
+        async def work() -> list[Any]:
+            manager = self.manager
+            handle = await manager.asubmit(functions.add, 1, second=1)
+            task_id = await manager.asubmit_task(functions.add, 2, 2, name="sum")
+            ids = await manager.asubmit_many(functions.add, [(3, 3), (4, 4)])
+            submitter = manager.options(name="mine")
+            handles = [handle, *map(manager.handle, [task_id, *ids]), await submitter.asubmit(functions.add, 5, 5)]
+            handles += map(manager.handle, await submitter.asubmit_many(functions.add, [(6, 6)]))
+            results = [await each.aresult(TIMEOUT_S) for each in handles]
+            task = await manager.aget_task(task_id)
+            return [*results, task and task.name, (await handles[-1].afinished()).name, await handle.acancel()]
+
+        assert asyncio.run(work()) == [2, 4, 6, 8, 10, 12, "sum", "mine", False]
+
+    def test_coroutines_see_errors_and_time_limits(self) -> None:
+        """The same as threads do."""
+        held = self.busy()
+
+        async def work() -> None:
+            failing = await self.manager.options(max_retries=0).asubmit(functions.fail, "no such customer")
+            with pytest.raises(TaskFailed, match="ValueError: no such customer"):
+                await failing.aresult(TIMEOUT_S)
+            assert (await failing.afinished()).status is TaskStatus.FAILED
+            with pytest.raises(WaitTimeout, match="is still running after 0"):
+                await held.handle.aresult(0.01)
+            with pytest.raises(WaitTimeout):
+                await held.handle.afinished(0)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await held.handle.aresult()
+            with pytest.raises(NotImportable):
+                await self.manager.asubmit(lambda: None)
+            with pytest.raises(UsageError, match="both an option of submit_task"):
+                await self.manager.asubmit_task(named, name="x")
+            with pytest.raises(TaskNotFound):
+                await TaskHandle[None](self.manager, "0" * 32).aresult()
+
+        asyncio.run(work())
+        assert held.finish() == "released"
+
+    def test_a_coroutine_that_waits_can_be_cancelled(self) -> None:
+        """The task goes on, and others who wait for it too."""
+        held = self.busy()
+
+        async def work() -> str:
+            impatient, patient = (asyncio.create_task(held.handle.aresult(TIMEOUT_S)) for _ in range(2))
+            await asyncio.sleep(0.05)
+            impatient.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await impatient
+            held.released.release()
+            return await patient
+
+        assert asyncio.run(work()) == "released"
+
+    def test_many_coroutines_wait_without_threads_of_their_own(self) -> None:
+        """A thousand of them, for tasks that end one after another."""
+        self.manager.pause_queue("line")
+        ids = self.manager.options(queue="line").submit_many(functions.add, [(n, 1) for n in range(1_000)])
+        self.manager.pause_queue("other")
+        never = self.manager.options(queue="other").submit(functions.echo)
+
+        async def work() -> list[float]:
+            others = asyncio.create_task(never.aresult())
+            waiting = [asyncio.create_task(self.manager.handle(each).aresult(TIMEOUT_S)) for each in ids]
+            await asyncio.sleep(0.2)
+            assert threading.active_count() < 50
+            self.manager.resume_queue("line")
+            results = await asyncio.gather(*waiting)
+            others.cancel()
+            return results
+
+        assert asyncio.run(work()) == list(range(1, 1_001))
+
+    def test_a_manager_may_be_closed_by_a_coroutine(self) -> None:
+        """Leaving ``async with`` waits for the work in hand, and who waits for the rest is told."""
+        self.manager.shutdown()
+
+        async def work() -> None:
+            async with self.open() as manager:
+                done = await manager.asubmit(functions.add, 1, 1)
+                assert await done.aresult(TIMEOUT_S) == 2
+                manager.pause_queue("later")
+                later = await manager.options(queue="later").asubmit(functions.echo)
+                waiting = asyncio.create_task(later.aresult())
+                await asyncio.sleep(0.05)
+            with pytest.raises(StoreError, match="was closed by this process"):
+                await waiting
+
+        asyncio.run(work())
+
+    # A full queue
+
+    def test_a_submit_waits_for_room(self) -> None:
+        """First come, first served; room comes when a task is claimed or cancelled."""
+        held = [self.busy(), self.busy()]
+        self.manager.queue_size = 1
+        waiting = self.manager.submit(functions.add, 0, 0)
+        order: list[int] = []
+
+        def submit(number: int) -> None:
+            self.manager.options(wait=TIMEOUT_S).submit(functions.add, number, 0)
+            order.append(number)
+
+        threads = [threading.Thread(target=submit, args=[number]) for number in range(1, 6)]
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            self.until(lambda number=number: len(self.manager._line._line) == number)  # type: ignore[misc]  # noqa: SLF001
+        assert order == []
+        assert waiting.cancel()
+        self.until(lambda: order == [1])
+        for each in held:
+            each.finish()
+        for thread in threads:
+            thread.join(TIMEOUT_S)
+        assert order == [1, 2, 3, 4, 5]
+        assert self.manager.shutdown(drain=True)
+
+    def test_a_wait_for_room_is_bounded(self) -> None:
+        """QueueFull says how long; without a wait, and for what can never fit, it comes at once."""
+        self.manager.pause_queue("default")
+        self.manager.queue_size = 1
+        self.manager.submit(functions.echo)
+        with pytest.raises(QueueFull, match=r"queue_size is 1 after waiting 0\.05 s"):
+            self.manager.options(wait=0.05).submit(functions.echo)
+        with pytest.raises(QueueFull, match="queue_size is 1; nothing"):
+            self.manager.options(wait=0).submit(functions.echo)
+        with pytest.raises(QueueFull, match="queue_size is 1; nothing"):
+            self.manager.options(wait=TIMEOUT_S).submit_many(functions.echo, [(), ()])
+        for seconds in (-1, float("nan"), float("inf")):
+            with pytest.raises(UsageError, match="wait is"):
+                self.manager.options(wait=seconds)
+        assert self.manager.get_stats()["total"] == 1
+
+    def test_coroutines_wait_for_room(self) -> None:
+        """Bounded, cancellable, and without blocking the event loop."""
+        self.manager.pause_queue("default")
+        self.manager.queue_size = 1
+        self.manager.submit(functions.echo)
+        patient = self.manager.options(wait=TIMEOUT_S)
+
+        async def work() -> list[Any]:
+            with pytest.raises(QueueFull, match=r"after waiting 0\.05 s"):
+                await self.manager.options(wait=0.05).asubmit(functions.echo)
+            impatient = asyncio.create_task(patient.asubmit(functions.echo))
+            await asyncio.sleep(0.05)
+            waiting = [asyncio.create_task(patient.asubmit(functions.add, n, 1)) for n in range(20)]
+            await asyncio.sleep(0.05)
+            impatient.cancel()
+            self.manager.resume_queue("default")
+            return [await (await each).aresult(TIMEOUT_S) for each in waiting]
+
+        assert asyncio.run(work()) == list(range(1, 21))
+        assert self.manager.get_stats()["total"] == 21
+
+    # Functions that moved
+
+    def test_a_task_of_a_function_that_moved_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Under its new name, with arguments of classes that moved too, from one name to the next."""
+        names = [f"shop_{self.worker_type}_{age}" for age in ("old", "newer", "newest")]
+        monkeypatch.syspath_prepend(self.tmp_path)
+        self.manager.pause_queue("later")
+        module = self.module(names[0], "send", "Colour")
+        handle = self.manager.options(queue="later").submit(module.send, module.Colour.RED)
+        self.manager.shutdown()
+        (self.tmp_path / f"{names[0]}.py").unlink()
+        del sys.modules[names[0]]
+        self.module(names[2], "send_mail", "Tint")
+        moved = {
+            f"{names[0]}:send": f"{names[1]}:send",
+            f"{names[1]}:send": f"{names[2]}:send_mail",
+            f"{names[0]}:Colour": f"{names[2]}:Tint",
+        }
+        with self.open(aliases=moved) as self.manager:
+            self.manager.resume_queue("later")
+            assert self.manager.handle(handle.id).result(TIMEOUT_S) == "sent Tint.RED"
+
+    def module(self, name: str, function: str, enum: str) -> Any:
+        """Make a module with a function and an enum, and import it."""
+        code = f"class {enum}(enum.Enum):\n    RED = 1\n\ndef {function}(value):\n    return f'sent {{value}}'\n"
+        (self.tmp_path / f"{name}.py").write_text(f"import enum\n\n{code}")
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
 
     # Many at once, and why
 

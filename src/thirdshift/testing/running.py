@@ -49,6 +49,7 @@ from thirdshift.testing.clock import FakeClock
 R = TypeVar("R")
 
 _MOST = 1_000
+_DEEPEST = 10
 _LATER = frozenset({TaskStatus.SCHEDULED, TaskStatus.RETRYING})
 _ALL = 2**31
 
@@ -79,7 +80,7 @@ def run_until_idle(
     def next_task() -> list[BackgroundTask]:
         return list(manager.find_tasks(TaskFilter(statuses=_LATER, limit=_ALL)))
 
-    return _run(manager, lambda: advance is not None and _jump(advance, next_task()), most)
+    return _run(manager, lambda: advance is not None and _jump(advance, next_task()), _Limit(most))
 
 
 def _jump(clock: FakeClock, tasks: Sequence[BackgroundTask]) -> bool:
@@ -90,11 +91,11 @@ def _jump(clock: FakeClock, tasks: Sequence[BackgroundTask]) -> bool:
     return wait_s > 0
 
 
-def _run(manager: BackgroundTaskManager, jump: Callable[[], bool], most: int) -> list[BackgroundTask]:
+def _run(manager: BackgroundTaskManager, jump: Callable[[], bool], limit: "_Limit") -> list[BackgroundTask]:
     """Run what is due, again after each *jump* in time. The caller's own task, if it is one, stays the current one."""
     if manager.is_working:
         raise UsageError(f"{manager!r} has a worker of its own; make the manager of a test with start=False")
-    stage = _Stage(manager, most)
+    stage = _Stage(manager, limit)
     with _enlisted(manager, stage) as (worker, pools):
         contextvars.copy_context().run(_run_due, stage, worker, pools)
         while jump():
@@ -118,19 +119,42 @@ def _run_due(stage: "_Stage", worker: Worker, pools: Sequence["_StagePool"]) -> 
         worker.tick()
         if not stage.line:
             return
-        stage.demand_leave_to_go_on()
+        stage.limit.demand()
         for pool in pools:
             pool.run()
+
+
+class _Limit:
+    """How long a run may go on, with all those that its tasks begin."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._attempts = 0
+        self.is_interrupted = False
+
+    def count(self) -> bool:
+        """Count one more attempt, if it may run."""
+        if self.is_interrupted or self._attempts >= self._most:
+            return False
+        self._attempts += 1
+        return True
+
+    def demand(self) -> None:
+        """Raise when nothing more may run."""
+        if self.is_interrupted:  # Ctrl-C at a test must end the test, and not only the attempt
+            raise KeyboardInterrupt
+        if self._attempts >= self._most:
+            raise RuntimeError(
+                f"{self._most} attempts have run and there is still work: does a task submit itself or snooze for ever?"
+            )
 
 
 class _Stage:
     """What the pools of one run share: the claims in the order of their urgency, and what ran."""
 
-    def __init__(self, manager: BackgroundTaskManager, most: int) -> None:
+    def __init__(self, manager: BackgroundTaskManager, limit: _Limit) -> None:
         self._manager = manager
-        self._most = most
-        self._attempts = 0
-        self._is_interrupted = False
+        self.limit = limit
         self.line: deque[Claim] = deque()
         self.ran: list[BackgroundTask] = []
 
@@ -142,27 +166,17 @@ class _Stage:
             case AttemptsSettled(settlements):
                 for settlement in settlements:
                     error = settlement.ending.error
-                    self._is_interrupted |= error is not None and error.type == KeyboardInterrupt.__name__
+                    self.limit.is_interrupted |= error is not None and error.type == KeyboardInterrupt.__name__
                     found = self._manager.get_task(settlement.claim.id)
                     self.ran += [] if found is None else [found]
         log_event(event)
 
     def take_next(self, is_held: Callable[[Claim], bool]) -> bool:
         """Take the next claim if it is held by the pool that asks, and anything may run at all."""
-        if self._is_interrupted or self._attempts >= self._most or not self.line or not is_held(self.line[0]):
+        if not self.line or not is_held(self.line[0]) or not self.limit.count():
             return False
-        self._attempts += 1
         self.line.popleft()
         return True
-
-    def demand_leave_to_go_on(self) -> None:
-        """Raise when nothing more may run."""
-        if self._is_interrupted:  # Ctrl-C at a test must end the test, and not only the attempt
-            raise KeyboardInterrupt
-        if self._attempts >= self._most:
-            raise RuntimeError(
-                f"{self._most} attempts have run and there is still work: does a task submit itself or snooze for ever?"
-            )
 
 
 class _StagePool(SlotPool):
@@ -207,13 +221,25 @@ class _InlineManager(BackgroundTaskManager):
         super().__init__(clock=clock, **settings)
         self._turn = threading.RLock()
         self._hands = clock
+        self._depth = 0
+        self._limit = _Limit(_MOST)
 
     def submit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
         """Store *calls* and run them, with their retries, at whatever moments those are due."""
         with self._turn:
             ids = super().submit_calls(options, func, calls)
-            _run(self, lambda: _jump(self._hands, self._begun(ids)), _MOST)
+            if self._depth < _DEEPEST:  # what is submitted deeper is run by the tasks above it
+                self._run(ids)
         return ids
+
+    def _run(self, ids: Sequence[str]) -> None:
+        if not self._depth:
+            self._limit = _Limit(_MOST)
+        self._depth += 1
+        try:
+            _run(self, lambda: _jump(self._hands, self._begun(ids)), self._limit)
+        finally:
+            self._depth -= 1
 
     def wait_for(self, task_id: str, timeout_s: float | None) -> BackgroundTask:  # noqa: ARG002  # there is no waiting
         """Return the task if it is finished: nobody runs it while its test waits."""

@@ -26,11 +26,14 @@ class Checkpointer:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._done_at_ns = 0
+        self._at_work = threading.Lock()
         self.checkpoints = 0
         """Checkpoints this process has made."""
 
     def start(self) -> None:
-        """Start watching."""
+        """Start watching, unless it was started."""
+        if self._thread is not None:
+            return
         self._thread = threading.Thread(target=self._watch, name="thirdshift-checkpoint", daemon=True)
         self._thread.start()
 
@@ -40,6 +43,14 @@ class Checkpointer:
         if self._thread is not None:
             self._thread.join()
         self._lock.release()
+
+    def pause(self, timeout_s: float) -> bool:
+        """Keep from making checkpoints until :meth:`go_on`; False when the one in hand takes longer."""
+        return self._at_work.acquire(timeout=timeout_s)
+
+    def go_on(self) -> None:
+        """Make checkpoints again."""
+        self._at_work.release()
 
     def log_size_bytes(self) -> int:
         """Return the size of the log; ``stat`` opens nothing."""
@@ -53,6 +64,7 @@ class Checkpointer:
         if not (self._lock.held or self._lock.try_acquire()):
             return False
         with (
+            self._at_work,
             contextlib.closing(open_guard(self._path)) as guard,
             contextlib.closing(open_guard(self._path)) as worker,
         ):

@@ -122,8 +122,9 @@ def closed(path: Path) -> StoreError:
 def forked(path: Path) -> StoreError:
     """Return the error of a call in a forked child about a file that its parent had open."""
     return StoreError(
-        f"{path} was opened before this process was forked, and SQLite does not work across a fork. Open it only after "
-        "the fork, or start the process by spawn (multiprocessing.get_context('spawn')) or as a program of its own."
+        f"{path} was in use for so long while this process was forked that it could not be closed, and SQLite does not "
+        "work across a fork. Fork when no other program holds the file locked, open it only after the fork, or start "
+        "the process by spawn (multiprocessing.get_context('spawn'))."
     )
 
 

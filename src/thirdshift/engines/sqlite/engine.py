@@ -62,6 +62,8 @@ from thirdshift.host.files import make_folders
 
 _BATCH = 500
 """Rows that one transaction of a long change writes: some milliseconds under the write lock."""
+_QUIET_S = 5.0
+"""How long a fork waits for what is being written or read."""
 _LEAST_PAUSE_S = 0.002
 """Twice the pause after which another process that found the file locked looks again."""
 
@@ -73,7 +75,7 @@ class SQLiteEngine:
 
     _open: dict[Path, "SQLiteEngine"] = {}  # noqa: RUF012  # one table for the process, guarded by _open_mutex
     _open_mutex = threading.Lock()
-    _inherited: dict[Path, "SQLiteEngine"] = {}  # noqa: RUF012  # in a forked child: what its parent had open
+    _leaving: set["SQLiteEngine"] = set()  # noqa: RUF012  # those that close just now
 
     @classmethod
     def shared(cls, path: Path, *, clock: Clock) -> "SQLiteEngine":
@@ -83,8 +85,6 @@ class SQLiteEngine:
         """
         path = path.expanduser().resolve()  # one file has one folder of locks, by whatever link it is opened
         with cls._open_mutex:
-            if path in cls._inherited:
-                raise forked(path)
             engine = cls._open.get(path)
             if engine is None:
                 engine = cls._open[path] = cls(path, clock)
@@ -92,16 +92,35 @@ class SQLiteEngine:
             return engine
 
     @classmethod
-    def forget_in_forked_child(cls) -> None:
-        """Leave the engines of the process that was forked: here they refuse every call, and are never closed.
+    def before_fork(cls) -> None:
+        """Close the connections of all engines: SQLite's must not cross a fork.
 
-        The files stay closed to this process. SQLite keeps the locks of a file in tables of the process; the fork
-        copied the tables but not the locks, so even a new connection would trust locks that nobody holds.
+        SQLite keeps the locks of a file in tables of the process. A fork copies the tables but not the locks, so even a
+        new connection of the child would trust locks that nobody holds. See docs/adr/0007.
         """
+        cls._open_mutex.acquire()
+        for engine in cls._engines():
+            engine._is_quiet = engine._quiesce()  # noqa: SLF001  # one class
+
+    @classmethod
+    def after_fork_in_parent(cls) -> None:
+        """Go on; connections are opened when they are needed."""
+        for engine in cls._engines():
+            if engine._is_quiet:  # noqa: SLF001
+                engine._go_on()  # noqa: SLF001
+        cls._open_mutex.release()
+
+    @classmethod
+    def after_fork_in_child(cls) -> None:
+        """Begin anew with the same files and none of the parent's threads."""
+        cls._open_mutex = threading.Lock()
+        cls._leaving.clear()
         for engine in cls._open.values():
-            engine._abandon()  # noqa: SLF001  # one class
-        cls._inherited = {**cls._inherited, **cls._open}
-        cls._open, cls._open_mutex = {}, threading.Lock()
+            engine._begin_anew()  # noqa: SLF001
+
+    @classmethod
+    def _engines(cls) -> list["SQLiteEngine"]:
+        return [*cls._open.values(), *cls._leaving]
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -114,22 +133,65 @@ class SQLiteEngine:
             self._folder.mkdir(mode=0o700, exist_ok=True)
         self._reader_mutex = threading.Lock()
         with contextlib.ExitStack() as opened:
-            self._writer = Writer(path)
+            self._writer = Writer(path, self._on_reopened)
             opened.callback(self._writer.close)
             self._reader = open_reader(path)
             opened.callback(self._reader.close)
             with errors_of(path):
                 self._hub = wake.WakeHub(self._folder, self._identity)
             opened.pop_all()
-        self._checkpointer = Checkpointer(path, self._folder / "checkpoint.lock")
+        self._checkpointer = self._new_checkpointer()
         self._checkpointer.start()
         self._known_queues: frozenset[str] = frozenset()
         self._reserves: tuple[ReserveSeat, ...] = ()
         self._last_now_us = 0
-        self._is_closed = False
+        self._is_quiet = False
+        self._must_reopen = False
+        self._refused_by: StoreError | None = None
 
-    def _abandon(self) -> None:
-        """Hold the connections for ever: the end of the interpreter would close them, inside SQLite's copied locks."""
+    def _new_checkpointer(self) -> Checkpointer:
+        return Checkpointer(self._path, self._folder / "checkpoint.lock")
+
+    def _on_reopened(self) -> None:
+        self._checkpointer.start()
+
+    def _quiesce(self) -> bool:
+        """Close the connections and let nobody open them; False, and as it was, when they are too busy for that."""
+        if not self._checkpointer.pause(_QUIET_S):
+            return False
+        if not self._writer.pause(_QUIET_S):
+            self._checkpointer.go_on()
+            return False
+        if not self._reader_mutex.acquire(timeout=_QUIET_S):
+            self._writer.go_on()
+            self._checkpointer.go_on()
+            return False
+        self._reader.close()
+        self._must_reopen = True
+        return True
+
+    def _go_on(self) -> None:
+        self._reader_mutex.release()
+        self._writer.go_on()
+        self._checkpointer.go_on()
+
+    def _begin_anew(self) -> None:
+        """Share the file, in a forked child, as any other process does."""
+        self._writer.begin_anew()
+        self._reader_mutex = threading.Lock()
+        self._reserves = ()
+        if not self._is_quiet:
+            self._refused_by = forked(self._path)
+            self._writer.refuse(self._refused_by)
+            self._hold_for_ever()
+            return
+        self._identity = uuid4().hex
+        self._hub.abandon()
+        self._hub = wake.WakeHub(self._folder, self._identity)
+        self._checkpointer = self._new_checkpointer()
+
+    def _hold_for_ever(self) -> None:
+        """Keep the connections: the end of the interpreter would close them, inside SQLite's copied locks."""
         import ctypes  # noqa: PLC0415  # only forked children need it
 
         for connection in (self._reader, self._writer.connection):
@@ -142,17 +204,18 @@ class SQLiteEngine:
 
     def close(self) -> None:
         """Close when the last user closes."""
-        self._writer.demand_own_process()
         with self._open_mutex:
             self._users -= 1
             if self._users > 0:
                 return
             self._open.pop(self._path, None)
+            self._leaving.add(self)
         self._checkpointer.stop()
         with self._reader_mutex:
-            self._is_closed = True
+            self._refused_by = closed(self._path)
             self._reader.close()
         self._writer.close()
+        self._leaving.discard(self)
         self._hub.close()  # last: who is woken by it finds the engine closed
 
     # Submitting
@@ -549,10 +612,12 @@ class SQLiteEngine:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        self._writer.demand_own_process()
         with self._reader_mutex, errors_of(self._path):
-            if self._is_closed:
-                raise closed(self._path)
+            if self._refused_by is not None:
+                raise self._refused_by.with_traceback(None)
+            if self._must_reopen:
+                self._reader = open_reader(self._path)
+                self._must_reopen = False
             yield
 
     def _read_task(self, task_id: str) -> BackgroundTask | None:
@@ -591,3 +656,10 @@ def _one_moment(reader: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         reader.execute("COMMIT")
+
+
+os.register_at_fork(
+    before=SQLiteEngine.before_fork,
+    after_in_parent=SQLiteEngine.after_fork_in_parent,
+    after_in_child=SQLiteEngine.after_fork_in_child,
+)

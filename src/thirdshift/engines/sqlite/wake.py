@@ -92,6 +92,13 @@ class WakeHub:
             for name in self._others[topic]:
                 self._nudge(name)
 
+    def abandon(self) -> None:
+        """Close, in a forked child, its copies of the parent's descriptors; the parent's sockets stay."""
+        for receiver in self._receivers.values():
+            receiver.abandon()
+        self._sender.close()
+        os.close(self._folder_descriptor)
+
     def close(self) -> None:
         """Stop listening and close every socket. Who still waits is woken once more, to find that out."""
         with self._mutex:
@@ -172,6 +179,11 @@ class _Receiver:
             self._thread.join()
         self._socket.close()
         os.close(self._stop_read)
+
+    def abandon(self) -> None:
+        self._socket.close()
+        os.close(self._stop_read)
+        os.close(self._stop_write)
 
     def _receive(self) -> None:
         readable = select.poll()  # select() knows no descriptor above 1023

@@ -6,7 +6,6 @@ the next batch and commits for everybody who queued by then. See docs/adr/0001.
 """
 
 import contextlib
-import os
 import sqlite3
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from thirdshift.core.errors import OutcomeUnknown, StoreBusy, StoreDamaged, StoreError
-from thirdshift.engines.sqlite.connection import closed, forked, open_writer, primary_code, translated
+from thirdshift.engines.sqlite.connection import closed, open_writer, primary_code, translated
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -54,10 +53,11 @@ class Writer:
     """Runs operations in transactions. An operation may run more than once before it is committed, so all it does must
     be done through the connection it is given; it must not wait for anything."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_reopened: Callable[[], None]) -> None:
         self._path = path
-        self._process = os.getpid()
+        self._on_reopened = on_reopened
         self._connection = open_writer(path)
+        self._must_reopen = False
         self._is_durable = True
         self._mutex = threading.Lock()
         self._is_led = False
@@ -74,7 +74,6 @@ class Writer:
         What the operation raises is raised here and undoes that operation alone. Raises ``StoreError`` when the store
         does not take the write.
         """
-        self.demand_own_process()
         request = _Request(operation, durable)
         with self._mutex:
             if self._is_led:
@@ -95,10 +94,43 @@ class Writer:
         """The connection, for who must know it and does not use it."""
         return self._connection
 
-    def demand_own_process(self) -> None:
-        """Raise ``StoreError`` in a forked child: SQLite's connections must not be used across a fork."""
-        if os.getpid() != self._process:
-            raise forked(self._path)
+    def pause(self, timeout_s: float) -> bool:
+        """Wait for the leadership, keep it and close the connection, until :meth:`go_on`; False when that takes longer.
+
+        The connection is opened again when it is next needed.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._mutex:
+                if not self._is_led:
+                    self._is_led = True
+                    break
+                request = _Request[None](lambda _connection: None, durable=False)
+                request.turn = turn = threading.Lock()
+                turn.acquire()
+                self._waiting.append(request)
+            if not turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                self._abandon(request)
+                return False
+            if request.leads:
+                break
+        self._connection.close()
+        self._must_reopen = True
+        return True
+
+    def go_on(self) -> None:
+        """Hand the leadership on that :meth:`pause` kept."""
+        self._hand_on()
+
+    def begin_anew(self) -> None:
+        """Forget, in a forked child, the threads of the parent. The writer was paused when the process forked."""
+        self._mutex = threading.Lock()
+        self._is_led = False
+        self._waiting.clear()
+
+    def refuse(self, error: StoreError) -> None:
+        """Answer every further call with *error*."""
+        self._stopped_by = error
 
     def close(self) -> None:
         """Close the connection, after those calls of ``run`` that came first; later ones raise ``StoreError``."""
@@ -128,6 +160,12 @@ class Writer:
             raise
         self._hand_on()
         self._release(batch[1:])
+
+    def _reopen(self) -> None:
+        self._connection = open_writer(self._path)
+        self._must_reopen = False
+        self._is_durable = True
+        self._on_reopened()
 
     def _release(self, done: list[_Request[Any]]) -> None:
         for request in done:
@@ -164,6 +202,8 @@ class Writer:
         try:
             if self._stopped_by is not None:
                 raise self._stopped_by.with_traceback(None)
+            if self._must_reopen:
+                self._reopen()
             self._set_durability(True in [request.durable for request in batch])
             self._begin()
             live = self._run_all(batch)
