@@ -4,6 +4,7 @@ import atexit
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -15,8 +16,9 @@ from weakref import WeakSet
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import BulkProgress, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
-from thirdshift.core.errors import NotSupported, TaskNotFound
-from thirdshift.core.events import Observer
+from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
+from thirdshift.core.events import Event, Observer
+from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.reference import add_aliases
@@ -51,6 +53,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _POOL_OF_WORKER_TYPE = {"threaded": PoolKind.THREAD, "process": PoolKind.PROCESS}
+_POOLS: Mapping[PoolKind, Callable[[int, Clock], SlotPool]] = {
+    PoolKind.THREAD: ThreadPool,
+    PoolKind.PROCESS: ProcessPool,
+}
+_HEALTH_LEVELS = {level.value: level for level in HealthLevel}
 _all: WeakSet["BackgroundTaskManager"] = WeakSet()
 _running: set["BackgroundTaskManager"] = set()
 """Managers that run tasks: kept here until their shutdown, so that the end of the program waits for all of them."""
@@ -65,6 +72,9 @@ class BackgroundTaskManager:
         ``threaded`` or ``process``: where functions run that declare no pool.
     ``max_workers``
         How many tasks run at once in each pool.
+    ``pools``
+        The same for single pools: ``{"thread": 8, "process": 0}``. A pool of 0 is left out; its tasks wait for a worker
+        that has one.
     ``queue_size``
         Most tasks that may wait to run; a submit beyond it raises :class:`QueueFull`. ``None``: no limit, the queue
         lies on disk.
@@ -86,6 +96,10 @@ class BackgroundTaskManager:
     ``aliases``
         Functions and classes that were moved or renamed, so that tasks stored before still run:
         ``{"old.module:send": "new.module:send"}``. They hold for the whole process and its children.
+    ``name``
+        What people call this worker, in lists and log lines.
+    ``observe``
+        Is told every event of the worker (``thirdshift.core.events``), on whatever thread it happens; must be quick.
     ``clock``
         What the tasks' moments are read from; for tests. The first manager of a file decides for the whole process.
     """
@@ -106,6 +120,9 @@ class BackgroundTaskManager:
         pruning: PruningConfig | None = None,
         queue_wait_seconds: float = 0.0,
         aliases: Mapping[str, str] | None = None,
+        pools: Mapping[str, int] | None = None,
+        name: str | None = None,
+        observe: Observer | None = None,
         clock: Clock | None = None,
         broker_url: str | None = None,
         result_backend: str | None = None,
@@ -116,6 +133,7 @@ class BackgroundTaskManager:
         refuse_below_one(max_workers=max_workers, queue_size=queue_size)
         refuse_wait(queue_wait_seconds=queue_wait_seconds)
         pool: PoolKind = known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
+        sizes = _pool_sizes(max_workers, pools or {})
         durable = known("durability", durability, DURABILITIES)
         add_aliases(aliases or {})
         self.worker_type = worker_type
@@ -136,9 +154,11 @@ class BackgroundTaskManager:
         self._excluded_queues = frozenset(excluded_queues)
         self._worker: Worker | None = None
         self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
+        self._name = name
+        self._observe = observe
         if start:
             try:
-                self._start(max_workers)
+                self._start(sizes)
             except BaseException:
                 self._engine.close()
                 raise
@@ -396,6 +416,33 @@ class BackgroundTaskManager:
         """Give the space of deleted tasks back to the disk, in small steps, while others work."""
         return self._engine.vacuum(report)
 
+    def health(self, level: str = "minimal", limits: HealthLimits | None = None) -> Sequence[Finding]:
+        """Return how the store and its workers are; ``complete`` reads the whole file, for a bounded time.
+
+        Each finding is data; :mod:`thirdshift.monitor.health` says it in words, and what to do. Raises ``StoreError``
+        when the store does not answer.
+        """
+        return self._engine.examine(known("level", level, _HEALTH_LEVELS), limits or HealthLimits())
+
+    def wait_until_drained(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is left to run, now or later, in any queue of ours that is not paused; whether that is so.
+
+        At most *timeout* seconds; less when the worker gives up or the manager is shut down.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        finished = threading.Event()
+        unlisten = self._engine.on_finished(finished.set)
+        try:
+            while self._is_open and self.failure is None and self._has_work():
+                left_s = SAFETY_INTERVAL_S if deadline is None else deadline - time.monotonic()
+                if left_s <= 0:
+                    return False
+                finished.wait(min(left_s, SAFETY_INTERVAL_S))
+                finished.clear()
+            return self._is_open and self.failure is None
+        finally:
+            unlisten()
+
     @property
     def failure(self) -> Exception | None:
         """Why the worker of this manager gave up, if it did."""
@@ -410,7 +457,7 @@ class BackgroundTaskManager:
         thread still runs: it cannot be killed, its task stays this process's until it ends.
         """
         if drain and self._is_open and self._worker is not None:
-            self._drain()
+            self.wait_until_drained()
         with self._closing:
             if not self._is_open:
                 return True
@@ -501,6 +548,7 @@ class BackgroundTaskManager:
             observe=observe,
             queues=self._queues,
             excluded=self._excluded_queues,
+            name=self._name,
         )
 
     # Inside
@@ -518,23 +566,17 @@ class BackgroundTaskManager:
         finally:
             submit.leave()
 
-    def _start(self, max_workers: int) -> None:
-        pools = [ThreadPool(max_workers, self._clock), ProcessPool(max_workers, self._clock)]
-        self._worker = self.new_worker(pools, random=random.random, observe=log_event)
+    def _start(self, sizes: Mapping[PoolKind, int]) -> None:
+        pools = [_POOLS[kind](size, self._clock) for kind, size in sizes.items() if size]
+        self._worker = self.new_worker(pools, random=random.random, observe=self._tell)
         self._worker.start()
         self._pruner.start()
         _running.add(self)
 
-    def _drain(self) -> None:
-        """Wait until nothing is left to run now or later in any queue of ours that is not paused."""
-        finished = threading.Event()
-        unlisten = self._engine.on_finished(finished.set)
-        try:
-            while self._is_open and self.failure is None and self._has_work():
-                finished.wait(SAFETY_INTERVAL_S)
-                finished.clear()
-        finally:
-            unlisten()
+    def _tell(self, event: Event) -> None:
+        log_event(event)
+        if self._observe is not None:
+            self._observe(event)
 
     def _has_work(self) -> bool:
         return self._engine.has_work(self._queues, self._excluded_queues)
@@ -598,6 +640,18 @@ def stand_in(manager: BackgroundTaskManager) -> Iterator[None]:
 def submit_background_task(func: Callable[..., Any], *args: Any, **options: Any) -> str:
     """Submit to the shared manager: :meth:`BackgroundTaskManager.submit_task`."""
     return get_task_manager().submit_task(func, *args, **options)
+
+
+def _pool_sizes(max_workers: int, given: Mapping[str, int]) -> Mapping[PoolKind, int]:
+    """Return the slots of every pool; refuses unknown pools, and a worker without any slot."""
+    sizes = dict.fromkeys(_POOLS, max_workers)
+    for word, size in given.items():
+        if size < 0:
+            raise UsageError(f"the {word} pool cannot have {size} slots; 0 leaves it out")
+        sizes[known("pools", word, {kind.value: kind for kind in _POOLS})] = size
+    if not any(sizes.values()):
+        raise UsageError("all pools have 0 slots, so nothing would ever run; give at least one of them a slot")
+    return sizes
 
 
 def _options_beside(

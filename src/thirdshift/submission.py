@@ -51,6 +51,8 @@ class SubmitOptions:
     """How often a failed attempt is repeated; default 3, so at most 4 attempts."""
     timeout: float | None = None
     """Seconds after which an attempt is ended; default: never."""
+    stall_timeout: float | None = None
+    """Seconds without a progress report or log record after which an attempt is ended; default: never."""
     tags: tuple[str, ...] = ()
     pool: str | None = None
     """``thread`` or ``process``; default: as ``worker_type`` says."""
@@ -115,6 +117,7 @@ class TaskMaker:
             run_at=None if options.run_at is None else options.run_at.astimezone(UTC),
             max_retries=_first(options.max_retries, _first(declared.max_retries, DEFAULT_RETRIES)),
             timeout_s=_first(options.timeout, declared.timeout_s),
+            stall_timeout_s=_first(options.stall_timeout, declared.stall_timeout_s),
             tags=options.tags,
             durable=self._durable if durability is None else known("durability", durability, DURABILITIES),
         )
@@ -185,8 +188,9 @@ def _pool_of(options: SubmitOptions, declared: PoolKind | None, func: Callable[.
 def _check(spec: TaskSpec) -> None:
     if spec.max_retries < 0:
         raise UsageError(f"max_retries is {spec.max_retries}; it must be 0 or more")
-    if spec.timeout_s is not None and not _SHORTEST_TIMEOUT_S <= spec.timeout_s <= LONGEST_WAIT_S:
-        raise UsageError(f"timeout is {spec.timeout_s}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
+    for option, limit_s in (("timeout", spec.timeout_s), ("stall_timeout", spec.stall_timeout_s)):
+        if limit_s is not None and not _SHORTEST_TIMEOUT_S <= limit_s <= LONGEST_WAIT_S:
+            raise UsageError(f"{option} is {limit_s}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
     if not isinstance(spec.priority, int) or abs(spec.priority) > _MOST_PRIORITY:
         raise UsageError(f"priority is {spec.priority!r}; it must be a TaskPriority or a whole number of 32 bits")
 

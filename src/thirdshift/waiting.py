@@ -19,13 +19,15 @@ Wake = Callable[[], None]
 
 _REST = 10
 """After a look at all tasks that are waited for, rest this many times as long as it took: many waits stay cheap."""
+_FEW = 4
+"""So many look for themselves when something finished elsewhere: that is sooner than one question about all of them."""
 
 
 class Finishes:
     """Tells who waits that a task finished. One thread, while somebody waits, finds what no wake-up told.
 
     In this process the engine says which tasks finished, and exactly those who wait for them are woken. After a wake-up
-    from another process one question to the store is about all of them.
+    from another process one question to the store is about all that are waited for.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -83,15 +85,17 @@ class Finishes:
             return self._thread is not None
 
     def _look_if_rested(self) -> None:
-        if time.monotonic() < self._rests_until:
+        watched = self._watched()
+        if len(watched) <= _FEW:
+            self._tell(watched)
+        elif time.monotonic() < self._rests_until:
             self._is_asked.set()
         else:
             self._look()
 
     def _look(self) -> None:
         """Ask the store about all tasks that are waited for, and wake whose task changes no more."""
-        with self._mutex:
-            watched = list(self._waits)
+        watched = self._watched()
         if not watched:
             return
         began = time.monotonic()
@@ -104,6 +108,10 @@ class Finishes:
         now = time.monotonic()
         self._rests_until = now + min(SAFETY_INTERVAL_S, _REST * (now - began))
         self._tell(over)
+
+    def _watched(self) -> list[str]:
+        with self._mutex:
+            return list(self._waits)
 
     def _tell(self, task_ids: Iterable[str]) -> None:
         with self._mutex:

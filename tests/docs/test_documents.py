@@ -16,6 +16,8 @@ from thirdshift.config import BackgroundTaskConfig, load_settings
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+PROGRAM, COROUTINE, TESTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ALIASES, DEFAULTS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 
 
 def run_program(path: Path, folder: Path) -> str:
@@ -28,9 +30,31 @@ def run_program(path: Path, folder: Path) -> str:
 
 def test_the_program_in_the_readme_runs(tmp_path: Path) -> None:
     """Copied into a file, as a reader would."""
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "app.py").write_text(program)
+    (tmp_path / "app.py").write_text(PROGRAM)
     assert run_program(tmp_path / "app.py", tmp_path).startswith("18 TaskStatus.")
+
+
+def test_the_coroutine_in_the_readme_runs(tmp_path: Path) -> None:
+    """Beside the function of the program."""
+    (tmp_path / "app.py").write_text(PROGRAM)
+    (tmp_path / "web.py").write_text(
+        f"import asyncio, types\nfrom app import BackgroundTaskManager, send\n\n{COROUTINE}\n"
+        "if __name__ == '__main__':\n"
+        "    with BackgroundTaskManager(database='app.db') as manager:\n"
+        "        print(asyncio.run(sign_up(types.SimpleNamespace(email='a@example.org')))['sent'])\n"
+    )
+    assert run_program(tmp_path / "web.py", tmp_path) == "18\n"
+
+
+def test_the_tests_in_the_readme_pass(tmp_path: Path) -> None:
+    """As those of a user would."""
+    (tmp_path / "app.py").write_text(PROGRAM)
+    (tmp_path / "test_app.py").write_text(f"from app import send\n{TESTS}")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "2 passed" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
@@ -49,10 +73,11 @@ def test_every_command_in_the_readme_exists(command: str) -> None:
 
 def test_the_defaults_in_the_readme_are_the_defaults(tmp_path: Path) -> None:
     """The configuration that it shows changes nothing."""
-    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "thirdshift.yaml").write_text(example)
+    (tmp_path / "thirdshift.yaml").write_text(DEFAULTS)
     assert load_settings(tmp_path) == BackgroundTaskConfig()
-    assert set(yaml.safe_load(example)["pruning"]) == set(vars(PruningConfig()))
+    assert set(yaml.safe_load(DEFAULTS)["pruning"]) == set(vars(PruningConfig()))
+    (tmp_path / "thirdshift.yaml").write_text(ALIASES)
+    assert load_settings(tmp_path).aliases == {"old.module:send": "new.module:send"}
 
 
 def test_every_test_that_an_invariant_names_exists() -> None:

@@ -415,7 +415,8 @@ class Client:
     def _bury(self) -> None:
         assert select.select([self._pid_descriptor], [], [], ANSWER_S)[0], "a killed client is still there"
         os.close(self._pid_descriptor)
-        self._lines.close()
+        with contextlib.suppress(ConnectionError):  # what was not sent yet is lost with it
+            self._lines.close()
         self._socket.close()
         self._lines, self.die_at, self.workers = None, None, []
 
@@ -747,24 +748,26 @@ class StoreMachine(RuleBasedStateMachine):
     # Rules: people
 
     @rule(
+        data=st.data(), name=st.sampled_from(("cancel", "retry", "retry")), is_any=st.sampled_from((False, False, True))
+    )
+    def cancel_or_retry(self, data: st.DataObject, name: str, is_any: bool) -> None:
+        """A task that can be, or any that ever was."""
+        tasks = self.model.tasks.items()
+        able = [each for each, task in tasks if TaskStatus(task.status).is_finished == (name == "retry")]
+        task_id = data.draw(st.sampled_from(self.ids if is_any else able or self.ids))
+        after = self.model.copy()
+        client = self.client(data)
+        expected = getattr(after, name)(task_id, self.now_of(client))
+        self.try_to(client, name, expected, after, task=task_id)
+
+    @rule(
         data=st.data(),
-        name=st.sampled_from(("cancel", "cancel", "retry", "retry", "submit again", "pause", "resume", "delete")),
+        name=st.sampled_from(("submit again", "pause", "resume", "delete")),
         queue=st.sampled_from(QUEUES),
     )
     def somebody(self, data: st.DataObject, name: str, queue: str) -> None:
         after = self.model.copy()
         match name:
-            case "cancel" | "retry":
-                able = [
-                    task_id
-                    for task_id, task in self.model.tasks.items()
-                    if TaskStatus(task.status).is_finished == (name == "retry")
-                ]
-                is_any = data.draw(st.sampled_from((False, False, True)))
-                task_id = data.draw(st.sampled_from(self.ids if is_any else able or self.ids))
-                client = self.client(data)
-                expected = getattr(after, name)(task_id, self.now_of(client))
-                self.try_to(client, name, expected, after, task=task_id)
             case "submit again":  # an id that is stored stays as it is; one that was deleted is free
                 facts: dict[str, Any] = {
                     "queue": queue,
@@ -775,9 +778,9 @@ class StoreMachine(RuleBasedStateMachine):
                 }
                 self.send(data, [data.draw(st.sampled_from(self.ids))], [10], **facts)
             case "pause" | "resume":
-                expected = (queue in after.paused) != (name == "pause")
+                is_changed = (queue in after.paused) != (name == "pause")
                 (after.paused.add if name == "pause" else after.paused.discard)(queue)
-                self.try_to(self.client(data), "set_paused", expected, after, queue=queue, paused=name == "pause")
+                self.try_to(self.client(data), "set_paused", is_changed, after, queue=queue, paused=name == "pause")
             case "delete":
                 before_s = self.now_s - data.draw(st.sampled_from((-1, 0, 5, 60)))
                 expected = after.delete_finished(before_s)
@@ -893,9 +896,8 @@ def test_the_store_is_as_the_model_says(capsys: pytest.CaptureFixture[str]) -> N
     with capsys.disabled():
         figures = ", ".join(f"{count} {what}" for what, count in sorted(store.tally.items()))
         sys.stdout.write(f"\nmodel and store agree: {SETTINGS.max_examples} examples, {figures}\n")
-    assert store.tally["deaths in a call"] > SETTINGS.max_examples / 4
-    assert store.tally["refused"] > SETTINGS.max_examples / 4
-    assert store.tally["rescued"] > SETTINGS.max_examples / 10
+    rare = {"claimed at once", "deaths in a call", "kills between calls", "refused", "rescued"}
+    assert rare <= store.tally.keys(), "the rules do not reach what they are for"
 
 
 FAULTS = (
@@ -903,11 +905,15 @@ FAULTS = (
     "no owner in the fence",
     "no priority",
     "no due time",
-    "claimed out of turn",
     "the living are robbed",
     "answers too early",
 )
-RARE_FAULTS = ("paused queues are open", "a retry has no retries", "a request to cancel is forgotten")
+RARE_FAULTS = (
+    "claimed out of turn",
+    "paused queues are open",
+    "a retry has no retries",
+    "a request to cancel is forgotten",
+)
 """They take some hundred examples."""
 
 
@@ -919,9 +925,8 @@ def test_the_machine_finds_a_planted_fault(fault: str) -> None:
     assert store.tally["steps"] > 0
 
 
-@pytest.mark.xfail(strict=True, reason="task.seq is given again after the newest task was deleted")
 def test_a_claim_of_a_deleted_task_is_never_another_tasks_claim(tmp_path: Path) -> None:
-    """The fence of the old claim, (seq, attempt, owner), does not fit a task that was submitted later."""
+    """The fence of the old claim does not fit a task that was submitted later."""
     with forks() as control:
         client = Client(control)
         client.open(tmp_path / "tasks.db", 0)

@@ -1,5 +1,6 @@
 """The manager over the embedded engine: its suite with threads and with processes, and what a whole program sees."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 import thirdshift
 from thirdshift import BackgroundTaskManager, QueueFull, TaskStatus, UsageError
+from thirdshift.core import reference
 from thirdshift.core.errors import NotSupported
 from thirdshift.testing import functions
 from thirdshift.testing.manager_conformance import ManagerConformance, ProcessConformance
@@ -94,8 +96,12 @@ def test_the_shared_manager_is_made_once_and_again_after_its_shutdown(
 ) -> None:
     """From the workspace's configuration."""
     monkeypatch.setenv("THIRDSHIFT_WORKSPACE", str(tmp_path))
-    (tmp_path / "thirdshift.yaml").write_text("threaded_worker:\n  max_workers: 1\ndatabase: my.db\n")
+    monkeypatch.setattr(reference, "_aliases", {})
+    (tmp_path / "thirdshift.yaml").write_text(
+        "threaded_worker:\n  max_workers: 1\ndatabase: my.db\naliases:\n  shop.roots:root: math:sqrt\n"
+    )
     manager = thirdshift.get_task_manager()
+    assert reference.resolve("shop.roots:root") is math.sqrt
     task_id = thirdshift.submit_background_task(functions.add, 1, 2, name="sum")
     assert thirdshift.get_task_manager() is manager
     assert manager.handle(task_id).result(TIMEOUT_S) == 3

@@ -58,4 +58,4 @@ async def coroutine() -> None:
     await submitter.asubmit(plain, "one")  # error
     assert_type(await manager.asubmit_task(send, "a", subject="b", priority=TaskPriority.LOW), str)
     assert_type(await manager.asubmit_many(send, [("a",)], kwargs=[{"subject": "x"}]), list[str])
-    wrong: str = await handle.aresult()  # error
+    _wrong: str = await handle.aresult()  # error

@@ -21,6 +21,7 @@ class TaskDeclaration:
     max_retries: int | None = None
     timeout_s: float | None = None
     pool: PoolKind | None = None
+    stall_timeout_s: float | None = None
 
 
 @overload
@@ -33,6 +34,7 @@ def task(
     max_retries: int | None = None,
     timeout: float | None = None,
     pool: Literal["thread", "process", "async"] | None = None,
+    stall_timeout: float | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def task(
     function: Callable[..., Any] | None = None,
@@ -43,11 +45,14 @@ def task(
     max_retries: int | None = None,
     timeout: float | None = None,
     pool: Literal["thread", "process", "async"] | None = None,
+    stall_timeout: float | None = None,
 ) -> Any:
-    """Declare options of a task function. The function stays an ordinary callable. ``timeout`` is in seconds. ::
+    """Declare options of a task function. The function stays an ordinary callable. Timeouts are in seconds. ::
 
     @task(queue="mail", max_retries=5, timeout=30, pool="process")
     def send(to: str) -> None: ...
+
+    ``stall_timeout`` ends an attempt that neither reports progress nor logs for so long.
     """
     declaration = TaskDeclaration(
         name=name,
@@ -55,6 +60,7 @@ def task(
         max_retries=max_retries,
         timeout_s=timeout,
         pool=None if pool is None else PoolKind(pool),
+        stall_timeout_s=stall_timeout,
     )
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:

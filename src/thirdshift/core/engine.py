@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
@@ -71,6 +72,14 @@ class WorkerState:
     excluded: frozenset[str] = frozenset()
     pools: Mapping[PoolKind, int] = field(default_factory=dict)
     """The slots of each pool; empty when they are not known."""
+    name: str | None = None
+    """What its people call it."""
+    is_alive: bool = True
+    """Whether it holds its lock, as the kernel says."""
+    lost_wakes: int = 0
+    """How often it found work that no wake-up had announced, since it started."""
+    lost_wake_at: datetime | None = None
+    """When that was last."""
 
     def takes(self, queue: str) -> bool:
         """Return whether it works on *queue*."""
@@ -169,6 +178,9 @@ class Engine(Protocol):
     def workers(self) -> Sequence[WorkerState]:
         """Return the workers that are registered, oldest first."""
 
+    def examine(self, level: HealthLevel, limits: HealthLimits) -> Sequence[Finding]:
+        """Look at the store and its workers; raises ``StoreError`` when the store does not answer."""
+
     def set_paused(self, queue: str, paused: bool) -> bool:
         """Pause or resume a queue for all workers, also after restarts; returns whether that changed anything."""
 
@@ -244,6 +256,7 @@ class WorkerEngine(Engine, Protocol):
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         pools: Mapping[PoolKind, int] | None = None,
+        name: str | None = None,
     ) -> "Registration":
         """Make a new worker known, and what it takes; its registration proves that it is alive."""
 
@@ -326,6 +339,9 @@ class Registration(Protocol):
 
     def child_lock(self, number: int) -> str:
         """Return the path of the lock file that child *number* of this worker must hold while it lives."""
+
+    def note_lost_wakes(self, count: int, at: datetime) -> None:
+        """Let others see that this worker has found work *count* times that nobody had announced, last *at*."""
 
     def close(self) -> None:
         """Say that the worker is gone; its tasks may be taken over from now on."""

@@ -68,6 +68,13 @@ class TasksPruned:
 
 
 @dataclass(frozen=True, slots=True)
+class WakesLost:
+    """The worker found work that no wake-up had announced; ``count`` times since it started."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreUnavailable:
     """A pass of the worker failed because of the store; it is tried again."""
 
@@ -91,6 +98,7 @@ Event = (
     | TaskRescued
     | AttemptOverran
     | TasksPruned
+    | WakesLost
     | StoreUnavailable
     | WorkerFailed
 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from thirdshift.core.errors import UsageError
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import AttemptOutcome, Claim, TaskError
+from thirdshift.core.task import AttemptOutcome, Claim, TaskError, Traces
 
 LONGEST_WAIT_S = 10 * 366 * 86_400.0
 """The longest wait that a function may ask for: ten years."""
@@ -68,6 +68,8 @@ class Ending(NamedTuple):
     """The wait a :class:`Retry` or :class:`Snooze` asked for."""
     has_progress: bool | None = None
     """Set when the process died that ran it: had the attempt reported progress by then?"""
+    traces: Traces | None = None
+    """What it used and wrote, as far as anybody knows."""
 
 
 class Settlement(NamedTuple):

@@ -42,7 +42,7 @@ class AttemptOutcome(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
-    """All about a new task but its call. ``run_at`` is aware, or ``None`` for now; ``timeout_s`` is in seconds."""
+    """All about a new task but its call. ``run_at`` is aware, or ``None`` for now; limits ending in ``_s`` are seconds."""
 
     name: str
     function: str
@@ -54,6 +54,7 @@ class TaskSpec:
     timeout_s: float | None = None
     tags: tuple[str, ...] = ()
     durable: bool = True
+    stall_timeout_s: float | None = None
 
 
 class NewTask(NamedTuple):
@@ -65,7 +66,7 @@ class NewTask(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """One attempt that a worker holds. ``(seq, attempt, owner)`` is its fence: every write of it must match."""
+    """One attempt that a worker holds. ``(seq, id, attempt, owner)`` is its fence."""
 
     seq: int
     id: TaskId
@@ -84,6 +85,7 @@ class Claim(NamedTuple):
     claimed_at: datetime
     crashes: int = 0
     """How often in a row a process died while it ran this task, without progress in between."""
+    stall_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,27 @@ class TaskError:
         return f"{self.type}: {self.message}"
 
 
+class Traces(NamedTuple):
+    """What an attempt used and what it wrote. ``None``: not measured, or nothing was written.
+
+    Of each text the last 64 KiB are kept; its first line says how much was left out.
+    """
+
+    cpu_s: float | None = None
+    """Processor time: of its process and the children it waited for, or of its thread."""
+    peak_memory_bytes: int | None = None
+    """The most memory that its process held meanwhile, without what the process started."""
+    stdout: str | None = None
+    stderr: str | None = None
+    log: str | None = None
+    """Log records, one a line."""
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the attempt wrote anything."""
+        return self.stdout is not None or self.stderr is not None or self.log is not None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
     """One ended run of a task. ``started_at`` is ``None`` when the worker died before anybody knew."""
@@ -110,6 +133,8 @@ class Attempt:
     finished_at: datetime
     error: TaskError | None = None
     encoded_result: bytes | None = field(default=None, repr=False)
+    traces: Traces = field(default=Traces(), repr=False)
+    """What it used and wrote, as far as that was measured; a listing of tasks has no texts."""
 
     @property
     def run_time(self) -> timedelta | None:
@@ -144,6 +169,8 @@ class BackgroundTask:
     """The ended attempts, oldest first."""
     progress: Mapping[str, Any] | None = None
     """What the running attempt reported last."""
+    stall_timeout_s: float | None = None
+    """Longest time that an attempt may go on without reporting progress or logging."""
     encoded_arguments: bytes = field(default=b"", repr=False)
 
     @property

@@ -15,6 +15,7 @@ from thirdshift.core.events import (
     StoreUnavailable,
     TaskRescued,
     TasksPruned,
+    WakesLost,
     WorkerFailed,
     WorkerStarted,
     WorkerStopped,
@@ -24,6 +25,11 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import Claim
 
 _logger = logging.getLogger("thirdshift.worker")
+
+LOST_WAKES = (
+    "a program writes tasks into the file by itself and tells nobody, the socket buffer of a worker is full, or the "
+    "folder FILE.run beside the database is not shared by all its processes (one volume, one mount namespace)"
+)
 
 
 def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line for each event
@@ -51,6 +57,8 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
             )
         case TasksPruned(counts):
             _logger.info("tasks.pruned %s", " ".join(f"{status.value}={count}" for status, count in counts.items()))
+        case WakesLost(count):
+            _logger.warning('wakes.lost count=%d probable_cause="%s"', count, LOST_WAKES)
         case StoreUnavailable(error, retry_in_s):
             _logger.error('store.unavailable retry_in_s=%g error="%s"', retry_in_s, error)
         case WorkerFailed(error):

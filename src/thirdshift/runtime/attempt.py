@@ -2,6 +2,7 @@
 
 import inspect
 import traceback
+from collections.abc import Callable
 from datetime import datetime
 
 from thirdshift.core import codec
@@ -18,18 +19,30 @@ _MESSAGE_LIMIT = 10_000
 """Most characters of a message that are stored."""
 
 
-def run_attempt(function: str, arguments: bytes, context: TaskContext, clock: Clock) -> Ending:
-    """Call the function that the reference *function* names, with its stored *arguments*. Raises nothing."""
-    started_at = clock.now()
+def run_attempt(
+    function: str, arguments: bytes, context: TaskContext, clock: Clock, began: Callable[[], None] | None = None
+) -> Ending:
+    """Call the function that the reference *function* names, with its stored *arguments*. Raises nothing.
+
+    Its module is imported before the attempt starts; *began* is called in between.
+    """
+    started_at = None
     set_current_task(context)
     try:
-        ending = _call(function, arguments, started_at, clock)
+        args, kwargs = codec.decode_arguments(arguments)
+        called = resolve(function)
+        if began is not None:
+            began()
+        started_at = clock.now()
+        ending = _judge(called(*args, **kwargs), function, started_at, clock)
     except BaseException as error:  # noqa: BLE001  # whatever user code raises is this attempt's error
-        ending = Ending(AttemptOutcome.FAILED, started_at, clock.now(), error=error_of(error))
+        now = clock.now()
+        ending = Ending(AttemptOutcome.FAILED, started_at or now, now, error=error_of(error))
     finally:
         set_current_task(None)
-    if context.stop_reason is StopReason.TIMED_OUT:
-        return Ending(AttemptOutcome.TIMED_OUT, started_at, ending.finished_at, error=TIMED_OUT)
+    error_of_limit = OVER_LIMIT.get(context.stop_reason)
+    if error_of_limit is not None:
+        return Ending(AttemptOutcome.TIMED_OUT, ending.started_at, ending.finished_at, error=error_of_limit)
     return ending
 
 
@@ -53,12 +66,17 @@ def _text(value: object) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-TIMED_OUT = TaskError(type="TimedOut", message="the attempt ran longer than its timeout")
+OVER_LIMIT = {
+    StopReason.TIMED_OUT: TaskError(type="TimedOut", message="the attempt ran longer than its timeout"),
+    StopReason.STALLED: TaskError(
+        type="Stalled", message="the attempt neither reported progress nor logged for longer than its stall_timeout"
+    ),
+}
+"""How attempts end that were stopped for one of their time limits."""
 
 
-def _call(function: str, arguments: bytes, started_at: datetime, clock: Clock) -> Ending:
-    args, kwargs = codec.decode_arguments(arguments)
-    value = resolve(function)(*args, **kwargs)
+def _judge(value: object, function: str, started_at: datetime, clock: Clock) -> Ending:
+    """Return the ending that the function's return *value* stands for."""
     if inspect.iscoroutine(value):
         value.close()
         raise UsageError(f"{function} is an async function; it runs in an event-loop pool only")

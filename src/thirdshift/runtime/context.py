@@ -7,8 +7,8 @@ from enum import Enum
 from typing import Any
 
 from thirdshift.core.plain import plain
-
-_logger = logging.getLogger("thirdshift.task")
+from thirdshift.runtime.records import Keep, TaskLog
+from thirdshift.runtime.tail import Tail
 
 
 class StopReason(Enum):
@@ -16,6 +16,7 @@ class StopReason(Enum):
 
     CANCELLED = "cancelled"
     TIMED_OUT = "timed out"
+    STALLED = "stalled"
     SHUTDOWN = "shutdown"
 
 
@@ -41,7 +42,12 @@ class TaskContext:
         """Why the attempt should end soon; ``None`` while it should go on."""
         self.has_progress = False
         """Whether the attempt has reported progress."""
+        self.note_life: Callable[[], None] | None = None
+        """Told of every sign of life; for runners."""
+        self.keep: Keep | None = None if task_id is None else self._keep
+        """Takes each log record as text; for runners, which may put another place there."""
         self._send_progress = send_progress
+        self._records: Tail | None = None
 
     @property
     def should_stop(self) -> bool:
@@ -58,8 +64,11 @@ class TaskContext:
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry the task's id, name and attempt."""
-        return logging.LoggerAdapter(_logger, {"task_id": self.id, "task_name": self.name, "attempt": self.attempt})
+        """A logger whose records carry the task's id, name and attempt.
+
+        From INFO on they are stored with the attempt too, the last 64 KiB of them.
+        """
+        return TaskLog({"task_id": self.id, "task_name": self.name, "attempt": self.attempt}, self.keep)
 
     def progress(self, done: float | None = None, total: float | None = None, **facts: Any) -> None:
         """Say how far the work is. Cheap: the worker stores the newest report a few times a second.
@@ -67,6 +76,7 @@ class TaskContext:
         *facts* are JSON-like values that :attr:`BackgroundTask.progress` shows beside ``done`` and ``total``.
         """
         self.has_progress = True
+        self.sign_of_life()
         if self._send_progress is None:
             return
         if done is not None:
@@ -75,6 +85,21 @@ class TaskContext:
             facts["total"] = total
         self._send_progress({name: plain(value) for name, value in facts.items()})
 
+    def sign_of_life(self) -> None:
+        """Note that the attempt comes forward, for its stall limit; for runners."""
+        if self.note_life is not None:
+            self.note_life()
+
+    def take_log(self) -> str | None:
+        """Return the log records that were kept here, ``None`` when there are none; for runners."""
+        return None if self._records is None else self._records.take()
+
+    def _keep(self, line: str) -> None:
+        self.sign_of_life()
+        if self._records is None:
+            self._records = Tail()  # two threads at once may lose a line of one of them: the price of no lock
+        self._records.add(line.encode("utf-8", "backslashreplace"))
+
 
 _current: ContextVar[TaskContext | None] = ContextVar("thirdshift_task", default=None)
 
@@ -82,6 +107,12 @@ _current: ContextVar[TaskContext | None] = ContextVar("thirdshift_task", default
 def current_task() -> TaskContext:
     """Return the context of the attempt that runs here, or a detached one outside of a worker."""
     return _current.get() or TaskContext()
+
+
+def keeper() -> Keep | None:
+    """Return what keeps the log records of the attempt that runs here; ``None`` outside of a worker."""
+    context = _current.get()
+    return None if context is None else context.keep
 
 
 def set_current_task(context: TaskContext | None) -> None:

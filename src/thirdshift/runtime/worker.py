@@ -17,13 +17,13 @@ from thirdshift.core.engine import ClaimRequest, Exchange, Registration, Seat, W
 from thirdshift.core.errors import OutcomeUnknown, StoreDamaged, StoreError
 from thirdshift.core.events import (
     AttemptLost,
-    AttemptOverran,
     AttemptsClaimed,
     AttemptsSettled,
     Event,
     Observer,
     StoreUnavailable,
     TaskRescued,
+    WakesLost,
     WorkerFailed,
     WorkerStarted,
     WorkerStopped,
@@ -32,7 +32,8 @@ from thirdshift.core.outcome import Ending, Settlement, is_suspect, settle
 from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import Claim, PoolKind
 from thirdshift.runtime.context import StopReason
-from thirdshift.runtime.pools.slots import SlotPool
+from thirdshift.runtime.pools.pool import Pool
+from thirdshift.runtime.wakes import WakeWatch
 
 _logger = logging.getLogger("thirdshift.worker")
 
@@ -50,7 +51,7 @@ class Worker:
     def __init__(
         self,
         engine: WorkerEngine,
-        pools: Sequence[SlotPool],
+        pools: Sequence[Pool],
         *,
         clock: Clock,
         random: Callable[[], float],
@@ -58,15 +59,18 @@ class Worker:
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         retry: RetryPolicy | None = None,
+        name: str | None = None,
     ) -> None:
         self._engine = engine
-        self._pools: Mapping[PoolKind, SlotPool] = {pool.kind: pool for pool in pools}
+        self._pools: Mapping[PoolKind, Pool] = {pool.kind: pool for pool in pools}
         self._queues = queues
         self._excluded = excluded
         self._clock = clock
         self._random = random
         self._observe = observe
         self._retry = retry or RetryPolicy()
+        self._name = name
+        self._wakes = WakeWatch(clock)
         self._registration: Registration | None = None
         self._unlisten: list[Callable[[], None]] = []
         self._wake = threading.Event()
@@ -107,12 +111,13 @@ class Worker:
             queues=self._queues,
             excluded=self._excluded,
             pools={kind: pool.slots for kind, pool in self._pools.items()},
+            name=self._name,
         )
         first_slot = 0
         for pool in self._pools.values():
             pool.start(registration, self, first_slot)
             first_slot += pool.slots
-        self._announce(WorkerStarted(registration.id, self.slots))
+        self.announce(WorkerStarted(registration.id, self.slots))
 
     def leave(self) -> None:
         """End a worker that only enlisted; what it claimed and did not run is given back."""
@@ -150,10 +155,12 @@ class Worker:
         """Return the attempts that run now."""
         return [claim for pool in self._pools.values() for claim in pool.busy()]
 
-    def tick(self) -> float:
-        """Make one pass; returns the seconds until the next one is due."""
+    def tick(self, *, is_by_timer: bool = False) -> float:
+        """Make one pass; returns the seconds until the next one is due. *is_by_timer*: nobody asked for it."""
+        is_unannounced = self._wakes.is_unannounced() and is_by_timer
         with self._passing:
-            next_due = self._pass()
+            next_due = self._pass(is_unannounced=is_unannounced)
+        self._look_for_lost_wakes()
         if self._clock.monotonic() >= self._safety_due:
             self._safety_due = self._clock.monotonic() + SAFETY_INTERVAL_S
             self._has_news = True
@@ -169,9 +176,10 @@ class Worker:
     # The thread
 
     def _run(self) -> None:
+        is_by_timer = False
         while True:
             try:
-                wait_s = self.tick()
+                wait_s = self.tick(is_by_timer=is_by_timer)
                 if self._is_finished():
                     break
             except (StoreError, OSError) as error:
@@ -179,11 +187,11 @@ class Worker:
                     self.failure = error
                     break
                 wait_s = _STORE_PAUSE_S  # busy, full or out of descriptors: outcomes wait in memory
-                self._announce(StoreUnavailable(error, wait_s))
+                self.announce(StoreUnavailable(error, wait_s))
             except Exception as error:  # noqa: BLE001  # a fault of ours: stop, and say so, rather than go on blindly
                 self.failure = error
                 break
-            self._wake.wait(wait_s)
+            is_by_timer = not self._wake.wait(wait_s)
             self._wake.clear()
         self._end()
 
@@ -198,8 +206,8 @@ class Worker:
         for unlisten in self._unlisten:
             unlisten()
         if self.failure is not None:
-            self._announce(WorkerFailed(self.failure))
-        self._announce(WorkerStopped(self._owner, len(self.busy())))
+            self.announce(WorkerFailed(self.failure))
+        self.announce(WorkerStopped(self._owner, len(self.busy())))
         for pool in self._pools.values():
             pool.close()
         if self.failure is None:
@@ -215,12 +223,15 @@ class Worker:
 
     # Parts of a pass
 
-    def _pass(self) -> datetime | None:
+    def _pass(self, *, is_unannounced: bool = False) -> datetime | None:
         """Record what ended, claim and hand out; returns when the next claim is due. ``_passing`` is held."""
         self._unrecorded += self._settlements()
         request = self._request()
         exchange = self._engine.exchange(self._unrecorded, request)
         settled, self._unrecorded = self._unrecorded, []
+        if is_unannounced:
+            self._wakes.found(exchange.claims)
+        self._wakes.passed(request, exchange)
         self._hand_out(exchange)
         self._announce_ends(settled, exchange.recorded)
         return None if request is None else exchange.next_due  # without a free slot, its end is what counts
@@ -268,7 +279,7 @@ class Worker:
             self._take_notice(exchange.claims)
 
     def _take_notice(self, claims: Sequence[Claim]) -> None:
-        self._announce(AttemptsClaimed(claims))
+        self.announce(AttemptsClaimed(claims))
         if any(claim.timeout_s is not None for claim in claims):
             self._wake.set()  # the worker's thread looks after time limits
 
@@ -279,10 +290,10 @@ class Worker:
     def _announce_ends(self, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
         ends = list(zip(settlements, recorded, strict=True))
         if True in recorded:
-            self._announce(AttemptsSettled([settlement for settlement, is_recorded in ends if is_recorded]))
+            self.announce(AttemptsSettled([settlement for settlement, is_recorded in ends if is_recorded]))
         for settlement, is_recorded in ends:
             if not is_recorded:
-                self._announce(AttemptLost(settlement))
+                self.announce(AttemptLost(settlement))
 
     def _take_back(self, is_wanted: Callable[[Claim], bool]) -> None:
         """Return those claims that have not started and are wanted; others may run them."""
@@ -305,11 +316,17 @@ class Worker:
 
     def _rescue(self) -> None:
         for rescue in self._engine.rescue(self._owner):
-            self._announce(TaskRescued(rescue))
+            self.announce(TaskRescued(rescue))
         with self._passing:  # nobody holds claims that are on their way to a pool
             if not self._has_seats():
                 for rescue in self._engine.recover(self._owner, self._held()):
-                    self._announce(TaskRescued(rescue))
+                    self.announce(TaskRescued(rescue))
+
+    def _look_for_lost_wakes(self) -> None:
+        if self._wakes.judge() and self._registration is not None:
+            self._registration.note_lost_wakes(self._wakes.lost, self._clock.now())
+            if self._wakes.must_say():
+                self.announce(WakesLost(self._wakes.lost))
 
     def _has_seats(self) -> bool:
         return True in [pool.has_seats() for pool in self._pools.values()]  # every pool gives up its old ones
@@ -325,12 +342,12 @@ class Worker:
     def _look_at_pools(self) -> float:
         due_s = SAFETY_INTERVAL_S
         for pool in self._pools.values():
-            overrun, next_look_s = pool.look()
-            for claim in overrun:
-                if pool.kind is PoolKind.THREAD:
-                    self._announce(AttemptOverran(claim))
+            next_look_s = pool.look()
             if next_look_s is not None:
                 due_s = min(due_s, next_look_s)
+        stuck = {kind for kind, pool in self._pools.items() if pool.is_stuck}
+        if stuck:
+            self._take_back(lambda claim: self._pool_of(claim) in stuck)
         return due_s
 
     def _record_progress(self) -> float:
@@ -371,11 +388,13 @@ class Worker:
 
     def _hear(self) -> None:
         """Wake up: there is something to claim, or somebody wants something stopped."""
+        self._wakes.hear()
         self._has_news = True
         self._wake.set()
 
     def _hear_of_others(self) -> None:
         """Do what another process has work for, without waiting for the worker's thread."""
+        self._wakes.hear()
         self._has_news = True
         self._pass_here()
 
@@ -395,7 +414,8 @@ class Worker:
         assert self._registration is not None, "the worker is started"
         return self._registration.id
 
-    def _announce(self, event: Event) -> None:
+    def announce(self, event: Event) -> None:
+        """Tell who listens to this worker."""
         try:
             self._observe(event)
         except Exception:  # who only listens must not stop the work

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -35,15 +36,18 @@ from thirdshift.core.engine import (
     WorkerState,
 )
 from thirdshift.core.errors import QueueFull, StoreError
+from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
 from thirdshift.engines.sqlite import manage, wake, work
+from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
 from thirdshift.engines.sqlite.filters import count_query, find_query, recheck_query, seqs_query
+from thirdshift.engines.sqlite.health import Examination
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
 from thirdshift.engines.sqlite.queries import QUERY, in_chunks
 from thirdshift.engines.sqlite.rows import (
@@ -345,7 +349,15 @@ class SQLiteEngine:
 
     def workers(self) -> Sequence[WorkerState]:
         """Return the workers that are registered, oldest first."""
-        return [worker_of_row(row) for row in self._read(QUERY["workers"])]
+        return [self._seen(worker_of_row(row)) for row in self._read(QUERY["workers"])]
+
+    def examine(self, level: HealthLevel, limits: HealthLimits) -> Sequence[Finding]:
+        """Look at the file and its workers. See :class:`thirdshift.core.engine.Engine`."""
+        with self._long_reader() as reader:
+            examination = Examination(self._path, reader, self.workers, limits, self._clock.now())
+            if level is HealthLevel.MINIMAL:
+                return examination.minimal()
+            return examination.complete(lambda: self._writer.run(lambda _: None, durable=False), self._hub.reach)
 
     # Managing
 
@@ -459,9 +471,10 @@ class SQLiteEngine:
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         pools: Mapping[PoolKind, int] | None = None,
+        name: str | None = None,
     ) -> SQLiteRegistration:
         """Make a new worker known, and what it takes."""
-        registration = SQLiteRegistration(self._folder, slots, forget=self._forget_worker)
+        registration = SQLiteRegistration(self._folder, slots, forget=self._forget_worker, name=name)
         worker = WorkerState(
             id=registration.id,
             pid=os.getpid(),
@@ -585,6 +598,17 @@ class SQLiteEngine:
             self._hub.announce(wake.ROOM)
         if manage.CANCEL_REQUESTED in kinds or manage.RETRIED in kinds:
             self._hub.announce(wake.WORK)
+
+    def _seen(self, worker: WorkerState) -> WorkerState:
+        """Return *worker* with what stands beside the store: whether it lives, and what it says of itself."""
+        card = read_card(self._folder, worker.id)
+        return replace(
+            worker,
+            is_alive=is_alive(self._folder, worker.id),
+            name=card.name,
+            lost_wakes=card.lost_wakes,
+            lost_wake_at=card.lost_at,
+        )
 
     def _pages(self) -> tuple[int, int]:
         """Return how many pages the database has, and how many of them are free."""

@@ -7,10 +7,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
 from thirdshift.core.task import Claim
+from thirdshift.engines.sqlite.card import Card, write_card
 from thirdshift.engines.sqlite.slotfile import SlotFile, read_slots
 from thirdshift.host.lock import FileLock, held_by_somebody, read_pid
 
@@ -18,8 +20,9 @@ from thirdshift.host.lock import FileLock, held_by_somebody, read_pid
 class SQLiteRegistration:
     """A worker of this process; its lock is held until :meth:`close` or the end of the process."""
 
-    def __init__(self, folder: Path, slots: int, forget: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, slots: int, forget: Callable[[str], None], name: str | None = None) -> None:
         self.id = uuid4().hex
+        self._name = name
         self._folder = folder
         self._forget = forget
         self._lock = FileLock(_worker_lock(folder, self.id))
@@ -27,6 +30,8 @@ class SQLiteRegistration:
             raise AssertionError(f"the new lock {self._lock.path} is held by somebody")
         try:
             self._slots = SlotFile(_slot_file(folder, self.id), slots)
+            if name is not None:
+                write_card(folder, self.id, Card(name=name))
         except BaseException:
             self.abandon()
             raise
@@ -46,6 +51,10 @@ class SQLiteRegistration:
     def child_lock(self, number: int) -> str:
         """Return the path of the lock file that child *number* must hold while it lives."""
         return str(self._folder / f"{self.id}.child-{number}.lock")
+
+    def note_lost_wakes(self, count: int, at: datetime) -> None:
+        """Let others see how many wake-ups were lost on this worker."""
+        write_card(self._folder, self.id, Card(name=self._name, lost_wakes=count, lost_wake_at=at.isoformat()))
 
     def abandon(self) -> None:
         """Take back what was made for a worker that did not become known."""

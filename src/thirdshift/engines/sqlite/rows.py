@@ -123,19 +123,19 @@ def claim_of_new(task: NewTask, seq: int, owner: str, now_us: int) -> Claim:
 
 def fence(claim: Claim) -> dict[str, Any]:
     """Return the parameters that every fenced query of one attempt takes."""
-    return {"seq": claim.seq, "attempt": claim.attempt, "owner": claim.owner}
+    return {"seq": claim.seq, "id": claim.id, "attempt": claim.attempt, "owner": claim.owner}
 
 
 def row_of_settlement(settlement: Settlement) -> Row:
     """Return the parameters of ``record_attempts`` and ``settle``."""
     claim, ending, status, due_at, crashes = settlement
-    return row_of_ending((claim.seq, claim.attempt, claim.owner), ending, status, due_at, crashes)
+    return row_of_ending((claim.seq, claim.id, claim.attempt, claim.owner), ending, status, due_at, crashes)
 
 
 def row_of_ending(
-    fence: tuple[int, int, str], ending: Ending, status: TaskStatus, due_at: datetime | None, crashes: int | None
+    fence: tuple[int, str, int, str], ending: Ending, status: TaskStatus, due_at: datetime | None, crashes: int | None
 ) -> Row:
-    """Return the parameters of ``record_attempts`` and ``settle`` for the attempt (seq, number, owner)."""
+    """Return the parameters of ``record_attempts`` and ``settle`` for the attempt (seq, id, number, owner)."""
     error = ending.error
     return (
         *fence,

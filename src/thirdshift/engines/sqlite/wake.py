@@ -6,6 +6,7 @@ byte to each socket of that topic. A lost byte loses no task: everybody looks ag
 
 import contextlib
 import os
+import re
 import select
 import socket
 import threading
@@ -26,6 +27,9 @@ FINISHED = "done"
 ROOM = "room"
 """Tasks left the line of those that wait to run."""
 _TOPICS = (WORK, FINISHED, ROOM)
+
+_QUESTION = b"?"
+"""Begins a datagram that wants an answer, and announces nothing; the name of the socket to answer to follows."""
 
 _PATH_LIMIT = 100
 """Longest path that a Unix socket address can hold, with room to spare (the kernel's limit is 107 bytes)."""
@@ -74,7 +78,8 @@ class WakeHub:
             self._listeners[topic] = (*self._listeners[topic], listener)
             if topic not in self._receivers and not self._is_closed:
                 name = f"{self._identity}.{topic}"
-                self._receivers[topic] = _Receiver(self._address(name), self._folder / name, self._call(topic))
+                address, path = self._address(name), self._folder / name
+                self._receivers[topic] = _Receiver(address, path, self._call(topic), self._answer)
         return lambda: self._unlisten(topic, listener)
 
     def announce(self, topic: str, tasks: Sequence[TaskId] | None = None) -> None:
@@ -91,6 +96,28 @@ class WakeHub:
             self._look_for_others()
             for name in self._others[topic]:
                 self._nudge(name)
+
+    def reach(self, timeout_s: float) -> set[int]:
+        """Return the ids of the processes whose workers answer a wake-up in time, and this one's.
+
+        Who is not asked has no socket here; who does not answer is stopped, stuck, or its socket's buffer is full.
+        """
+        name = f"{self._identity}.echo"
+        answers = {os.getpid()}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ears:
+            ears.bind(self._address(name))
+            try:
+                self._look_for_others()
+                asked = [other for other in self._others[WORK] if self._ask(other, name)]
+                deadline = time.monotonic() + timeout_s
+                for _ in asked:
+                    ears.settimeout(max(0.001, deadline - time.monotonic()))
+                    answers.add(int(ears.recv(64)))
+            except TimeoutError:
+                pass
+            finally:
+                (self._folder / name).unlink(missing_ok=True)
+        return answers
 
     def abandon(self) -> None:
         """Close, in a forked child, its copies of the parent's descriptors; the parent's sockets stay."""
@@ -133,6 +160,18 @@ class WakeHub:
         except OSError:  # awake already, gone, or not ours to wake
             pass
 
+    def _ask(self, name: str, reply_to: str) -> bool:
+        try:
+            self._sender.sendto(_QUESTION + reply_to.encode(), self._address(name))
+        except OSError:  # as in _nudge; who cannot be asked does not answer
+            return False
+        return True
+
+    def _answer(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # who asked has gone
+            if re.fullmatch(r"[0-9a-f]{32}\.echo", name):
+                self._sender.sendto(str(os.getpid()).encode(), self._address(name))
+
     def _look_for_others(self) -> None:
         """List the folder again only when it changed; a change within a tick of its clock may not show, so wait one."""
         with self._looking:  # an older list must not replace a newer one
@@ -158,9 +197,10 @@ class WakeHub:
 class _Receiver:
     """A bound socket and the thread that waits on it."""
 
-    def __init__(self, address: str, path: Path, callback: Callback) -> None:
+    def __init__(self, address: str, path: Path, callback: Callback, answer: Callable[[str], None]) -> None:
         self._path = path
         self._callback = callback
+        self._answer = answer
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
@@ -192,10 +232,16 @@ class _Receiver:
         while True:
             if self._stop_read in dict(readable.poll()):
                 return
-            self._drain()
-            self._callback()
+            if self._drain():
+                self._callback()
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Take all that has come, and answer questions; returns whether anything was announced."""
+        is_announced = False
         with contextlib.suppress(BlockingIOError):
-            while self._socket.recv(64):
-                pass
+            while message := self._socket.recv(64):
+                if message.startswith(_QUESTION):
+                    self._answer(message[len(_QUESTION) :].decode("ascii", "replace"))
+                else:
+                    is_announced = True
+        return is_announced

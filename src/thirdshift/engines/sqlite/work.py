@@ -75,7 +75,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
         outcome = AttemptOutcome.FAILED if is_given_up else AttemptOutcome.INTERRUPTED
         status = TaskStatus.FAILED if is_given_up else TaskStatus.PENDING
         ending = Ending(outcome, None, now, error=_death_of(dead, stood is not None, crashes))
-        rows.append(row_of_ending((seq, attempt, dead.id), ending, status, None, crashes))
+        rows.append(row_of_ending((seq, task_id, attempt, dead.id), ending, status, None, crashes))
         rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
     _settle(connection, rows)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
@@ -96,8 +96,11 @@ def recover(
     """Return what the store says that *owner* holds and the worker does not know of: nobody would ever run it."""
     held = connection.execute(QUERY["held_by"], (owner,)).fetchall()
     lost = [row for row in held if (row[0], row[3]) not in known]
-    fences = [{"seq": seq, "attempt": attempt, "owner": owner, "now": now_us} for seq, _, _, attempt, _ in lost]
-    connection.executemany(QUERY["give_back"], fences)
+    rows = [
+        {"seq": seq, "id": task_id, "attempt": attempt, "owner": owner, "now": now_us}
+        for seq, task_id, _, attempt, _ in lost
+    ]
+    connection.executemany(QUERY["give_back"], rows)
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 

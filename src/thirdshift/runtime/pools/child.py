@@ -1,16 +1,24 @@
 """The child's side of a process pool: ``main`` of a process that runs attempts one after another.
 
-It never outlives its worker: the kernel kills it with the worker's thread where it can (Linux), and everywhere a thread
-of its own ends the process when the worker's end of the socket closes.
+It never outlives its worker: its guard kills it and all that descends from it (``guard``), the kernel kills it with the
+guard where it can (Linux), and everywhere a thread of its own ends the process when the worker's end of the socket
+closes.
 """
 
 import contextlib
 import ctypes
+import faulthandler
+import fcntl
+import io
+import logging
 import os
 import signal
 import socket
+import struct
 import sys
+import termios
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -23,16 +31,23 @@ from thirdshift.runtime.attempt import run_attempt
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.channel import Channel
+from thirdshift.runtime.pools.guard import ChildEnds
+from thirdshift.runtime.pools.meter import Meter, cpu_s
+from thirdshift.runtime.records import Keep, watch_records
 
-_PR_SET_PDEATHSIG = 1
+_ALIVE_INTERVAL_S = 0.05
+"""The worker hears of log records not more often than this."""
 
 
-def main(descriptor: int, parent: int, lock_path: str, moved: Mapping[str, str]) -> NoReturn:
-    """Serve the worker *parent* over the socket *descriptor* until it closes; hold *lock_path* meanwhile.
+def main(descriptor: int, ends: ChildEnds, lock_path: str, moved: Mapping[str, str]) -> NoReturn:
+    """Serve the worker over the socket *descriptor* until it closes; hold *lock_path* meanwhile.
 
-    *moved* are the worker's aliases of functions and classes.
+    *ends* lead to the guard, *moved* are the worker's aliases of functions and classes.
     """
-    _die_with(parent)
+    faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what was printed before a crash tells of it
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     adopt_aliases(moved)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the worker decides
     signal.signal(signal.SIGTERM, _exit)
@@ -40,18 +55,23 @@ def main(descriptor: int, parent: int, lock_path: str, moved: Mapping[str, str])
     if not lock.try_acquire():
         sys.exit(f"the lock {lock_path} of this child is held by another process")
     channel = Channel(socket.socket(fileno=descriptor))
-    calls = _Calls(channel)
+    calls = _Calls(channel, ends.log)
+    logging.getLogger().setLevel(logging.INFO)  # nothing is shown for it: records are kept with the attempt
+    watch_records(calls.keeper)
     threading.Thread(target=calls.listen, name="thirdshift-channel", daemon=True).start()
-    channel.send("ready", pid=os.getpid())
+    meter, writings = Meter(), _Writings(ends)
+    channel.send("ready", cpu_s=cpu_s())
     while True:
-        _serve(channel, calls.next())
+        _serve(channel, calls.next(), meter, writings)
 
 
 class _Calls:
     """Takes messages from the worker; the main thread waits for calls, stop requests reach the running context."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, log: int) -> None:
         self._channel = channel
+        self._log = log
+        self._alive_at = 0.0
         self._arrived = threading.Condition()
         self._call: tuple[dict[str, Any], TaskContext] | None = None
         self._context: TaskContext | None = None
@@ -68,6 +88,7 @@ class _Calls:
             context = self._context
             if message["kind"] == "call":
                 self._context = TaskContext(message["id"], message["name"], message["attempt"], self._send_progress)
+                self._context.keep = self._keep
                 self._call = message, self._context
                 self._arrived.notify()
             elif context is not None and (context.id, context.attempt) == (message["id"], message["attempt"]):
@@ -80,15 +101,65 @@ class _Calls:
             call, self._call = self._call, None
             return call
 
+    def keeper(self) -> Keep | None:
+        """Return what keeps log records: here all are the running attempt's, whichever thread writes them."""
+        return None if self._context is None else self._keep
+
+    def _keep(self, line: str) -> None:
+        data = line.encode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError):
+            while data:
+                data = data[os.write(self._log, data) :]
+        now = time.monotonic()
+        if now - self._alive_at >= _ALIVE_INTERVAL_S:
+            self._alive_at = now
+            self._channel.send("alive")
+
     def _send_progress(self, facts: Mapping[str, Any]) -> None:
         self._channel.send("progress", facts=dict(facts))
 
 
-def _serve(channel: Channel, call: tuple[dict[str, Any], TaskContext]) -> None:
+class _Writings:
+    """Tells whether anything was written to the standard streams or the log, by whomever."""
+
+    def __init__(self, ends: ChildEnds) -> None:
+        self._ends = ends
+        self._seen = 0
+        self._flush_c = ctypes.CDLL(None).fflush
+
+    def are_new(self) -> bool:
+        """Return whether the guard has, or will find, something that it had not when this was last asked."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # the function may have put anything there, or closed it
+                stream.flush()
+        self._flush_c(None)
+        is_waiting = any(_waiting_bytes(pipe) for pipe in self._ends.pipes)  # before the guard's count is read
+        seen, self._seen = self._seen, self._ends.count_reads()
+        return is_waiting or self._seen != seen
+
+
+def _waiting_bytes(pipe: int) -> int:
+    """Return how many bytes wait in *pipe*; 1 where nobody can say."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))[0])
+    except OSError:
+        return 1
+
+
+def _serve(channel: Channel, call: tuple[dict[str, Any], TaskContext], meter: Meter, writings: _Writings) -> None:
     message, context = call
     arguments = message["arguments"].encode("utf-8", "surrogatepass")
-    ending = run_attempt(message["function"], arguments, context, SystemClock())
-    channel.send("ended", **_facts(ending))
+    meter.begin()
+
+    def begin() -> None:
+        channel.send("began")  # a module was imported, which does not count against the time limit
+        meter.begin()
+
+    is_known = message["function"].partition(":")[0] in sys.modules
+    ending = run_attempt(message["function"], arguments, context, SystemClock(), began=None if is_known else begin)
+    used = {"cpu_s": meter.used_cpu_s(), "peak_memory_bytes": meter.peak_bytes()}
+    facts = {**_facts(ending), **used, "has_written": writings.are_new()}
+    channel.send("ended", **facts, resident_bytes=meter.resident_bytes(), total_cpu_s=cpu_s())
 
 
 def _facts(ending: Ending) -> dict[str, Any]:
@@ -107,11 +178,3 @@ def _facts(ending: Ending) -> dict[str, Any]:
 def _exit(number: int, _frame: FrameType | None) -> NoReturn:
     """Let ``finally`` blocks of the function run within the grace time."""
     raise SystemExit(128 + number)
-
-
-def _die_with(parent: int) -> None:
-    """Ask the kernel for SIGKILL when the thread that started us ends; leave at once if the worker is gone already."""
-    with contextlib.suppress(OSError, AttributeError):  # only Linux has it; the socket is the second line
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)

@@ -25,18 +25,18 @@ UPDATE task SET status = 'running', attempt = attempt + 1, owner = ?, claimed_at
 WHERE status = 'pending' AND seq IN (VALUES (?));
 
 -- name: record_attempts
--- Fenced: writes nothing when the task is no longer this attempt's, or when the same end was recorded already. Runs
--- before settle, in the same transaction.
+-- Fenced: writes nothing when the task is no longer this attempt's, or when the same end was recorded already. The id is
+-- part of the fence, because the number of a deleted task may be given again. Runs before settle, in one transaction.
 INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result, error_type,
                      error_message, error_traceback)
-WITH ended (seq, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message, error_traceback,
-            status, due_at, failed, crashes) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+WITH ended (seq, id, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message, error_traceback,
+            status, due_at, failed, crashes) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 SELECT t.seq, t.attempt,
        CASE WHEN t.cancel_requested_at IS NULL OR e.outcome = 'interrupted' THEN e.outcome ELSE 'cancelled' END,
        t.owner, t.claimed_at, e.started_at, e.finished_at, iif(t.cancel_requested_at IS NULL, e.result, NULL),
        e.error_type, e.error_message, e.error_traceback
 FROM ended e CROSS JOIN task t
-    ON t.seq = e.seq AND t.attempt = e.attempt AND t.owner = e.owner AND t.status = 'running'
+    ON t.seq = e.seq AND t.id = e.id AND t.attempt = e.attempt AND t.owner = e.owner AND t.status = 'running'
 WHERE true
 ON CONFLICT DO NOTHING;
 
@@ -52,10 +52,10 @@ SET status      = iif(cancel_requested_at IS NULL, e.status, 'cancelled'),
     crashes     = coalesce(e.crashes, task.crashes),
     owner       = NULL,
     claimed_at  = NULL
-FROM (WITH ended (seq, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message,
-                  error_traceback, status, due_at, failed, crashes) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+FROM (WITH ended (seq, id, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message,
+                  error_traceback, status, due_at, failed, crashes) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
       SELECT * FROM ended) AS e
-WHERE task.seq = e.seq AND task.attempt = e.attempt AND task.owner = e.owner AND task.status = 'running';
+WHERE task.seq = e.seq AND task.id = e.id AND task.attempt = e.attempt AND task.owner = e.owner AND task.status = 'running';
 
 -- name: give_back
 -- The function was never called: no attempt row, and the due time that keeps its place in the line. One whose
@@ -65,12 +65,12 @@ SET status      = iif(cancel_requested_at IS NULL, 'pending', 'cancelled'),
     finished_at = iif(cancel_requested_at IS NULL, NULL, :now),
     owner       = NULL,
     claimed_at  = NULL
-WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running';
+WHERE seq = :seq AND id = :id AND attempt = :attempt AND owner = :owner AND status = 'running';
 
 -- name: record_progress
 INSERT INTO progress (task, attempt, at, facts)
 SELECT seq, attempt, :at, :facts FROM task
-WHERE seq = :seq AND attempt = :attempt AND owner = :owner AND status = 'running'
+WHERE seq = :seq AND id = :id AND attempt = :attempt AND owner = :owner AND status = 'running'
 ON CONFLICT (task) DO UPDATE SET attempt = excluded.attempt, at = excluded.at, facts = excluded.facts;
 
 -- name: paused_queues

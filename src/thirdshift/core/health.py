@@ -1,0 +1,76 @@
+"""How a store and its workers are, as data: what an engine answers to ``examine``.
+
+A :class:`Finding` is a code, whether that is as it should be, and the facts that belong to it; the words for people,
+and what to do, are formed at the edge (``monitor/health.py``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class HealthLevel(Enum):
+    """How much is looked at."""
+
+    MINIMAL = "minimal"
+    """The store answers and somebody works: cheap enough for every few seconds."""
+    COMPLETE = "complete"
+    """All that can be seen from outside; reads the whole file, for a bounded time."""
+
+
+class HealthCode(Enum):
+    """What was looked at; each member names its facts."""
+
+    STORE = "store"
+    """``database``: it opened and answered."""
+    WORKERS = "workers"
+    """``alive``, ``dead``: how many registered workers hold their lock, and how many do not any more."""
+    WRITING = "writing"
+    """``wait_s``: how long the write lock had to be waited for."""
+    INTEGRITY = "integrity"
+    """``problems`` (SQLite's words), ``is_whole`` (False: the time was up before the end), ``limit_s``."""
+    LOG = "log"
+    """``size_bytes`` of the write-ahead log, ``limit_bytes``."""
+    LEFT_BEHIND = "left_behind"
+    """``tasks`` that dead ``workers`` still hold."""
+    OLDEST_TASK = "oldest_task"
+    """``age_s`` (``None``: nothing waits), ``queue``, ``limit_s``."""
+    DISK = "disk"
+    """``free_bytes``, ``limit_bytes``, ``folder``."""
+    WAKE_UPS = "wake_ups"
+    """``silent``: process ids of live workers that did not answer a wake-up; ``answered``: how many did."""
+    LOST_WAKES = "lost_wakes"
+    """``count`` since the live workers started, ``seconds_ago`` (``None``: never), ``recent_s``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at. The facts are plain values."""
+
+    code: HealthCode
+    is_healthy: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HealthLimits:
+    """From where on something is no longer as it should be."""
+
+    check_s: float = 10.0
+    """Longest time for the check of the whole file."""
+    oldest_task_s: float = 3600.0
+    """Longest time that a runnable task may have waited."""
+    free_bytes: int = 200_000_000
+    """Least space on the database's disk: room for a log and for what SQLite does beside it."""
+    log_bytes: int = 64_000_000
+    """Longest write-ahead log; workers keep it at a few megabytes."""
+    answer_s: float = 2.0
+    """Longest time until a worker answers a wake-up, or has taken over what a dead one left."""
+    recent_s: float = 600.0
+    """For how long a lost wake-up counts."""
+
+
+def is_healthy(findings: Sequence[Finding]) -> bool:
+    """Return whether all is as it should be."""
+    return all(finding.is_healthy for finding in findings)

@@ -1,0 +1,13 @@
+-- name: holders
+-- Who holds running tasks, and how many. Walks a small partial index.
+SELECT owner, count(*) FROM task WHERE status = 'running' GROUP BY owner;
+
+-- name: oldest_runnable
+-- Since when the first runnable task waits, and in which queue; paused ones wait on purpose. What is due and was not
+-- promoted waits too.
+SELECT min(due_at), queue FROM (
+    SELECT due_at, queue FROM task WHERE status = 'pending'
+    UNION ALL
+    SELECT due_at, queue FROM task WHERE status IN ('scheduled', 'retrying') AND due_at <= ?1
+)
+WHERE due_at <= ?1 AND queue NOT IN (SELECT name FROM queue WHERE paused_at IS NOT NULL);

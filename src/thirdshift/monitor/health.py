@@ -1,0 +1,106 @@
+"""Findings as words for people, and what to do: the edge where the data of ``core/health.py`` becomes text."""
+
+from datetime import timedelta
+
+from thirdshift.core.health import Finding, HealthCode
+from thirdshift.core.words import duration
+from thirdshift.monitor.logs import LOST_WAKES
+
+
+def sentence(finding: Finding) -> str:  # noqa: C901, PLR0912  # a table: one line for each code
+    """Return what was found."""
+    facts = finding.facts
+    match finding.code:
+        case HealthCode.STORE:
+            return f"{facts['database']} answers"
+        case HealthCode.WORKERS:
+            dead = f", {facts['dead']} died and {_are(facts['dead'])} still registered" if facts["dead"] else ""
+            return f"{_number(facts['alive'], 'worker')} alive{dead}"
+        case HealthCode.WRITING:
+            return f"the write lock is had after {_span(facts['wait_s'])}"
+        case HealthCode.INTEGRITY:
+            if facts["problems"]:
+                return f"the file is damaged: {'; '.join(facts['problems'])}"
+            whole = "sound" if facts["is_whole"] else f"sound as far as was read in {facts['limit_s']:g} s"
+            return f"the file is {whole}"
+        case HealthCode.LOG:
+            return f"the write-ahead log has {_megabytes(facts['size_bytes'])}"
+        case HealthCode.LEFT_BEHIND:
+            if not facts["tasks"]:
+                return "dead workers have left nothing behind"
+            return f"{_number(facts['tasks'], 'task')} held by {_number(facts['workers'], 'dead worker')}"
+        case HealthCode.OLDEST_TASK:
+            if facts["age_s"] is None:
+                return "no runnable task waits"
+            return f"the oldest runnable task waits for {_span(facts['age_s'])}, in queue {facts['queue']}"
+        case HealthCode.DISK:
+            return f"{_megabytes(facts['free_bytes'])} free on the disk of {facts['folder']}"
+        case HealthCode.WAKE_UPS:
+            silent = ", ".join(map(str, facts["silent"]))
+            answered = f"{_number(facts['answered'], 'working process', 'working processes')} answered a wake-up"
+            return f"{answered}, process {silent} did not" if silent else answered
+        case HealthCode.LOST_WAKES:
+            if not facts["count"]:
+                return "no wake-up was lost"
+            last = f", the last {_span(facts['seconds_ago'])} ago"
+            return f"work was found {_number(facts['count'], 'time')} that nobody had announced{last}"
+
+
+def remedy(finding: Finding) -> str | None:  # noqa: C901  # as above
+    """Return what to do about it; ``None`` when all is as it should be."""
+    if finding.is_healthy:
+        return None
+    facts = finding.facts
+    match finding.code:
+        case HealthCode.WORKERS:
+            return "start one: `thirdshift worker`, or `thirdshift up`"
+        case HealthCode.INTEGRITY:
+            return (
+                "stop all workers, keep the file together with its -wal and -shm, and restore a backup or start with a "
+                "new file"
+            )
+        case HealthCode.LOG:
+            return (
+                f"over {_megabytes(facts['limit_bytes'])}: some program keeps a read transaction open on the file, so "
+                "that nobody can shorten it; end that program, or start a worker if there is none"
+            )
+        case HealthCode.LEFT_BEHIND:
+            return (
+                "a live worker takes them over within a second: start one; if there is one, look in its log for "
+                "store.unavailable, and for a child process of the dead one that cannot be killed"
+            )
+        case HealthCode.OLDEST_TASK:
+            return (
+                f"longer than {_span(facts['limit_s'])}: `thirdshift tasks list --status pending` names it and "
+                "`thirdshift why ID` says what holds it; start more workers, or raise --max-wait if that is usual here"
+            )
+        case HealthCode.DISK:
+            return (
+                f"less than {_megabytes(facts['limit_bytes'])}: free some space, or `thirdshift tasks prune` and "
+                "`thirdshift tasks vacuum`"
+            )
+        case HealthCode.WAKE_UPS:
+            return (
+                "it is stopped (SIGSTOP, a suspended container), stuck, or does not share the folder FILE.run beside "
+                "the database; kill -USR2 shows its stacks on its standard error"
+            )
+        case HealthCode.LOST_WAKES:
+            return f"such tasks start up to a second late. Probable cause: {LOST_WAKES}"
+        case HealthCode.STORE | HealthCode.WRITING:
+            return None
+
+
+def _number(count: int, noun: str, plural: str | None = None) -> str:
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _span(seconds: float) -> str:
+    return duration(timedelta(seconds=seconds))
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"

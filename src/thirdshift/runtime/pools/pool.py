@@ -1,0 +1,319 @@
+"""What all pools share: the line of claims before the slots, seats for submitters, and what running attempts are asked.
+
+How attempts begin is each kind's own business: :mod:`slots` gives every slot a thread, :mod:`event_loop` runs all of
+them on one.
+"""
+
+import heapq
+import itertools
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+from thirdshift.core.clock import Clock
+from thirdshift.core.engine import Registration
+from thirdshift.core.events import AttemptOverran, Event
+from thirdshift.core.outcome import Ending
+from thirdshift.core.task import Claim, PoolKind
+from thirdshift.runtime.context import StopReason, TaskContext
+
+_AHEAD_S = 0.02
+_AHEAD_LIMIT = 512
+_SEAT_LIMIT_S = 10.0
+"""How long a submitter may keep a seat: twice as long as it waits for a locked store."""
+GRACE_S = 2.0
+"""How long an attempt that was told to end may clean up before it is killed."""
+
+
+class AttemptSink(Protocol):
+    """The worker as its slots see it. Any thread may call it."""
+
+    def report(self, claim: Claim, ending: Ending) -> None:
+        """Take the end of an attempt. Quick; :meth:`record` follows from the same thread."""
+
+    def record(self, *, is_idle: bool) -> None:
+        """Record what was reported, on this thread if its slot *is_idle*: nothing waits for that."""
+
+    def progress(self, claim: Claim, facts: Mapping[str, Any]) -> None:
+        """Keep what a running attempt says of its progress."""
+
+    def took(self, claim: Claim) -> None:
+        """Take notice of a claim that a submitter made for the worker."""
+
+    def announce(self, event: Event) -> None:
+        """Tell who listens to the worker."""
+
+
+class Control(Protocol):
+    """How a running attempt is reached from other threads."""
+
+    def pass_on_stop(self, context: TaskContext) -> None:
+        """``context.stop_reason`` was set; pass it on where the function runs.
+
+        The attempt may be over by then: that is harmless, the next one has another context.
+        """
+
+    def end(self) -> bool:
+        """Make the running attempt end (SIGTERM, cancellation); False where that is impossible."""
+
+    def kill(self) -> None:
+        """End the running attempt at once (SIGKILL); called only where :meth:`end` is True, and ``Pool.can_kill``."""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One attempt in a slot. What is asked of it can never reach the attempt that follows in that slot."""
+
+    control: Control
+    claim: Claim
+    context: TaskContext
+    deadline: float | None
+    kill_at: float | None = None
+
+
+class Place:
+    """One numbered slot of a worker: its line in the slot file, and the attempt that runs in it now."""
+
+    def __init__(self, number: int, registration: Registration, sink: AttemptSink) -> None:
+        self.running: Running | None = None
+        self._number = number
+        self._registration = registration
+        self._sink = sink
+
+    def enter(self, claim: Claim) -> None:
+        """Note that the function is about to be called."""
+        self._registration.enter_slot(self._number, claim)
+
+    def leave(self) -> None:
+        """Note that the function has returned."""
+        self._registration.leave_slot(self._number)
+
+    def progressed(self, claim: Claim, facts: Mapping[str, Any]) -> None:
+        """Pass on what the running attempt says. Called from any thread of the attempt."""
+        running = self.running
+        if running is not None and running.claim is claim:  # else it has ended: this slot may have gone on
+            self._registration.note_progress(self._number)
+        self._sink.progress(claim, facts)
+
+
+class PoolSeat:
+    """A free slot kept for a task that is being submitted; see :class:`thirdshift.core.engine.Seat`."""
+
+    def __init__(self, pool: "Pool", owner: str, expires_at: float) -> None:
+        self.owner = owner
+        self.expires_at = expires_at
+        self._pool = pool
+
+    def take(self, claim: Claim) -> bool:
+        """Start the attempt, which is committed; False when the seat was given up meanwhile."""
+        return self._pool.free_seat(self, claim)
+
+    def leave(self) -> None:
+        """Free the slot again."""
+        self._pool.free_seat(self, None)
+
+
+class Pool(ABC):
+    """Slots of one kind. ``start``, ``give``, ``take_back`` and ``look`` belong to the worker's thread."""
+
+    can_kill: ClassVar[bool] = True
+    """Whether an attempt that was told to end, and has not after the grace time, can be killed."""
+
+    def __init__(self, kind: PoolKind, slots: int, clock: Clock) -> None:
+        self.kind = kind
+        self.slots = slots
+        self.is_stuck = False
+        """Nothing can begin now, so that what waits is better off elsewhere."""
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._backlog: list[tuple[int, int, Claim]] = []
+        self._order = itertools.count()
+        self._sink: AttemptSink
+        self._seats: set[PoolSeat] = set()
+        self._attempts: set[Running] = set()
+        self._is_held = False
+        self._is_closed = False
+        self._mean_run_s: float | None = None
+
+    @abstractmethod
+    def start(self, registration: Registration, sink: AttemptSink, first_slot: int) -> None:
+        """Set up the slots, numbered from *first_slot* on among those of the worker; what they do goes to *sink*."""
+
+    @abstractmethod
+    def _let_begin(self, claims: int) -> None:
+        """See that *claims* more attempts begin, if slots are free. ``_changed`` is held."""
+
+    @abstractmethod
+    def join(self) -> None:
+        """Wait for the pool's threads; call :meth:`close` first."""
+
+    def room(self) -> int:
+        """Return how many more claims the pool takes: its free slots, and a little ahead when attempts are short."""
+        with self._changed:
+            if self.is_stuck:
+                return 0
+            ahead = 0
+            if self._mean_run_s is not None:
+                ahead = min(_AHEAD_LIMIT, int(self.slots * _AHEAD_S / max(self._mean_run_s, 1e-6)))
+            return max(0, self.slots + ahead - self._taken())
+
+    def reserve(self, owner: str) -> PoolSeat | None:
+        """Keep a free slot for a task that is being submitted; ``None`` when there is none. Any thread may call it."""
+        if len(self._attempts) >= self.slots:  # without the lock: the usual answer of a loaded pool costs nothing
+            return None
+        with self._changed:
+            if self._is_held or self._is_closed or self.is_stuck or self._taken() >= self.slots:
+                return None
+            seat = PoolSeat(self, owner, self._clock.monotonic() + _SEAT_LIMIT_S)
+            self._seats.add(seat)
+            return seat
+
+    def free_seat(self, seat: PoolSeat, claim: Claim | None) -> bool:
+        """End *seat*, starting *claim* in its slot; False when the seat was given up meanwhile."""
+        with self._changed:
+            if seat not in self._seats:
+                return False
+            self._seats.discard(seat)
+            if claim is not None:
+                self._push(claim)
+                self._let_begin(1)
+        if claim is not None:
+            self._sink.took(claim)
+        return True
+
+    def has_seats(self) -> bool:
+        """Return whether submitters keep slots; gives up those that were kept too long, whose submitter is no more."""
+        with self._changed:
+            now = self._clock.monotonic()
+            self._seats = {seat for seat in self._seats if seat.expires_at > now}
+            return bool(self._seats)
+
+    def give(self, claims: Sequence[Claim]) -> None:
+        """Queue *claims*; a higher priority overtakes what was given earlier and has not started."""
+        with self._changed:
+            for claim in claims:
+                self._push(claim)
+            self._let_begin(len(claims))
+
+    def hold(self) -> None:
+        """Start nothing any more; what is queued waits for :meth:`take_back`."""
+        with self._changed:
+            self._is_held = True
+
+    def take_back(self, is_wanted: Callable[[Claim], bool]) -> list[Claim]:
+        """Return the wanted claims whose function was never called; they are no longer the pool's."""
+        with self._changed:
+            taken = [claim for _, _, claim in self._backlog if is_wanted(claim)]
+            if taken:
+                self._backlog = [entry for entry in self._backlog if not is_wanted(entry[2])]
+                heapq.heapify(self._backlog)
+            return taken
+
+    def held(self) -> list[Claim]:
+        """Return the claims that have not started and the attempts that run."""
+        with self._changed:
+            return [claim for _, _, claim in self._backlog] + [running.claim for running in self._attempts]
+
+    def busy(self) -> list[Claim]:
+        """Return the attempts that run now."""
+        return [running.claim for running in self._running(None)]
+
+    def ask_to_stop(self, reason: StopReason, *, task_id: str | None = None) -> None:
+        """Set ``should_stop`` for one running attempt, or for all; the first reason stays."""
+        for running in self._running(task_id):
+            self._ask(running, reason)
+
+    def end(self, reason: StopReason, *, task_id: str | None = None) -> bool:
+        """Ask to stop, then make it so: what can be ended is ended, and killed after the grace time.
+
+        Returns whether anything is on its way to its end.
+        """
+        is_ending = False
+        for running in self._running(task_id):
+            is_ending |= self._end(running, reason)
+        return is_ending
+
+    def look(self) -> float | None:
+        """End what ran too long, kill what outlived its grace, and announce what can be made to do neither.
+
+        Returns the seconds until the next look is due.
+        """
+        now = self._clock.monotonic()
+        with self._changed:  # what a slot is about to take may be due that soon
+            due = [now + claim.timeout_s for _, _, claim in self._backlog if claim.timeout_s is not None]
+        for running in self._running(None):
+            if running.deadline is not None and running.deadline <= now:
+                running.deadline = None
+                if not self._end(running, StopReason.TIMED_OUT):
+                    self._overran(running)
+            if running.kill_at is not None and running.kill_at <= now:
+                self._kill(running)
+            due += [moment for moment in (running.deadline, running.kill_at) if moment is not None]
+        return min(due) - now if due else None
+
+    def close(self) -> None:
+        """Let idle slots end; a busy one ends after its attempt. What is still queued is not started."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _begin_next(self, place: Place, control: Control) -> Running | None:
+        """Put the first claim that waits into *place*, if there is one. ``_changed`` is held."""
+        if not self._backlog or self._is_held or self._is_closed:
+            return None
+        _, _, claim = heapq.heappop(self._backlog)
+        context = TaskContext(claim.id, claim.name, claim.attempt, partial(place.progressed, claim))
+        deadline = None if claim.timeout_s is None else self._clock.monotonic() + claim.timeout_s
+        place.running = Running(control, claim, context, deadline)
+        self._attempts.add(place.running)
+        return place.running
+
+    def _end_in(self, place: Place, running: Running, ending: Ending, run_s: float) -> None:
+        """Take the end of an attempt, and learn how long attempts take. ``_changed`` is held.
+
+        At no moment is the slot free without its report, or reported and not free: a worker that is woken by the report
+        finds the room that it leaves.
+        """
+        place.running = None
+        self._attempts.discard(running)
+        self._sink.report(running.claim, ending)
+        mean = self._mean_run_s
+        self._mean_run_s = run_s if mean is None else mean + 0.1 * (run_s - mean)
+
+    def _taken(self) -> int:
+        return len(self._attempts) + len(self._backlog) + len(self._seats)
+
+    def _push(self, claim: Claim) -> None:
+        heapq.heappush(self._backlog, (-claim.priority, next(self._order), claim))
+
+    def _running(self, task_id: str | None) -> list[Running]:
+        with self._changed:
+            return [each for each in self._attempts if task_id is None or each.claim.id == task_id]
+
+    def _ask(self, running: Running, reason: StopReason) -> None:
+        if running.context.stop_reason in (None, StopReason.BLOCKING):
+            running.context.stop_reason = reason
+            running.control.pass_on_stop(running.context)
+
+    def _end(self, running: Running, reason: StopReason) -> bool:
+        self._ask(running, reason)
+        with self._changed:  # the slot cannot go on to its next claim meanwhile, which must not be hit
+            if running in self._attempts and running.kill_at is None and running.control.end():
+                running.kill_at = self._clock.monotonic() + GRACE_S
+        return running.kill_at is not None
+
+    def _kill(self, running: Running) -> None:
+        with self._changed:
+            running.kill_at = None
+            if self.can_kill and running in self._attempts:
+                running.control.kill()
+        if not self.can_kill:
+            self._overran(running)
+
+    def _overran(self, running: Running) -> None:
+        """Announce that the attempt goes on, and nothing can be done about it, unless it has just ended."""
+        if running in self._attempts:
+            self._sink.announce(AttemptOverran(running.claim))
