@@ -19,6 +19,7 @@ from pathlib import Path
 from bars import Judge
 from bench import Bench
 from claims import claim
+from deaths import death
 from imports import import_time
 from report import document, line_of_machine, machine, markdown, print_figure, print_verdicts
 from runs import drain, idle, latency
@@ -32,6 +33,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "latency": latency,
     "idle": idle,
     "claim": claim,
+    "death": death,
     "import": import_time,
 }
 

@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +26,9 @@ from thirdshift.core.events import (
 )
 from thirdshift.core.task import AttemptOutcome, Claim
 from thirdshift.engines.sqlite import SQLiteEngine, writer
+from thirdshift.runtime import worker as worker_module
 from thirdshift.runtime.clock import SystemClock
-from thirdshift.runtime.pools import slots
+from thirdshift.runtime.pools import pool as pools
 from thirdshift.runtime.pools.threads import ThreadPool
 from thirdshift.runtime.worker import Worker
 from thirdshift.testing import functions
@@ -291,14 +294,38 @@ def test_a_submitter_that_is_interrupted_after_its_commit_loses_nothing(
     class Interrupted(BaseException):
         pass
 
-    def interrupted(_seat: slots.PoolSeat, _claim: Claim) -> bool:
+    def interrupted(_seat: pools.PoolSeat, _claim: Claim) -> bool:
         raise Interrupted
 
-    monkeypatch.setattr(slots, "_SEAT_LIMIT_S", 0.1)
+    monkeypatch.setattr(pools, "_SEAT_LIMIT_S", 0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(slots.PoolSeat, "take", interrupted)
+        patch.setattr(pools.PoolSeat, "take", interrupted)
         with pytest.raises(Interrupted):
             manager.options(task_id="a" * 32).submit(functions.add, 1, 2)
     handle = manager.handle("a" * 32)
     assert handle.result(TIMEOUT_S) == 3
     assert [attempt.outcome for attempt in handle.task.attempts] == [AttemptOutcome.COMPLETED]
+
+
+def test_a_dead_workers_tasks_run_again_at_once(
+    database: Path, said: Signal, released: Signal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of the death: nobody waits for the safety interval, which is far too long here."""
+    with BackgroundTaskManager(database=database, start=False) as manager:
+        handle = manager.submit(functions.hold, said.path, released.path)
+        program = "import sys, thirdshift; thirdshift.BackgroundTaskManager(database=sys.argv[1]); sys.stdin.read()"
+        victim = subprocess.Popen([sys.executable, "-c", program, str(database)], stdin=subprocess.PIPE)
+        said.wait()
+        monkeypatch.setattr(worker_module, "SAFETY_INTERVAL_S", 10 * TIMEOUT_S)
+        with BackgroundTaskManager(database=database) as second:
+            wait_until(lambda: len(second.workers()) == 2)
+            assert second.submit(functions.add, 1, 2).result(TIMEOUT_S) == 3  # by now it has looked for others
+            victim.kill()
+            victim.communicate()
+            said.wait()
+            released.release()
+            assert handle.result(TIMEOUT_S) == "released"
+            assert [attempt.outcome for attempt in handle.task.attempts] == [
+                AttemptOutcome.INTERRUPTED,
+                AttemptOutcome.COMPLETED,
+            ]

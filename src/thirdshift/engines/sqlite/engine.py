@@ -46,6 +46,7 @@ from thirdshift.engines.sqlite import manage, wake, work
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
+from thirdshift.engines.sqlite.deaths import DeathWatch
 from thirdshift.engines.sqlite.filters import count_query, find_query, recheck_query, seqs_query
 from thirdshift.engines.sqlite.health import Examination
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
@@ -146,6 +147,7 @@ class SQLiteEngine:
             opened.pop_all()
         self._checkpointer = self._new_checkpointer()
         self._checkpointer.start()
+        self._deaths = DeathWatch()
         self._known_queues: frozenset[str] = frozenset()
         self._reserves: tuple[ReserveSeat, ...] = ()
         self._last_now_us = 0
@@ -193,6 +195,7 @@ class SQLiteEngine:
         self._hub.abandon()
         self._hub = wake.WakeHub(self._folder, self._identity)
         self._checkpointer = self._new_checkpointer()
+        self._deaths = DeathWatch()
 
     def _hold_for_ever(self) -> None:
         """Keep the connections: the end of the interpreter would close them, inside SQLite's copied locks."""
@@ -215,6 +218,7 @@ class SQLiteEngine:
             self._open.pop(self._path, None)
             self._leaving.add(self)
         self._checkpointer.stop()
+        self._deaths.close()
         with self._reader_mutex:
             self._refused_by = closed(self._path)
             self._reader.close()
@@ -314,7 +318,7 @@ class SQLiteEngine:
         query, parameters = find_query(task_filter)
         with self._reading():
             ids = [row[0] for row in self._reader.execute(query, parameters).fetchall()]
-            found = [self._read_task(task_id) for task_id in ids]
+            found = [self._read_task(task_id, with_texts=False) for task_id in ids]
         return [task for task in found if task is not None]
 
     def counts(self, task_filter: TaskFilter | None = None) -> Mapping[TaskStatus, int]:
@@ -534,6 +538,7 @@ class SQLiteEngine:
     def rescue(self, owner: str) -> Sequence[Rescue]:
         """Make the tasks of dead workers runnable again."""
         others = [other for (other,) in self._read(QUERY["other_owners"], (owner, owner))]
+        self._deaths.watch({pid for (pid,) in self._read(QUERY["other_pids"], (owner,))} if others else set())
         rescued: list[Rescue] = []
         for dead in dead_workers(self._folder, others):
             now = self._clock.now()
@@ -543,6 +548,10 @@ class SQLiteEngine:
             self._hub.announce(wake.WORK)
             self._hub.announce(wake.FINISHED, [rescue.id for rescue in rescued])  # one that is given up has failed
         return rescued
+
+    def on_death(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* when the process of another worker has died, where the system tells that."""
+        return self._deaths.listen(callback)
 
     def recover(self, owner: str, known: AbstractSet[tuple[int, int]]) -> Sequence[Rescue]:
         """Make runnable what *owner* holds in the store but not by its own account."""
@@ -644,13 +653,17 @@ class SQLiteEngine:
                 self._must_reopen = False
             yield
 
-    def _read_task(self, task_id: str) -> BackgroundTask | None:
-        """Read one task with its attempts as they stand at one moment; the reader's mutex is held."""
+    def _read_task(self, task_id: str, *, with_texts: bool = True) -> BackgroundTask | None:
+        """Read one task with its attempts as they stand at one moment; the reader's mutex is held.
+
+        *with_texts*: also what the attempts wrote.
+        """
         with _one_moment(self._reader):
             row = self._reader.execute(QUERY["task"], (task_id,)).fetchone()
             if row is None:
                 return None
-            return task_of_row(row, [attempt_of_row(a) for a in self._reader.execute(QUERY["attempts"], (row[0],))])
+            attempts = self._reader.execute(QUERY["attempts"], (row[0], with_texts))
+            return task_of_row(row, [attempt_of_row(attempt) for attempt in attempts])
 
     def _now_us(self) -> int:
         """Return now; it never goes back within a process, so that a clock step does not reorder equal tasks."""

@@ -6,6 +6,7 @@ No clock, PID or guess decides. A stopped, slow or suspended process keeps its l
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,10 @@ from thirdshift.core.task import Claim
 from thirdshift.engines.sqlite.card import Card, write_card
 from thirdshift.engines.sqlite.slotfile import SlotFile, read_slots
 from thirdshift.host.lock import FileLock, held_by_somebody, read_pid
+
+_END_S = 0.1
+"""How long a look waits for killed children to be gone."""
+_PAUSE_S = 0.002
 
 
 class SQLiteRegistration:
@@ -108,14 +113,23 @@ def dead_workers(folder: Path, workers: Sequence[str]) -> Iterator[DeadWorker]:
 
 
 def _end_orphans(folder: Path, worker: str) -> bool:
-    """Kill children of a dead worker; returns whether all of them are gone. The next look finds those just killed."""
-    alive = [path for path in folder.glob(f"{worker}.child-*.lock") if held_by_somebody(path)]
-    for path in alive:
+    """Kill children of a dead worker; returns whether all of them are gone, which they mostly are at once."""
+    locks = list(folder.glob(f"{worker}.child-*.lock"))
+    _kill_holders(locks)
+    deadline = time.monotonic() + _END_S
+    while any(map(held_by_somebody, locks)):
+        if time.monotonic() > deadline:
+            return False  # the next look finds it
+        time.sleep(_PAUSE_S)
+    return True
+
+
+def _kill_holders(locks: Sequence[Path]) -> None:
+    for path in filter(held_by_somebody, locks):
         pid = read_pid(path)  # written by the holder after it took the lock, so it cannot be another program's
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)  # a child leads a group of its own: what it started goes with it
-    return not alive
 
 
 def _remove_files(folder: Path, worker: str) -> None:

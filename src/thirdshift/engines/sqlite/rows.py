@@ -18,6 +18,7 @@ from thirdshift.core.task import (
     TaskError,
     TaskId,
     TaskSpec,
+    Traces,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,6 +37,10 @@ def to_us(moment: datetime) -> int:
 def from_us(value: int) -> datetime:
     """Return the moment, aware and in UTC."""
     return _EPOCH + timedelta(microseconds=value)
+
+
+def _optional_us(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e6)
 
 
 def _optional_moment(value: int | None) -> datetime | None:
@@ -57,8 +62,9 @@ def row_of_spec(spec: TaskSpec, now_us: int) -> Row:
         due_us,
         int(spec.durable),
         spec.max_retries,
-        None if spec.timeout_s is None else round(spec.timeout_s * 1e6),
+        _optional_us(spec.timeout_s),
         json.dumps(spec.tags) if spec.tags else "[]",
+        _optional_us(spec.stall_timeout_s),
     )
 
 
@@ -78,7 +84,7 @@ def rows_of_new(tasks: Sequence[NewTask], now_us: int) -> list[Row]:
 def claim_of_row(row: Row, owner: str, now: datetime) -> Claim:
     """Return the claim that a row of the query ``runnable`` becomes."""
     (priority, _, seq, task_id, attempt_before, name, function, arguments) = row[:8]
-    (queue, pool, failures, retries, timeout_us, durable, crashes) = row[8:]
+    (queue, pool, failures, retries, timeout_us, durable, crashes, stall_timeout_us) = row[8:]
     return Claim(
         seq,
         task_id,
@@ -96,6 +102,7 @@ def claim_of_row(row: Row, owner: str, now: datetime) -> Claim:
         bool(durable),
         now,
         crashes,
+        None if stall_timeout_us is None else stall_timeout_us / 1e6,
     )
 
 
@@ -118,6 +125,7 @@ def claim_of_new(task: NewTask, seq: int, owner: str, now_us: int) -> Claim:
         timeout_s=spec.timeout_s,
         durable=spec.durable,
         claimed_at=from_us(now_us),
+        stall_timeout_s=spec.stall_timeout_s,
     )
 
 
@@ -136,7 +144,7 @@ def row_of_ending(
     fence: tuple[int, str, int, str], ending: Ending, status: TaskStatus, due_at: datetime | None, crashes: int | None
 ) -> Row:
     """Return the parameters of ``record_attempts`` and ``settle`` for the attempt (seq, id, number, owner)."""
-    error = ending.error
+    error, traces = ending.error, ending.traces
     return (
         *fence,
         ending.outcome.value,
@@ -146,6 +154,8 @@ def row_of_ending(
         error and error.type,
         error and error.message,
         error and error.traceback,
+        traces and _optional_us(traces.cpu_s),
+        traces and traces.peak_memory_bytes,
         status.value,
         None if due_at is None else to_us(due_at),
         int(ending.outcome in _COUNTED),
@@ -153,9 +163,18 @@ def row_of_ending(
     )
 
 
+def row_of_trace(settlement: Settlement) -> Row | None:
+    """Return the parameters of ``record_trace``, ``None`` for an attempt that wrote nothing."""
+    traces = settlement.ending.traces
+    if traces is None or not traces.has_text:
+        return None
+    return settlement.claim.seq, settlement.claim.attempt, traces.stdout, traces.stderr, traces.log
+
+
 def attempt_of_row(row: Row) -> Attempt:
     """Return a row of the query ``attempts``."""
-    number, outcome, worker, claimed, started, finished, result, error_type, error_message, error_traceback = row
+    number, outcome, worker, claimed, started, finished, result, error_type, error_message, error_traceback = row[:10]
+    cpu_us, peak_memory_bytes, stdout, stderr, log = row[10:]
     error = None
     if error_type is not None:
         error = TaskError(type=error_type, message=error_message or "", traceback=error_traceback)
@@ -168,6 +187,7 @@ def attempt_of_row(row: Row) -> Attempt:
         finished_at=from_us(finished),
         error=error,
         encoded_result=result,
+        traces=Traces(None if cpu_us is None else cpu_us / 1e6, peak_memory_bytes, stdout, stderr, log),
     )
 
 
@@ -194,6 +214,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         claimed,
         cancel_requested,
         finished,
+        stall_timeout_us,
         facts,
     ) = row
     started = from_us(claimed) if claimed is not None else (attempts[-1].started_at if attempts else None)
@@ -218,6 +239,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         attempts=tuple(attempts),
         progress=None if facts is None else json.loads(facts),
         encoded_arguments=arguments,
+        stall_timeout_s=None if stall_timeout_us is None else stall_timeout_us / 1e6,
     )
 
 

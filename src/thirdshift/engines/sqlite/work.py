@@ -20,6 +20,7 @@ from thirdshift.engines.sqlite.rows import (
     from_us,
     row_of_ending,
     row_of_settlement,
+    row_of_trace,
     to_us,
 )
 
@@ -31,6 +32,7 @@ def exchange(
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
     recorded = _settle(connection, [row_of_settlement(settlement) for settlement in settlements])
+    _record_traces(connection, settlements, recorded)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
     if request is not None:
@@ -110,6 +112,15 @@ def _settle(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:
         _run("settle", connection, rows)
         return [True] * len(rows)
     return [_run("settle", connection, [row]) == 1 for row in rows]
+
+
+def _record_traces(
+    connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]
+) -> None:
+    rows = [row_of_trace(settlement) for settlement, is_recorded in zip(settlements, recorded, strict=True) if is_recorded]
+    for row in rows:
+        if row is not None:
+            connection.execute(QUERY["record_trace"], row)
 
 
 def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:

@@ -1,7 +1,7 @@
 -- name: task
 SELECT t.seq, t.id, t.name, t.function, t.arguments, t.queue, t.pool, t.priority, t.status, t.submitted_at, t.due_at,
        t.max_retries, t.timeout_us, t.tags, t.attempt, t.failures, t.owner, t.claimed_at, t.cancel_requested_at,
-       t.finished_at, p.facts
+       t.finished_at, t.stall_timeout_us, p.facts
 FROM task t LEFT JOIN progress p ON p.task = t.seq AND p.attempt = t.attempt AND t.status = 'running'
 WHERE t.id = ?;
 
@@ -13,8 +13,11 @@ SELECT status FROM task WHERE id = ?;
 SELECT json_group_object(t.id, t.status) FROM json_each(?) AS wanted CROSS JOIN task AS t ON t.id = wanted.value;
 
 -- name: attempts
-SELECT number, outcome, worker, claimed_at, started_at, finished_at, result, error_type, error_message, error_traceback
-FROM attempt WHERE task = ? ORDER BY number;
+-- The texts, which may be long, only where they are wanted.
+SELECT a.number, a.outcome, a.worker, a.claimed_at, a.started_at, a.finished_at, a.result, a.error_type, a.error_message,
+       a.error_traceback, a.cpu_us, a.peak_memory_bytes, t.stdout, t.stderr, t.log
+FROM attempt a LEFT JOIN trace t ON ?2 AND t.task = a.task AND t.number = a.number
+WHERE a.task = ?1 ORDER BY a.number;
 
 -- name: counts
 -- Each branch walks one partial index; the large ones never touch the table.

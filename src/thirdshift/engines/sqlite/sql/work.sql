@@ -14,7 +14,7 @@ SELECT name FROM queue WHERE paused_at IS NULL ORDER BY name;
 -- name: runnable
 -- Read inside the transaction that claims, so nobody can take these rows in between. Walks task_runnable in its order.
 SELECT priority, due_at, seq, id, attempt, name, function, arguments, queue, pool, failures, max_retries, timeout_us,
-       durable, crashes
+       durable, crashes, stall_timeout_us
 FROM task
 WHERE status = 'pending' AND queue = ? AND pool = ?
 ORDER BY priority DESC, due_at, seq
@@ -28,13 +28,14 @@ WHERE status = 'pending' AND seq IN (VALUES (?));
 -- Fenced: writes nothing when the task is no longer this attempt's, or when the same end was recorded already. The id is
 -- part of the fence, because the number of a deleted task may be given again. Runs before settle, in one transaction.
 INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result, error_type,
-                     error_message, error_traceback)
+                     error_message, error_traceback, cpu_us, peak_memory_bytes)
 WITH ended (seq, id, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message, error_traceback,
-            status, due_at, failed, crashes) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+            cpu_us, peak_memory_bytes, status, due_at, failed, crashes)
+    AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 SELECT t.seq, t.attempt,
        CASE WHEN t.cancel_requested_at IS NULL OR e.outcome = 'interrupted' THEN e.outcome ELSE 'cancelled' END,
        t.owner, t.claimed_at, e.started_at, e.finished_at, iif(t.cancel_requested_at IS NULL, e.result, NULL),
-       e.error_type, e.error_message, e.error_traceback
+       e.error_type, e.error_message, e.error_traceback, e.cpu_us, e.peak_memory_bytes
 FROM ended e CROSS JOIN task t
     ON t.seq = e.seq AND t.id = e.id AND t.attempt = e.attempt AND t.owner = e.owner AND t.status = 'running'
 WHERE true
@@ -53,9 +54,14 @@ SET status      = iif(cancel_requested_at IS NULL, e.status, 'cancelled'),
     owner       = NULL,
     claimed_at  = NULL
 FROM (WITH ended (seq, id, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message,
-                  error_traceback, status, due_at, failed, crashes) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+                  error_traceback, cpu_us, peak_memory_bytes, status, due_at, failed, crashes)
+          AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
       SELECT * FROM ended) AS e
 WHERE task.seq = e.seq AND task.id = e.id AND task.attempt = e.attempt AND task.owner = e.owner AND task.status = 'running';
+
+-- name: record_trace
+-- Runs only for attempts that were recorded just before, in the same transaction.
+INSERT INTO trace (task, number, stdout, stderr, log) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: give_back
 -- The function was never called: no attempt row, and the due time that keeps its place in the line. One whose
@@ -83,6 +89,9 @@ SELECT id FROM task WHERE status = 'running' AND owner = ? AND cancel_requested_
 SELECT DISTINCT owner FROM task WHERE status = 'running' AND owner <> ?
 UNION
 SELECT id FROM worker WHERE id <> ?;
+
+-- name: other_pids
+SELECT pid FROM worker WHERE id <> ?;
 
 -- name: held_by
 SELECT seq, id, name, attempt, crashes FROM task WHERE status = 'running' AND owner = ?;
