@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from thirdshift.core.outcome import Cancel, Retry, Snooze
     from thirdshift.core.pruning import PruningConfig
+    from thirdshift.core.recycling import RecyclingConfig
     from thirdshift.core.reason import Reason, ReasonCode
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, TaskError
@@ -53,6 +54,7 @@ _HOME = {
     "OutcomeUnknown": "core.errors",
     "PayloadTooLarge": "core.errors",
     "PruningConfig": "core.pruning",
+    "RecyclingConfig": "core.recycling",
     "QueueFull": "core.errors",
     "Reason": "core.reason",
     "ReasonCode": "core.reason",
@@ -96,6 +98,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "OutcomeUnknown",
     "PayloadTooLarge",
     "PruningConfig",
+    "RecyclingConfig",
     "QueueFull",
     "Reason",
     "ReasonCode",

@@ -16,6 +16,7 @@ import yaml
 
 from thirdshift.core.errors import ConfigurationError
 from thirdshift.core.pruning import PruningConfig
+from thirdshift.core.recycling import RecyclingConfig
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class ThreadedWorkerConfig:
     """The worker of :func:`thirdshift.get_task_manager`."""
 
     max_workers: int = 4
-    """Tasks that run at once in each pool."""
+    """Tasks that run at once in threads, and as many in child processes."""
 
     queue_size: int | None = None
     """Most tasks that may wait to run; ``null``: no limit."""
@@ -49,11 +50,22 @@ class ThreadedWorkerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AsyncWorkerConfig:
+    """The event loop of the same worker."""
+
+    max_workers: int = 100
+    """Coroutines that run at once."""
+
+    def __post_init__(self) -> None:
+        refuse(less_than(1, max_workers=self.max_workers))
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackgroundTaskConfig:
     """The top level of the configuration file; applications own further sections."""
 
     worker_type: str = "threaded"
-    """``threaded`` or ``process``: where functions run that declare no pool."""
+    """``threaded`` or ``process``: where functions run that declare no pool. ``async``: in threads."""
 
     database: str | None = None
     """The database file, relative to the workspace; ``null``: ``thirdshift.db``."""
@@ -61,8 +73,14 @@ class BackgroundTaskConfig:
     threaded_worker: ThreadedWorkerConfig = field(default_factory=ThreadedWorkerConfig)
     """The worker's size."""
 
+    async_worker: AsyncWorkerConfig = field(default_factory=AsyncWorkerConfig)
+    """The size of its event loop."""
+
     pruning: PruningConfig = field(default_factory=PruningConfig)
     """How long finished tasks are kept."""
+
+    recycling: RecyclingConfig = field(default_factory=RecyclingConfig)
+    """When child processes are replaced by fresh ones."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Functions and classes that were moved or renamed: ``old.module:send: new.module:send``."""
@@ -82,6 +100,12 @@ class BackgroundTaskConfig:
                 raise ValueError(f"{name} is {value!r}; it may be {', '.join(allowed)}{_suggestion(value, [*allowed])}")
         if not 0 <= self.shutdown_timeout_seconds < math.inf:
             raise ValueError(f"shutdown_timeout_seconds is {self.shutdown_timeout_seconds}; it must be 0 or more")
+
+    @property
+    def pools(self) -> Mapping[str, int]:
+        """How many tasks run at once in each pool, as the manager's argument ``pools``."""
+        workers = self.threaded_worker.max_workers
+        return {"thread": workers, "process": workers, "async": self.async_worker.max_workers}
 
 
 def find_workspace() -> Path:

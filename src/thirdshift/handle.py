@@ -1,7 +1,7 @@
 """What a submit gives back: a typed handle to ask and to wait with; and a submitter that keeps its options."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from thirdshift.core.errors import TaskFailed, TaskNotFound, UsageError
 from thirdshift.core.status import TaskStatus
@@ -22,7 +22,13 @@ class Submitter:
         self._manager = manager
         self._options = options
 
-    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]":
+    @overload
+    def submit(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> "TaskHandle[R]": ...
+    @overload
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]": ...
+    def submit(self, func: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[Any]":
         """Store a call of *func* and return a typed handle of it."""
         return TaskHandle(self._manager, self._manager.submit_calls(self._options, func, [(args, kwargs)])[0])
 
@@ -36,7 +42,13 @@ class Submitter:
         """Store one call of *func* for each tuple of *args*, all in one commit; returns their ids."""
         return self._manager.submit_calls(self._options, func, self._calls(args, kwargs))
 
-    async def asubmit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]":
+    @overload
+    async def asubmit(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> "TaskHandle[R]": ...
+    @overload
+    async def asubmit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]": ...
+    async def asubmit(self, func: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[Any]":
         """Do what :meth:`submit` does, for coroutines."""
         ids = await self._manager.asubmit_calls(self._options, func, [(args, kwargs)])
         return TaskHandle(self._manager, ids[0])

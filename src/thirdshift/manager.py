@@ -5,12 +5,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, overload
 from weakref import WeakSet
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
@@ -20,6 +20,7 @@ from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.pruning import PruningConfig
+from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.reference import add_aliases
 from thirdshift.core.status import TaskStatus
@@ -28,8 +29,9 @@ from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.handle import Submitter, TaskHandle
 from thirdshift.monitor.logs import log_event
 from thirdshift.runtime.clock import SystemClock
+from thirdshift.runtime.pools.event_loop import DEFAULT_SLOTS, EventLoopPool
+from thirdshift.runtime.pools.pool import Pool
 from thirdshift.runtime.pools.processes import ProcessPool
-from thirdshift.runtime.pools.slots import SlotPool
 from thirdshift.runtime.pools.threads import ThreadPool
 from thirdshift.runtime.pruner import Pruner
 from thirdshift.runtime.worker import SAFETY_INTERVAL_S, Worker
@@ -52,11 +54,14 @@ from thirdshift.waiting import Finishes, RoomLine
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_POOL_OF_WORKER_TYPE = {"threaded": PoolKind.THREAD, "process": PoolKind.PROCESS}
-_POOLS: Mapping[PoolKind, Callable[[int, Clock], SlotPool]] = {
+_POOL_OF_WORKER_TYPE = {"threaded": PoolKind.THREAD, "process": PoolKind.PROCESS, "async": PoolKind.THREAD}
+"""Where plain functions run that declare no pool."""
+_POOLS: Mapping[PoolKind, Callable[[int, Clock], Pool]] = {
     PoolKind.THREAD: ThreadPool,
     PoolKind.PROCESS: ProcessPool,
+    PoolKind.ASYNC: EventLoopPool,
 }
+_DEFAULT_WORKERS = 4
 _HEALTH_LEVELS = {level.value: level for level in HealthLevel}
 _all: WeakSet["BackgroundTaskManager"] = WeakSet()
 _running: set["BackgroundTaskManager"] = set()
@@ -69,12 +74,14 @@ class BackgroundTaskManager:
     Use it as a context manager, or call :meth:`shutdown`. All methods may be called from any thread.
 
     ``worker_type``
-        ``threaded`` or ``process``: where functions run that declare no pool.
+        ``threaded`` or ``process``: where plain functions run that declare no pool. ``async``: in threads; it is meant
+        for applications whose tasks are ``async def`` functions, which run in the event loop anyway.
     ``max_workers``
-        How many tasks run at once in each pool.
+        How many tasks run at once in threads, and as many in child processes; default 4. With ``worker_type="async"``:
+        how many coroutines, default 100, which is also their number with the other types.
     ``pools``
-        The same for single pools: ``{"thread": 8, "process": 0}``. A pool of 0 is left out; its tasks wait for a worker
-        that has one.
+        The same for single pools: ``{"thread": 8, "process": 0, "async": 500}``. A pool of 0 is left out; its tasks
+        wait for a worker that has one.
     ``queue_size``
         Most tasks that may wait to run; a submit beyond it raises :class:`QueueFull`. ``None``: no limit, the queue
         lies on disk.
@@ -93,6 +100,8 @@ class BackgroundTaskManager:
     ``pruning``
         How long finished tasks are kept. Default: completed ones 7 days, failed and cancelled ones 30 days, and at most
         a million of each.
+    ``recycling``
+        When child processes are replaced by fresh ones. Default: after 1,000 tasks, or when one has grown by 512 MiB.
     ``aliases``
         Functions and classes that were moved or renamed, so that tasks stored before still run:
         ``{"old.module:send": "new.module:send"}``. They hold for the whole process and its children.
@@ -107,7 +116,7 @@ class BackgroundTaskManager:
     def __init__(
         self,
         worker_type: str = "threaded",
-        max_workers: int = 4,
+        max_workers: int | None = None,
         queue_size: int | None = None,
         monitor_enabled: bool = True,
         *,
@@ -118,6 +127,7 @@ class BackgroundTaskManager:
         start: bool = True,
         shutdown_timeout_seconds: float = 30.0,
         pruning: PruningConfig | None = None,
+        recycling: RecyclingConfig | None = None,
         queue_wait_seconds: float = 0.0,
         aliases: Mapping[str, str] | None = None,
         pools: Mapping[str, int] | None = None,
@@ -133,13 +143,14 @@ class BackgroundTaskManager:
         refuse_below_one(max_workers=max_workers, queue_size=queue_size)
         refuse_wait(queue_wait_seconds=queue_wait_seconds)
         pool: PoolKind = known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
-        sizes = _pool_sizes(max_workers, pools or {})
+        sizes = _pool_sizes(worker_type, max_workers, pools or {})
         durable = known("durability", durability, DURABILITIES)
         add_aliases(aliases or {})
         self.worker_type = worker_type
         self.queue_size = queue_size
         self.monitor_enabled = monitor_enabled
         self.pruning = pruning or PruningConfig()
+        self._recycling = recycling or RecyclingConfig()
         self._shutdown_timeout_s = shutdown_timeout_seconds
         self._clock = clock or SystemClock()
         self._queue_wait_s = queue_wait_seconds
@@ -204,7 +215,13 @@ class BackgroundTaskManager:
         options = _options_beside(func, name, priority, max_retries, timeout, tags)
         return self.submit_calls(options, func, [(args, kwargs)])[0]
 
-    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
+    @overload
+    def submit(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    def submit(self, func: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[Any]:
         """Store a call of *func* and return a typed handle of it."""
         return TaskHandle(self, self.submit_calls(NO_OPTIONS, func, [(args, kwargs)])[0])
 
@@ -273,7 +290,13 @@ class BackgroundTaskManager:
         options = _options_beside(func, name, priority, max_retries, timeout, tags)
         return (await self.asubmit_calls(options, func, [(args, kwargs)]))[0]
 
-    async def asubmit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
+    @overload
+    async def asubmit(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def asubmit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    async def asubmit(self, func: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[Any]:
         """Do what :meth:`submit` does, for coroutines."""
         return TaskHandle(self, (await self.asubmit_calls(NO_OPTIONS, func, [(args, kwargs)]))[0])
 
@@ -538,7 +561,7 @@ class BackgroundTaskManager:
             await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake))
         return [task.id for task in tasks]
 
-    def new_worker(self, pools: Sequence[SlotPool], *, random: Callable[[], float], observe: Observer) -> Worker:
+    def new_worker(self, pools: Sequence[Pool], *, random: Callable[[], float], observe: Observer) -> Worker:
         """Return a worker for the queues of this manager, not yet started; for the manager, and for tests."""
         return Worker(
             self._engine,
@@ -567,11 +590,16 @@ class BackgroundTaskManager:
             submit.leave()
 
     def _start(self, sizes: Mapping[PoolKind, int]) -> None:
-        pools = [_POOLS[kind](size, self._clock) for kind, size in sizes.items() if size]
+        pools = [self._new_pool(kind, size) for kind, size in sizes.items() if size]
         self._worker = self.new_worker(pools, random=random.random, observe=self._tell)
         self._worker.start()
         self._pruner.start()
         _running.add(self)
+
+    def _new_pool(self, kind: PoolKind, size: int) -> Pool:
+        if kind is PoolKind.PROCESS:
+            return ProcessPool(size, self._clock, self._recycling)
+        return _POOLS[kind](size, self._clock)
 
     def _tell(self, event: Event) -> None:
         log_event(event)
@@ -615,11 +643,12 @@ def get_task_manager() -> BackgroundTaskManager:
             worker = settings.threaded_worker
             _shared = BackgroundTaskManager(
                 settings.worker_type,
-                worker.max_workers,
-                worker.queue_size,
+                queue_size=worker.queue_size,
+                pools=settings.pools,
                 database=workspace / (settings.database or DATABASE_NAME),
                 shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
                 pruning=settings.pruning,
+                recycling=settings.recycling,
                 queue_wait_seconds=worker.queue_wait_seconds,
                 aliases=settings.aliases,
             )
@@ -642,9 +671,12 @@ def submit_background_task(func: Callable[..., Any], *args: Any, **options: Any)
     return get_task_manager().submit_task(func, *args, **options)
 
 
-def _pool_sizes(max_workers: int, given: Mapping[str, int]) -> Mapping[PoolKind, int]:
+def _pool_sizes(worker_type: str, max_workers: int | None, given: Mapping[str, int]) -> Mapping[PoolKind, int]:
     """Return the slots of every pool; refuses unknown pools, and a worker without any slot."""
-    sizes = dict.fromkeys(_POOLS, max_workers)
+    is_async = worker_type == "async"
+    workers = _DEFAULT_WORKERS if is_async else max_workers or _DEFAULT_WORKERS
+    coroutines = max_workers or DEFAULT_SLOTS if is_async else DEFAULT_SLOTS
+    sizes = {PoolKind.THREAD: workers, PoolKind.PROCESS: workers, PoolKind.ASYNC: coroutines}
     for word, size in given.items():
         if size < 0:
             raise UsageError(f"the {word} pool cannot have {size} slots; 0 leaves it out")
@@ -670,9 +702,7 @@ def _options_beside(
 
 def _refuse_celery(worker_type: str, broker_url: str | None, *others: str | None) -> None:
     if worker_type == "celery" or broker_url or any(others):
-        raise NotSupported("the Celery engine", "Leave out its arguments and use worker_type='threaded' or 'process'.")
-    if worker_type == "async":
-        raise NotSupported("worker_type='async'", "Use worker_type='threaded' or 'process'.")
+        raise NotSupported("the Celery engine", "Leave out its arguments, and use worker_type='threaded'.")
 
 
 @atexit.register

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
-from thirdshift.core.declare import declaration_of
-from thirdshift.core.errors import NotSupported, UsageError
+from thirdshift.core.declare import declaration_of, is_coroutine_function, refuse_wrong_pool
+from thirdshift.core.errors import UsageError
 from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.reference import bare_name, reference_of
 from thirdshift.core.status import TaskPriority
@@ -55,7 +55,7 @@ class SubmitOptions:
     """Seconds without a progress report or log record after which an attempt is ended; default: never."""
     tags: tuple[str, ...] = ()
     pool: str | None = None
-    """``thread`` or ``process``; default: as ``worker_type`` says."""
+    """``thread`` or ``process``; default: as ``worker_type`` says. An async function is always ``async``."""
     durability: str | None = None
     """``full`` or ``relaxed``; default: the manager's."""
     task_id: str | None = None
@@ -178,11 +178,8 @@ def refuse_below_one(**numbers: int | None) -> None:
 
 def _pool_of(options: SubmitOptions, declared: PoolKind | None, func: Callable[..., Any]) -> PoolKind | None:
     kind = declared if options.pool is None else known("pool", options.pool, _POOLS)
-    if kind is PoolKind.ASYNC or inspect.iscoroutinefunction(func):
-        raise NotSupported(
-            f"running the async function {func.__qualname__}", "Submit a plain function that calls asyncio.run on it."
-        )
-    return kind
+    refuse_wrong_pool(func, kind)
+    return PoolKind.ASYNC if is_coroutine_function(func) else kind
 
 
 def _check(spec: TaskSpec) -> None:

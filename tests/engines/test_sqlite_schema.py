@@ -100,7 +100,7 @@ PLANS = {
     "place": ("sqlite_autoindex_task_1", ("0" * 32,)),
     "last_attempt": ("PRIMARY KEY", (1,)),
     "delete_finished": ("task_finished", {"before": 1, "limit": 5}),
-    "attempts": ("PRIMARY KEY", (1,)),
+    "attempts": ("PRIMARY KEY", (1, True)),
     "task": ("sqlite_autoindex_task_1", ("0" * 32,)),
 }
 

@@ -1,4 +1,4 @@
-"""The manager over the embedded engine: its suite with threads and with processes, and what a whole program sees."""
+"""The manager over the embedded engine: its suite in every pool, and what a whole program sees."""
 
 import math
 import os
@@ -13,8 +13,7 @@ import pytest
 import thirdshift
 from thirdshift import BackgroundTaskManager, QueueFull, TaskStatus, UsageError
 from thirdshift.core import reference
-from thirdshift.core.errors import NotSupported
-from thirdshift.testing import functions
+from thirdshift.testing import coroutines, functions
 from thirdshift.testing.manager_conformance import ManagerConformance, ProcessConformance
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
@@ -45,25 +44,22 @@ class TestThreads(ManagerConformance):
         assert found.error.type == "AttributeError"
         assert "echo" in found.error.message
 
-    def test_an_async_function_is_refused(self) -> None:
-        """With what to do instead."""
-        with pytest.raises(NotSupported, match=r"asyncio\.run"):
-            self.manager.submit(an_async_function)
-
 
 class TestProcesses(ProcessConformance):
     """The suite with functions in child processes."""
 
 
-async def an_async_function() -> None:
-    """Never runs."""
+class TestCoroutines(ManagerConformance):
+    """The suite with coroutines on one event loop."""
+
+    worker_type = "async"
+    functions = coroutines
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"worker_type": "celery"}, "the Celery engine"),
-        ({"worker_type": "async"}, "worker_type='async'"),
         ({"broker_url": "redis://x"}, "the Celery engine"),
         ({"worker_type": "fast"}, "worker_type is 'fast'"),
         ({"durability": "none"}, "durability is 'none'"),

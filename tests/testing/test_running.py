@@ -13,6 +13,7 @@ from thirdshift import (
     BackgroundTaskManager,
     Snooze,
     TaskFailed,
+    TaskHandle,
     TaskPriority,
     TaskStatus,
     UsageError,
@@ -55,6 +56,12 @@ def nightly(left: int) -> None:
 def never_ready() -> Snooze:
     """Ask to be run later, for ever."""
     return Snooze(60)
+
+
+async def greeting(name: str) -> list[str | None]:
+    """Return a greeting and the id of the task that it is."""
+    await asyncio.sleep(0)
+    return [f"hello {name}", current_task().id]
 
 
 @task(pool="process", timeout=5)
@@ -161,6 +168,17 @@ def test_coroutines_submit_inline_too() -> None:
             return [await handle.aresult() for handle in handles]
 
     assert asyncio.run(submit()) == list(range(1, 21))
+
+
+def test_async_functions_run_inline_too() -> None:
+    """Also where a loop runs already."""
+
+    async def submit(manager: BackgroundTaskManager) -> list[TaskHandle[list[str | None]]]:
+        return [manager.submit(greeting, "you"), await manager.asubmit(greeting, "you")]
+
+    with inline() as manager:
+        for handle in [manager.submit(greeting, "you"), *asyncio.run(submit(manager))]:
+            assert handle.result() == ["hello you", handle.id]
 
 
 def test_work_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from thirdshift.core.errors import (
 )
 
 _VERBS = {
+    "health": "health",
     "queues": "queues",
     "status": "status",
     "submit": "submit",
@@ -26,6 +27,7 @@ _VERBS = {
     "train": "train",
     "up": "up",
     "why": "why",
+    "worker": "worker",
 }
 _EXIT_CODES: tuple[tuple[type[ThirdshiftError], int], ...] = (
     (UsageError, 64),
@@ -65,7 +67,9 @@ def cli(context: click.Context, workspace: Path | None, as_json: bool) -> None:
 
     \b
     thirdshift up                                  run everything for this workspace
+    thirdshift worker                              run background tasks only, in one more process
     thirdshift status                              what is going on
+    thirdshift health                              whether all is well; the exit code says it
     thirdshift submit mymodule:function 1 '"two"'  run a function in the background
     thirdshift tasks list --status failed          look at tasks
     thirdshift tasks retry --status failed         change many of them at once

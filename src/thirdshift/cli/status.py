@@ -1,12 +1,15 @@
 """``thirdshift status``: what is going on, answered from files and short reads, whatever else runs."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thirdshift.cli.output import Session, print_facts, print_json
 from thirdshift.core.words import duration
+
+if TYPE_CHECKING:
+    from thirdshift.core.engine import WorkerState
 
 
 @click.command()
@@ -48,18 +51,33 @@ def describe(session: Session) -> dict[str, Any]:
         "database": str(session.database),
         "daemon": "running" if is_running else "stopped",
         **written,
-        "tasks": _task_counts(session),
+        **_of_the_store(session),
     }
 
 
-def _task_counts(session: Session) -> dict[str, int] | None:
-    """Return the counts of the store; ``None`` when there is no database yet, which asking must not create."""
+def _of_the_store(session: Session) -> dict[str, Any]:
+    """Return what the store says; ``None`` when there is no database yet, which asking must not create."""
     if not session.database.exists():
-        return None
+        return {"tasks": None, "workers": None}
     from thirdshift import BackgroundTaskManager  # noqa: PLC0415
 
     with BackgroundTaskManager(database=session.database, start=False) as manager:
-        return manager.get_stats()
+        workers = [_describe_worker(worker) for worker in manager.workers()]
+        return {"tasks": manager.get_stats(), "workers": workers}
+
+
+def _describe_worker(worker: "WorkerState") -> dict[str, Any]:
+    return {
+        "id": worker.id,
+        "name": worker.name,
+        "pid": worker.pid,
+        "host": worker.host,
+        "is_alive": worker.is_alive,
+        "started_at": worker.started_at,
+        "slots": worker.slots,
+        "busy": worker.busy,
+        "lost_wakes": worker.lost_wakes,
+    }
 
 
 def _facts(document: dict[str, Any]) -> dict[str, str]:
@@ -79,7 +97,17 @@ def _facts(document: dict[str, Any]) -> dict[str, str]:
     if document["tasks"] is not None:
         counts = {name: count for name, count in document["tasks"].items() if count}
         facts["tasks"] = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+    if document["workers"]:
+        facts["workers"] = ", ".join(map(_worker, document["workers"]))
     return facts
+
+
+def _worker(worker: dict[str, Any]) -> str:
+    words = f"{worker['name'] or worker['id'][:8]} (process {worker['pid']}"
+    if not worker["is_alive"]:
+        return f"{words}, dead)"
+    lost = f", {worker['lost_wakes']} wake-ups lost, see `thirdshift health --level complete`"
+    return f"{words}, {worker['busy']} of {worker['slots']} slots busy{lost if worker['lost_wakes'] else ''})"
 
 
 def _daemon(document: dict[str, Any]) -> str:

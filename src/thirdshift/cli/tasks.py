@@ -1,7 +1,8 @@
 """``thirdshift tasks``: look at tasks; what changes them stands in ``changes`` and ``upkeep``."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,6 +15,8 @@ from thirdshift.core.errors import TaskNotFound
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import Attempt, BackgroundTask
 from thirdshift.core.words import ago, duration
+
+N = TypeVar("N", int, float)
 
 
 @click.group()
@@ -85,6 +88,8 @@ def show(session: Session, task_id: str) -> None:
         print_facts(_attempt_facts(attempt))
         if attempt.error is not None and attempt.error.traceback:
             click.echo(attempt.error.traceback.rstrip())
+        for title, text in _texts(attempt):
+            click.echo(f"{title}:\n{text.rstrip()}")
 
 
 for _command in (cancel, retry, delete, prune, vacuum):
@@ -109,6 +114,7 @@ def describe(task: BackgroundTask) -> dict[str, Any]:
         "max_retries": task.max_retries,
         "failures": task.failures,
         "timeout_s": task.timeout_s,
+        "stall_timeout_s": task.stall_timeout_s,
         "submitted_at": task.submitted_at,
         "due_at": task.due_at,
         "started_at": task.started_at,
@@ -130,6 +136,7 @@ def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
         "run_time_s": attempt.run_time,
         "error": None if error is None else {"type": error.type, "message": error.message},
         "traceback": None if error is None else error.traceback,
+        **attempt.traces._asdict(),
     }
 
 
@@ -173,6 +180,20 @@ def _attempt_facts(attempt: Attempt) -> dict[str, str]:
         "attempt": f"{attempt.number}: {attempt.outcome.value} after {duration(attempt.run_time)}",
         "worker": attempt.worker,
     }
+    used = attempt.traces
+    facts["cpu"] = _measured(used.cpu_s, lambda cpu_s: f"{cpu_s:.3f} s")
+    facts["peak memory"] = _measured(used.peak_memory_bytes, lambda size: f"{size / 2**20:,.1f} MiB")
     if attempt.error is not None:
         facts["error"] = str(attempt.error)
     return facts
+
+
+def _measured(value: N | None, shown: Callable[[N], str]) -> str:
+    return "not measured" if value is None else shown(value)
+
+
+def _texts(attempt: Attempt) -> list[tuple[str, str]]:
+    """Return what the attempt wrote, each part with its title."""
+    traces = attempt.traces
+    parts = (("standard output", traces.stdout), ("standard error", traces.stderr), ("log", traces.log))
+    return [(title, text) for title, text in parts if text is not None]

@@ -1,7 +1,6 @@
 """``thirdshift up``: everything for one workspace in one process, a worker and the training daemon."""
 
 import logging
-import sys
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -10,6 +9,7 @@ import click
 
 from thirdshift.cli.narrator import Narrator
 from thirdshift.cli.output import Session
+from thirdshift.cli.running import prepare, start_worker
 from thirdshift.config import BackgroundTaskConfig, load_section, load_settings
 from thirdshift.core.errors import ConfigurationError
 
@@ -36,11 +36,10 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
     thirdshift --workspace ~/shift up
     thirdshift --workspace ~/shift up --until-idle
     """
-    from thirdshift import BackgroundTaskManager  # noqa: PLC0415  # --help must not wait for it
-    from thirdshift.apps.training.daemon import TrainingDaemon  # noqa: PLC0415
+    from thirdshift.apps.training.daemon import TrainingDaemon  # noqa: PLC0415  # --help must not wait for it
     from thirdshift.apps.training.tasks import CHORES_QUEUE, TRAINING_QUEUE  # noqa: PLC0415
 
-    sys.path.insert(0, str(app_dir.absolute()))
+    prepare(app_dir)
     settings = _settings(session.workspace)
     _demand_training_extra()
     narrator = Narrator(session.workspace)
@@ -48,18 +47,9 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
     with daemon.instance():
         _log_to(session.workspace / "logs" / "thirdshift.log", settings.log_level)
         narrator.open(session.database)
-        with (
-            narrator,
-            BackgroundTaskManager(
-                settings.worker_type,
-                max_workers or settings.threaded_worker.max_workers,
-                database=session.database,
-                excluded_queues=[TRAINING_QUEUE, CHORES_QUEUE],
-                shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
-                pruning=settings.pruning,
-                aliases=settings.aliases,
-            ) as manager,
-        ):
+        excluded = [TRAINING_QUEUE, CHORES_QUEUE]
+        worker = start_worker(settings, session.database, excluded_queues=excluded, max_workers=max_workers)
+        with narrator, worker as manager:
             return daemon.run(beside=[manager])
 
 

@@ -1,9 +1,11 @@
 """``@task``: what a function says about itself, once, where it is written."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from thirdshift.core.errors import UsageError
 from thirdshift.core.task import PoolKind
 
 P = ParamSpec("P")
@@ -52,7 +54,8 @@ def task(
     @task(queue="mail", max_retries=5, timeout=30, pool="process")
     def send(to: str) -> None: ...
 
-    ``stall_timeout`` ends an attempt that neither reports progress nor logs for so long.
+    ``stall_timeout`` ends an attempt that neither reports progress nor logs for so long. An ``async def`` function runs
+    in the event loop without being told; raises ``UsageError`` for any other ``pool``.
     """
     declaration = TaskDeclaration(
         name=name,
@@ -64,10 +67,30 @@ def task(
     )
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        refuse_wrong_pool(function, declaration.pool)
         setattr(function, _ATTRIBUTE, declaration)
         return function
 
     return declare if function is None else declare(function)
+
+
+def is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Return whether *function* is an ``async def`` one, also as a static or class method that has no class yet."""
+    return inspect.iscoroutinefunction(getattr(function, "__func__", function))
+
+
+def refuse_wrong_pool(function: Callable[..., Any], pool: PoolKind | None) -> None:
+    """Raise ``UsageError`` when *function* cannot run in *pool*; ``None`` stands for no choice."""
+    is_async = is_coroutine_function(function)
+    if pool is None or is_async is (pool is PoolKind.ASYNC):
+        return
+    name = getattr(function, "__qualname__", repr(function))
+    if is_async:
+        raise UsageError(
+            f"pool={pool.value!r}: {name} is an async function, which runs in the event loop. Leave out pool, or make "
+            "it a plain function that calls asyncio.run."
+        )
+    raise UsageError(f"pool='async': {name} is a plain function. Define it by 'async def', or leave out pool.")
 
 
 def declaration_of(function: Callable[..., Any]) -> TaskDeclaration:

@@ -278,6 +278,12 @@ class WorkerEngine(Engine, Protocol):
     def rescue(self, owner: str) -> Sequence[Rescue]:
         """Make the tasks of dead workers runnable again; *owner* is the worker that asks."""
 
+    def on_death(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* when the process of another worker has died, where the system tells that.
+
+        Returns what ends it. It is a hint to :meth:`rescue`, which decides.
+        """
+
     def recover(self, owner: str, known: AbstractSet[tuple[int, int]]) -> Sequence[Rescue]:
         """Make runnable what *owner* holds in the store but not by its own account, *known*: (seq, attempt) pairs.
 

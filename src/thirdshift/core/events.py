@@ -55,9 +55,28 @@ class TaskRescued:
 
 @dataclass(frozen=True, slots=True)
 class AttemptOverran:
-    """A thread attempt ran past its time limit; it cannot be killed and was asked to stop."""
+    """An attempt must end, goes on, and cannot be killed: a thread beyond its time limit, or a coroutine that swallowed
+    its cancellation or never yields. Nobody else runs the task meanwhile."""
 
     claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class LoopBlocked:
+    """A coroutine does not let go of the event loop: no other one of its worker goes on. It was asked to stop."""
+
+    claim: Claim | None
+    """``None``: the code is no running attempt's."""
+    where: str
+    """The innermost frames, the outer first."""
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFreed:
+    """The event loop goes on after it was blocked."""
+
+    blocked_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +116,8 @@ Event = (
     | AttemptLost
     | TaskRescued
     | AttemptOverran
+    | LoopBlocked
+    | LoopFreed
     | TasksPruned
     | WakesLost
     | StoreUnavailable

@@ -47,6 +47,15 @@ def resolve(reference: str) -> Any:
     return found
 
 
+def is_imported(reference: str) -> bool:
+    """Return whether :func:`resolve` finds *reference* without importing anything, and without waiting for who does."""
+    module_name = _followed(reference, _aliases).partition(":")[0]
+    module = sys.modules.get(module_name)
+    if module is None:
+        return _main_module_as(module_name) is not None
+    return not getattr(getattr(module, "__spec__", None), "_initializing", False)  # as importlib itself asks
+
+
 def bare_name(reference: str) -> str:
     """Return the last part of *reference*: the function's bare ``__name__``."""
     return reference.rpartition(":")[2].rpartition(".")[2]

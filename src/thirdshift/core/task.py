@@ -87,6 +87,13 @@ class Claim(NamedTuple):
     """How often in a row a process died while it ran this task, without progress in between."""
     stall_timeout_s: float | None = None
 
+    @property
+    def shortest_limit_s(self) -> float | None:
+        """The time limit that an attempt can reach first; ``None``: it may go on for ever."""
+        if self.timeout_s is None or self.stall_timeout_s is None:
+            return self.stall_timeout_s if self.timeout_s is None else self.timeout_s
+        return min(self.timeout_s, self.stall_timeout_s)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskError:

@@ -12,6 +12,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
+GUARD_SUFFIX = ".guard"
+"""What the name of a child's lock file is followed by in that of its guard's."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PAUSE_S = 0.001
@@ -28,6 +31,15 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of the process *pid*. Raises ``OSError`` when it is gone, and where there is no ``/proc``."""
+    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:  # the name in parentheses may hold anything; the state and the parent follow it
+        return int(os.read(descriptor, 4096).rpartition(b")")[2].split()[1])
+    finally:
+        os.close(descriptor)
 
 
 def descendants(root: int) -> list[int]:
@@ -90,15 +102,7 @@ def _processes() -> Iterator[tuple[int, int]]:
         for entry in os.scandir("/proc"):
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):  # it ended meanwhile
-                    yield int(entry.name), _parent_of(entry.name)
-
-
-def _parent_of(pid: str) -> int:
-    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    try:  # the name in parentheses may hold anything; the state and the parent follow it
-        return int(os.read(descriptor, 4096).rpartition(b")")[2].split()[1])
-    finally:
-        os.close(descriptor)
+                    yield int(entry.name), parent_of(int(entry.name))
 
 
 def _prctl(option: int, value: int) -> bool:

@@ -4,6 +4,8 @@ The handler only sets a flag and writes one byte into a pipe. A ``threading.Even
 signal that arrives while the main thread is inside ``Event.wait`` deadlocks on the event's own lock.
 """
 
+import contextlib
+import faulthandler
 import os
 import select
 import signal
@@ -17,6 +19,12 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def exit_at_once(signal_number: int) -> None:
     """End the process without any clean-up, with the exit code shells give a killed program (130, 143)."""
     os._exit(128 + signal_number)
+
+
+def dump_stacks_on_request() -> None:
+    """Write the stacks of all threads to standard error whenever SIGUSR2 comes; nothing is stopped by it."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no standard error: nobody would read it
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
 
 
 class StopSignals:
@@ -49,6 +57,11 @@ class StopSignals:
         poller.register(self.fileno(), select.POLLIN)
         poller.poll(None if timeout is None else max(0.0, timeout) * 1000)
         return self.stop_requested
+
+    def end_waits(self) -> None:
+        """Let every :meth:`wait` return at once from now on: there is another reason to stop. From any thread."""
+        if self._pipe is not None:
+            os.write(self._pipe[1], b"!")
 
     def fileno(self) -> int:
         """A descriptor that becomes and stays readable with the first signal, for a loop that waits for more."""

@@ -12,6 +12,8 @@ from thirdshift.core.events import (
     AttemptsClaimed,
     AttemptsSettled,
     Event,
+    LoopBlocked,
+    LoopFreed,
     StoreUnavailable,
     TaskRescued,
     TasksPruned,
@@ -51,6 +53,10 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
             _logger.warning("task.lost %s", _fields(settlement.claim))
         case AttemptOverran(claim):
             _logger.warning("task.overran %s timeout_s=%s", _fields(claim), claim.timeout_s)
+        case LoopBlocked(claim, where, silent_s):
+            _logger.warning('loop.blocked silent_s=%.1f %s at="%s"', silent_s, _blocker(claim), where)
+        case LoopFreed(blocked_s):
+            _logger.warning("loop.freed blocked_s=%.1f", blocked_s)
         case TaskRescued(rescue):
             _logger.warning(
                 "task.rescued id=%s name=%s attempt=%d worker=%s", rescue.id, rescue.name, rescue.attempt, rescue.owner
@@ -74,6 +80,10 @@ def _log_end(settlement: Settlement) -> None:
     error = f' error="{ending.error}"' if ending.error is not None else ""
     outcome = ending.outcome.value
     _logger.log(level, "task.%s %s status=%s%s", outcome, _fields(settlement.claim), settlement.status.value, error)
+
+
+def _blocker(claim: Claim | None) -> str:
+    return "by=nobody" if claim is None else f"function={claim.function} {_fields(claim)}"
 
 
 def _fields(claim: Claim) -> str:

@@ -1,15 +1,17 @@
-"""One attempt, from its stored call to how it ended: found, called, judged. The same in a thread and in a child."""
+"""One attempt, from its stored call to how it ended: found, called, judged. The same in every pool."""
 
+import contextvars
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
-from thirdshift.core.errors import UsageError
 from thirdshift.core.outcome import Cancel, Ending, Retry, Snooze
-from thirdshift.core.reference import resolve
+from thirdshift.core.reference import is_imported, resolve
 from thirdshift.core.task import AttemptOutcome, TaskError
 from thirdshift.runtime.context import StopReason, TaskContext, set_current_task
 
@@ -34,16 +36,49 @@ def run_attempt(
         if began is not None:
             began()
         started_at = clock.now()
-        ending = _judge(called(*args, **kwargs), function, started_at, clock)
+        value = called(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value = _finished(value)
+        ending = _judged(value, started_at, clock)
     except BaseException as error:  # noqa: BLE001  # whatever user code raises is this attempt's error
-        now = clock.now()
-        ending = Ending(AttemptOutcome.FAILED, started_at or now, now, error=error_of(error))
+        ending = _failed(error, started_at, clock)
     finally:
         set_current_task(None)
-    error_of_limit = OVER_LIMIT.get(context.stop_reason)
-    if error_of_limit is not None:
-        return Ending(AttemptOutcome.TIMED_OUT, ending.started_at, ending.finished_at, error=error_of_limit)
-    return ending
+    return _limited(ending, context)
+
+
+async def run_coroutine(
+    function: str, arguments: bytes, context: TaskContext, clock: Clock, began: Callable[[], None] | None = None
+) -> Ending:
+    """Do what :func:`run_attempt` does, in the running event loop. The caller has given it a context of its own.
+
+    Raises nothing, not even when it is cancelled: that is how the attempt ended. A module that is not imported yet is
+    imported in a thread, so that nobody else waits for it.
+    """
+    started_at = None
+    set_current_task(context)
+    try:
+        args, kwargs = codec.decode_arguments(arguments)
+        called = resolve(function) if is_imported(function) else await _found_in_thread(function)
+        if began is not None:
+            began()
+        started_at = clock.now()
+        value = called(*args, **kwargs)
+        if inspect.isawaitable(value):
+            value = await value
+        ending = _judged(value, started_at, clock)
+    except BaseException as error:  # noqa: BLE001  # as above
+        ending = _failed(error, started_at, clock)
+    return _limited(ending, context)
+
+
+def stopped(ending: Ending, reason: StopReason | None) -> Ending:
+    """Return how an attempt ended that was told to end for *reason*: by that, whatever it raised while it cleaned up."""
+    if ending.outcome is not AttemptOutcome.FAILED or reason not in OF_REASON:
+        return ending
+    outcome, error = OF_REASON[reason]
+    trace = None if ending.error is None else ending.error.traceback
+    return ending._replace(outcome=outcome, error=replace(error, traceback=trace), after_s=None)
 
 
 def error_of(error: BaseException) -> TaskError:
@@ -66,7 +101,7 @@ def _text(value: object) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-OVER_LIMIT = {
+OVER_LIMIT: Mapping[StopReason | None, TaskError] = {
     StopReason.TIMED_OUT: TaskError(type="TimedOut", message="the attempt ran longer than its timeout"),
     StopReason.STALLED: TaskError(
         type="Stalled", message="the attempt neither reported progress nor logged for longer than its stall_timeout"
@@ -75,11 +110,56 @@ OVER_LIMIT = {
 """How attempts end that were stopped for one of their time limits."""
 
 
-def _judge(value: object, function: str, started_at: datetime, clock: Clock) -> Ending:
+OF_REASON: Mapping[StopReason | None, tuple[AttemptOutcome, TaskError]] = {
+    StopReason.CANCELLED: (
+        AttemptOutcome.CANCELLED,
+        TaskError(type="Cancelled", message="the task was cancelled while it ran"),
+    ),
+    StopReason.SHUTDOWN: (
+        AttemptOutcome.INTERRUPTED,
+        TaskError(type="Interrupted", message="the worker was shut down"),
+    ),
+}
+
+
+async def _found_in_thread(function: str) -> Any:
+    import asyncio  # noqa: PLC0415  # loaded already: there is a running loop
+
+    return await asyncio.get_running_loop().run_in_executor(None, resolve, function)
+
+
+def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return what *coroutine* returns, run in a loop of its own: in a child process, or for a test."""
+    import asyncio  # noqa: PLC0415  # only who runs coroutines needs it
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  # as above
+
+    with ThreadPoolExecutor(1) as thread:  # a loop runs in this one: a test of coroutines runs its tasks in line
+        return thread.submit(contextvars.copy_context().run, asyncio.run, coroutine).result()
+
+
+def _failed(error: BaseException, started_at: datetime | None, clock: Clock) -> Ending:
+    now = clock.now()
+    return Ending(AttemptOutcome.FAILED, started_at or now, now, error=error_of(error))
+
+
+def _limited(ending: Ending, context: TaskContext) -> Ending:
+    """Return *ending*, or that of an attempt that went over one of its time limits."""
+    error = OVER_LIMIT.get(context.stop_reason)
+    if error is None:
+        return ending
+    trace = None if ending.error is None else ending.error.traceback
+    return Ending(
+        AttemptOutcome.TIMED_OUT, ending.started_at, ending.finished_at, error=replace(error, traceback=trace)
+    )
+
+
+def _judged(value: object, started_at: datetime, clock: Clock) -> Ending:
     """Return the ending that the function's return *value* stands for."""
-    if inspect.iscoroutine(value):
-        value.close()
-        raise UsageError(f"{function} is an async function; it runs in an event-loop pool only")
     if isinstance(value, Retry | Snooze | Cancel):
         return _steered(value, started_at, clock.now())
     return Ending(AttemptOutcome.COMPLETED, started_at, clock.now(), codec.encode_result(value))

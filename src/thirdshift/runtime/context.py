@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from enum import Enum
 from typing import Any
 
 from thirdshift.core.plain import plain
-from thirdshift.runtime.records import Keep, TaskLog
+from thirdshift.runtime.records import Keep, TaskLog, watch_records
 from thirdshift.runtime.tail import Tail
 
 
@@ -18,6 +18,8 @@ class StopReason(Enum):
     TIMED_OUT = "timed out"
     STALLED = "stalled"
     SHUTDOWN = "shutdown"
+    BLOCKING = "blocking the event loop"
+    """Asked of a coroutine that does not let go; any other reason takes its place."""
 
 
 class TaskContext:
@@ -44,6 +46,8 @@ class TaskContext:
         """Whether the attempt has reported progress."""
         self.note_life: Callable[[], None] | None = None
         """Told of every sign of life; for runners."""
+        self.begin: Callable[[], None] = _nothing
+        """Called when the function begins later than its runner, after an import; for runners."""
         self.keep: Keep | None = None if task_id is None else self._keep
         """Takes each log record as text; for runners, which may put another place there."""
         self._send_progress = send_progress
@@ -101,6 +105,10 @@ class TaskContext:
         self._records.add(line.encode("utf-8", "backslashreplace"))
 
 
+def _nothing() -> None:
+    pass
+
+
 _current: ContextVar[TaskContext | None] = ContextVar("thirdshift_task", default=None)
 
 
@@ -109,10 +117,19 @@ def current_task() -> TaskContext:
     return _current.get() or TaskContext()
 
 
-def keeper() -> Keep | None:
-    """Return what keeps the log records of the attempt that runs here; ``None`` outside of a worker."""
+def keep_records() -> None:
+    """From now on keep the log records that attempts write in this process, each with its own attempt; for runners."""
+    watch_records(_keeper)
+
+
+def _keeper() -> Keep | None:
     context = _current.get()
     return None if context is None else context.keep
+
+
+def task_in(context: Context) -> TaskContext | None:
+    """Return the attempt that *context* belongs to; for who looks at it from outside."""
+    return context.get(_current)
 
 
 def set_current_task(context: TaskContext | None) -> None:

@@ -15,7 +15,8 @@ LEAST_LEVEL = logging.INFO
 """``current_task().log`` keeps records from this level on, whatever the application's loggers are set to."""
 
 TASK_LOGGER = "thirdshift.task"
-_OURS = ("thirdshift.task", "thirdshift.worker")
+_OURS = (TASK_LOGGER, "thirdshift.worker")
+_task_logger = logging.getLogger(TASK_LOGGER)
 _LONGEST_LINE = 16 * 1024
 _formatter = logging.Formatter()
 
@@ -26,7 +27,7 @@ class TaskLog(logging.LoggerAdapter[logging.Logger]):
     """The logger of one attempt: its records are stored with the attempt, and go where the application sends them."""
 
     def __init__(self, facts: MutableMapping[str, Any], keep: Keep | None) -> None:
-        super().__init__(logging.getLogger(TASK_LOGGER), facts)
+        super().__init__(_task_logger, facts)
         self._keep = keep
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
@@ -34,7 +35,7 @@ class TaskLog(logging.LoggerAdapter[logging.Logger]):
         if self._keep is not None and level >= LEAST_LEVEL:
             error = kwargs.get("exc_info")
             found = _exc_info(error) if error else None
-            keep_record(logging.LogRecord(TASK_LOGGER, level, "", 0, msg, args, found), self._keep)  # type: ignore[arg-type]
+            keep_record(logging.LogRecord(TASK_LOGGER, level, "", 0, msg, args, found), self._keep)
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller's line is meant, not this one
         super().log(level, msg, *args, **kwargs)
 
@@ -52,19 +53,27 @@ def keep_record(record: logging.LogRecord, keep: Keep) -> None:
 def watch_records(keeper: Callable[[], Keep | None]) -> None:
     """From now on give every record that is made here to what *keeper* returns for its place; ``None``: to nobody.
 
-    Records of a level that their logger does not care for are never made.
+    Records of a level that their logger does not care for are never made. Doing it again changes nothing.
     """
     make = logging.getLogRecordFactory()
+    if isinstance(make, _KeepingFactory):
+        return
+    logging.setLogRecordFactory(_KeepingFactory(make, keeper))
 
-    def make_and_keep(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make(*args, **kwargs)
-        if isinstance(record.levelno, int) and record.name not in _OURS:
-            keep = keeper()
-            if keep is not None:
-                keep_record(record, keep)
+
+class _KeepingFactory:
+    """Makes records as the application wants them, and shows them to a keeper."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord], keeper: Callable[[], Keep | None]) -> None:
+        self._make = make
+        self._keeper = keeper
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
+        keep = self._keeper()
+        if keep is not None and record.name not in _OURS and isinstance(record.levelno, int):
+            keep_record(record, keep)
         return record
-
-    logging.setLogRecordFactory(make_and_keep)
 
 
 def _exc_info(error: Any) -> Any:

@@ -101,6 +101,7 @@ class Worker:
         self._unlisten = [
             self._engine.on_work(self._hear, self._hear_of_others),
             self._engine.on_submit(self._reserve),
+            self._engine.on_death(self._hear_of_death),
         ]
         self._thread.start()
 
@@ -280,7 +281,7 @@ class Worker:
 
     def _take_notice(self, claims: Sequence[Claim]) -> None:
         self.announce(AttemptsClaimed(claims))
-        if any(claim.timeout_s is not None for claim in claims):
+        if any(claim.shortest_limit_s is not None for claim in claims):
             self._wake.set()  # the worker's thread looks after time limits
 
     def _pool_of(self, claim: Claim) -> PoolKind:
@@ -383,6 +384,11 @@ class Worker:
             self._progress[claim.seq] = claim, facts
         if is_first:
             self._wake.set()
+
+    def _hear_of_death(self) -> None:
+        """Look at once for what a dead worker left."""
+        self._safety_due = 0.0
+        self._wake.set()
 
     # Called from submitters' threads
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from thirdshift.core.outcome import Cancel, Retry, Snooze
+from thirdshift.host.processes import parent_of
 from thirdshift.runtime.context import current_task
 from thirdshift.testing.signals import append, receive, send
 
@@ -178,9 +179,9 @@ def kill_self_before_attempt(number: int) -> int:
 
 
 def kill_worker() -> None:
-    """Kill the worker, from one of its threads or from its child."""
+    """Kill the worker, from one of its threads or from its child, whose parent is its guard."""
     is_child = threading.current_thread() is threading.main_thread()
-    os.kill(os.getppid() if is_child else os.getpid(), signal.SIGKILL)
+    os.kill(parent_of(os.getppid()) if is_child else os.getpid(), signal.SIGKILL)
     signal.pause()
 
 

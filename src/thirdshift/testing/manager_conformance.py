@@ -44,7 +44,9 @@ class ManagerConformance:
     """Subclass it and say which pool is meant."""
 
     worker_type: ClassVar[str]
-    """``threaded`` or ``process``."""
+    """``threaded``, ``process`` or ``async``."""
+    functions: ClassVar[Any] = functions
+    """The task functions as this pool runs them."""
 
     tmp_path: Path
     manager: BackgroundTaskManager
@@ -78,7 +80,7 @@ class ManagerConformance:
         """Start a task that lasts until the test releases it."""
         number = len(list(self.tmp_path.glob("said-*")))
         said, released = self.signal(f"said-{number}"), self.signal(f"released-{number}")
-        handle = self.manager.options(**options).submit(functions.hold, said.path, released.path)
+        handle = self.manager.options(**options).submit(self.functions.hold, said.path, released.path)
         return Held(handle, int(said.wait()), released)
 
     def until(self, is_so: Callable[[], bool]) -> None:
@@ -94,9 +96,9 @@ class ManagerConformance:
 
     def test_a_function_runs_and_its_result_can_be_read(self) -> None:
         """By handle, and by the task's id."""
-        handle = self.manager.submit(functions.add, 2, 3)
+        handle = self.manager.submit(self.functions.add, 2, 3)
         assert handle.result(TIMEOUT_S) == 5
-        task_id = self.manager.submit_task(functions.add, 2, second=0.5)
+        task_id = self.manager.submit_task(self.functions.add, 2, second=0.5)
         assert self.manager.handle(task_id).result(TIMEOUT_S) == 2.5
         found = self.manager.get_task(task_id)
         assert found is not None
@@ -107,16 +109,16 @@ class ManagerConformance:
     def test_values_come_back_equal_and_of_their_type(self) -> None:
         """Through the store, and through a child process."""
         value = {"when": datetime(2030, 1, 1, tzinfo=UTC), "where": Path("a"), "odd": "\ud800", "raw": (b"\0\xff", {1})}
-        assert self.run(functions.echo, value).result == value
+        assert self.run(self.functions.echo, value).result == value
 
     def test_methods_of_classes_run_by_name(self) -> None:
         """Static and class methods."""
-        assert self.run(functions.Kitchen.boil, "rice").result == "boiled rice"
-        assert self.run(functions.Kitchen.fry, "rice").result == "Kitchen fried rice"
+        assert self.run(self.functions.Kitchen.boil, "rice").result == "boiled rice"
+        assert self.run(self.functions.Kitchen.fry, "rice").result == "Kitchen fried rice"
 
     def test_an_error_is_kept_with_its_traceback(self) -> None:
         """Type, message, and where it happened; our own frames are left out."""
-        found = self.run(functions.fail, "no such customer", max_retries=0)
+        found = self.run(self.functions.fail, "no such customer", max_retries=0)
         assert found.status is TaskStatus.FAILED
         assert found.error is not None
         assert (found.error.type, found.error.message) == ("ValueError", "no such customer")
@@ -137,23 +139,23 @@ class ManagerConformance:
     )
     def test_a_strange_error_fails_its_task_only(self, function: Callable[..., Any], kind: str, message: str) -> None:
         """Whatever is raised is recorded, and the worker lives on."""
-        found = self.run(function, max_retries=0)
+        found = self.run(getattr(self.functions, function.__name__), max_retries=0)
         assert found.status is TaskStatus.FAILED
         assert found.error is not None
         assert found.error.type == kind
         assert message in found.error.message
-        assert [self.run(functions.add, n, 1).result for n in range(4)] == [1, 2, 3, 4]
+        assert [self.run(self.functions.add, n, 1).result for n in range(4)] == [1, 2, 3, 4]
 
     def test_leaving_the_interpreter_is_a_failure(self) -> None:
         """sys.exit in a task ends the task, not the worker."""
-        found = self.run(functions.leave, 3, max_retries=0)
+        found = self.run(self.functions.leave, 3, max_retries=0)
         assert found.error is not None
         assert found.error.type in ("SystemExit", "ProcessDied")
-        assert self.run(functions.add, 1, 1).result == 2
+        assert self.run(self.functions.add, 1, 1).result == 2
 
     def test_a_result_that_cannot_be_stored_fails_with_a_message(self) -> None:
         """It says what it is and what could be stored."""
-        found = self.run(functions.unserialisable, max_retries=0)
+        found = self.run(self.functions.unserialisable, max_retries=0)
         assert found.status is TaskStatus.FAILED
         assert found.error is not None
         assert found.error.message.startswith("the result is a builtins.object, which cannot be stored")
@@ -203,7 +205,7 @@ class ManagerConformance:
     def test_an_option_that_makes_no_sense_is_refused(self, options: dict[str, Any], words: str) -> None:
         """At submit, by name; nothing is stored."""
         with pytest.raises(UsageError, match=words):
-            self.manager.options(**options).submit(functions.echo)
+            self.manager.options(**options).submit(self.functions.echo)
         assert self.manager.get_stats()["total"] == 0
 
     def test_an_option_that_is_a_parameter_too_is_refused(self) -> None:
@@ -216,13 +218,13 @@ class ManagerConformance:
 
     def test_a_failing_function_is_tried_again(self) -> None:
         """With a wait in between, until it succeeds."""
-        found = self.run(functions.fail_before_attempt, 2)
+        found = self.run(self.functions.fail_before_attempt, 2)
         assert (found.status, found.result, found.failures) == (TaskStatus.COMPLETED, 2, 1)
         assert [attempt.outcome.value for attempt in found.attempts] == ["failed", "completed"]
 
     def test_retries_stop_at_max_retries(self) -> None:
         """2 retries are 3 attempts."""
-        found = self.run(functions.try_again_before_attempt, 99, max_retries=2)
+        found = self.run(self.functions.try_again_before_attempt, 99, max_retries=2)
         assert found.status is TaskStatus.FAILED
         assert [attempt.number for attempt in found.attempts] == [1, 2, 3]
         assert found.error is not None
@@ -230,11 +232,11 @@ class ManagerConformance:
 
     def test_a_function_steers_by_what_it_returns(self) -> None:
         """Retry fails the attempt, Snooze does not, Cancel ends the task."""
-        retried = self.run(functions.try_again_before_attempt, 3)
+        retried = self.run(self.functions.try_again_before_attempt, 3)
         assert (retried.result, retried.failures) == (3, 2)
-        snoozed = self.run(functions.snooze_before_attempt, 3, 0.01, max_retries=0)
+        snoozed = self.run(self.functions.snooze_before_attempt, 3, 0.01, max_retries=0)
         assert (snoozed.result, snoozed.failures) == (3, 0)
-        cancelled = self.run(functions.call_off, "sold out")
+        cancelled = self.run(self.functions.call_off, "sold out")
         assert cancelled.status is TaskStatus.CANCELLED
         assert str(cancelled.error) == "Cancel: sold out"
 
@@ -242,15 +244,15 @@ class ManagerConformance:
     def test_a_wait_that_makes_no_sense_fails_the_attempt(self, seconds: Any) -> None:
         """It is the function's error, and the worker lives on."""
         argument = seconds if isinstance(seconds, str) or seconds == seconds else float("nan")  # noqa: PLR0124
-        found = self.run(functions.bad_wait, argument, max_retries=0)
+        found = self.run(self.functions.bad_wait, argument, max_retries=0)
         assert found.error is not None
         assert found.error.type == "UsageError"
         assert "Snooze(seconds=…) was given" in found.error.message
-        assert self.run(functions.add, 1, 1).result == 2
+        assert self.run(self.functions.add, 1, 1).result == 2
 
     def test_a_finished_task_runs_again_by_hand(self) -> None:
         """With all its retries."""
-        found = self.run(functions.fail, "x", max_retries=0)
+        found = self.run(self.functions.fail, "x", max_retries=0)
         assert self.manager.retry_task(found.id)
         again = self.manager.handle(found.id).wait(TIMEOUT_S)
         assert len(again.attempts) == 2
@@ -260,7 +262,7 @@ class ManagerConformance:
     def test_a_pending_task_is_cancelled_and_never_runs(self) -> None:
         """Its result is a TaskFailed that says so."""
         held = [self.busy(), self.busy()]
-        handle = self.manager.submit(functions.echo, 1)
+        handle = self.manager.submit(self.functions.echo, 1)
         assert handle.cancel()
         assert not handle.cancel()
         with pytest.raises(TaskFailed, match="cancelled: it never ran"):
@@ -271,7 +273,7 @@ class ManagerConformance:
     def test_a_running_function_sees_that_it_should_stop(self) -> None:
         """Its task ends cancelled, whatever it returns."""
         said = self.signal("said")
-        handle = self.manager.submit(functions.until_stopped, said.path)
+        handle = self.manager.submit(self.functions.until_stopped, said.path)
         said.wait()
         assert handle.cancel()
         found = handle.wait(TIMEOUT_S)
@@ -280,8 +282,8 @@ class ManagerConformance:
     def test_cancelling_one_task_leaves_its_neighbours_alone(self) -> None:
         """Also those that follow in the same slot, at once."""
         said = self.signal("said")
-        handles = [self.manager.submit(functions.until_stopped, said.path) for _ in range(2)]
-        following = [self.manager.submit(functions.add, n, 0) for n in range(20)]
+        handles = [self.manager.submit(self.functions.until_stopped, said.path) for _ in range(2)]
+        following = [self.manager.submit(self.functions.add, n, 0) for n in range(20)]
         assert len({said.wait() for _ in handles}) >= 1
         for handle in handles:
             assert handle.cancel()
@@ -293,7 +295,7 @@ class ManagerConformance:
     def test_a_timeout_ends_the_attempt(self) -> None:
         """It counts as a failure."""
         said = self.signal("said")
-        found = self.run(functions.until_stopped, said.path, timeout=0.2, max_retries=0)
+        found = self.run(self.functions.until_stopped, said.path, timeout=0.2, max_retries=0)
         assert found.status is TaskStatus.FAILED
         assert found.attempts[0].outcome is AttemptOutcome.TIMED_OUT
         assert found.error is not None
@@ -304,7 +306,7 @@ class ManagerConformance:
         self.manager.pause_queue("line")
         said = self.signal("said")
         for priority in (TaskPriority.LOW, TaskPriority.NORMAL, TaskPriority.CRITICAL, TaskPriority.HIGH):
-            self.manager.options(priority=priority, queue="line").submit(functions.say, said.path, priority.name)
+            self.manager.options(priority=priority, queue="line").submit(self.functions.say, said.path, priority.name)
         self.manager.shutdown()
         with self.open(max_workers=1, queues=["line"]) as self.manager:
             self.manager.resume_queue("line")
@@ -322,7 +324,7 @@ class ManagerConformance:
     def test_a_scheduled_task_runs_when_it_is_due(self) -> None:
         """And not before."""
         due = datetime.now(UTC) + timedelta(seconds=0.3)
-        found = self.run(functions.echo, 1, run_at=due)
+        found = self.run(self.functions.echo, 1, run_at=due)
         assert found.attempts[0].started_at is not None
         assert found.attempts[0].started_at >= due
 
@@ -331,13 +333,13 @@ class ManagerConformance:
     def test_a_function_knows_its_task(self) -> None:
         """Outside of a worker the same call is harmless."""
         assert functions.context_facts() == [None, "", 0, None, False]
-        found = self.run(functions.context_facts, name="facts")
+        found = self.run(self.functions.context_facts, name="facts")
         assert found.result == [found.id, "facts", 1, found.id, False]
 
     def test_progress_can_be_read_while_it_runs(self) -> None:
         """And is gone afterwards."""
         said, released = self.signal("said"), self.signal("released")
-        handle = self.manager.submit(functions.report_progress, said.path, released.path)
+        handle = self.manager.submit(self.functions.report_progress, said.path, released.path)
         said.wait()
         self.until(lambda: handle.task.progress is not None)
         assert handle.task.progress == {"done": 1, "total": 4, "phase": "first"}
@@ -348,7 +350,7 @@ class ManagerConformance:
     def test_strange_progress_harms_nobody(self) -> None:
         """What is not JSON is stored as text."""
         said, released = self.signal("said"), self.signal("released")
-        handle = self.manager.submit(functions.strange_progress, said.path, released.path)
+        handle = self.manager.submit(self.functions.strange_progress, said.path, released.path)
         said.wait()
         self.until(lambda: handle.task.progress is not None)
         assert handle.task.progress == {
@@ -364,10 +366,11 @@ class ManagerConformance:
     def test_stats_count_what_there_is(self) -> None:
         """A count for each status under its word, and the sums."""
         held = self.busy()
-        self.manager.options(run_at=datetime.now(UTC) + timedelta(hours=1)).submit(functions.echo)
+        self.manager.options(run_at=datetime.now(UTC) + timedelta(hours=1)).submit(self.functions.echo)
         stats = self.manager.get_stats()
         assert (stats["running"], stats["scheduled"], stats["total"], stats["queue_size"]) == (1, 1, 2, 1)
-        assert (stats["workers"], stats["slots"], stats["busy"]) == (1, 4, 1)
+        slots = sum(slots for worker in self.manager.workers() for slots in worker.pools.values())
+        assert (stats["workers"], stats["slots"], stats["busy"]) == (1, slots, 1)
         held.finish()
 
     def test_unknown_ids_are_answered(self) -> None:
@@ -381,15 +384,15 @@ class ManagerConformance:
     def test_the_same_task_id_is_one_task(self) -> None:
         """Submitting again after an unknown outcome is safe."""
         submitter = self.manager.options(task_id="5" * 32)
-        assert submitter.submit(functions.add, 1, 1).id == submitter.submit(functions.add, 2, 2).id
-        assert submitter.submit(functions.add, 3, 3).result(TIMEOUT_S) == 2
+        assert submitter.submit(self.functions.add, 1, 1).id == submitter.submit(self.functions.add, 2, 2).id
+        assert submitter.submit(self.functions.add, 3, 3).result(TIMEOUT_S) == 2
         assert self.manager.get_stats()["total"] == 1
 
     def test_many_calls_are_one_commit(self) -> None:
         """Ids come back in order."""
-        ids = self.manager.submit_many(functions.add, [(n, 1) for n in range(50)])
+        ids = self.manager.submit_many(self.functions.add, [(n, 1) for n in range(50)])
         assert [self.manager.handle(task_id).result(TIMEOUT_S) for task_id in ids] == list(range(1, 51))
-        assert self.manager.submit_many(functions.add, []) == []
+        assert self.manager.submit_many(self.functions.add, []) == []
 
     # Coroutines
 
@@ -398,12 +401,12 @@ class ManagerConformance:
 
         async def work() -> list[Any]:
             manager = self.manager
-            handle = await manager.asubmit(functions.add, 1, second=1)
-            task_id = await manager.asubmit_task(functions.add, 2, 2, name="sum")
-            ids = await manager.asubmit_many(functions.add, [(3, 3), (4, 4)])
+            handle = await manager.asubmit(self.functions.add, 1, second=1)
+            task_id = await manager.asubmit_task(self.functions.add, 2, 2, name="sum")
+            ids = await manager.asubmit_many(self.functions.add, [(3, 3), (4, 4)])
             submitter = manager.options(name="mine")
-            handles = [handle, *map(manager.handle, [task_id, *ids]), await submitter.asubmit(functions.add, 5, 5)]
-            handles += map(manager.handle, await submitter.asubmit_many(functions.add, [(6, 6)]))
+            handles = [handle, *map(manager.handle, [task_id, *ids]), await submitter.asubmit(self.functions.add, 5, 5)]
+            handles += map(manager.handle, await submitter.asubmit_many(self.functions.add, [(6, 6)]))
             results = [await each.aresult(TIMEOUT_S) for each in handles]
             task = await manager.aget_task(task_id)
             return [*results, task and task.name, (await handles[-1].afinished()).name, await handle.acancel()]
@@ -415,7 +418,7 @@ class ManagerConformance:
         held = self.busy()
 
         async def work() -> None:
-            failing = await self.manager.options(max_retries=0).asubmit(functions.fail, "no such customer")
+            failing = await self.manager.options(max_retries=0).asubmit(self.functions.fail, "no such customer")
             with pytest.raises(TaskFailed, match="ValueError: no such customer"):
                 await failing.aresult(TIMEOUT_S)
             assert (await failing.afinished()).status is TaskStatus.FAILED
@@ -454,9 +457,9 @@ class ManagerConformance:
     def test_many_coroutines_wait_without_threads_of_their_own(self) -> None:
         """A thousand of them, for tasks that end one after another."""
         self.manager.pause_queue("line")
-        ids = self.manager.options(queue="line").submit_many(functions.add, [(n, 1) for n in range(1_000)])
+        ids = self.manager.options(queue="line").submit_many(self.functions.add, [(n, 1) for n in range(1_000)])
         self.manager.pause_queue("other")
-        never = self.manager.options(queue="other").submit(functions.echo)
+        never = self.manager.options(queue="other").submit(self.functions.echo)
 
         async def work() -> list[float]:
             others = asyncio.create_task(never.aresult())
@@ -476,10 +479,10 @@ class ManagerConformance:
 
         async def work() -> None:
             async with self.open() as manager:
-                done = await manager.asubmit(functions.add, 1, 1)
+                done = await manager.asubmit(self.functions.add, 1, 1)
                 assert await done.aresult(TIMEOUT_S) == 2
                 manager.pause_queue("later")
-                later = await manager.options(queue="later").asubmit(functions.echo)
+                later = await manager.options(queue="later").asubmit(self.functions.echo)
                 waiting = asyncio.create_task(later.aresult())
                 await asyncio.sleep(0.05)
             with pytest.raises(StoreError, match="was closed by this process"):
@@ -493,11 +496,11 @@ class ManagerConformance:
         """First come, first served; room comes when a task is claimed or cancelled."""
         held = [self.busy(), self.busy()]
         self.manager.queue_size = 1
-        waiting = self.manager.submit(functions.add, 0, 0)
+        waiting = self.manager.submit(self.functions.add, 0, 0)
         order: list[int] = []
 
         def submit(number: int) -> None:
-            self.manager.options(wait=TIMEOUT_S).submit(functions.add, number, 0)
+            self.manager.options(wait=TIMEOUT_S).submit(self.functions.add, number, 0)
             order.append(number)
 
         threads = [threading.Thread(target=submit, args=[number]) for number in range(1, 6)]
@@ -518,13 +521,13 @@ class ManagerConformance:
         """QueueFull says how long; without a wait, and for what can never fit, it comes at once."""
         self.manager.pause_queue("default")
         self.manager.queue_size = 1
-        self.manager.submit(functions.echo)
+        self.manager.submit(self.functions.echo)
         with pytest.raises(QueueFull, match=r"queue_size is 1 after waiting 0\.05 s"):
-            self.manager.options(wait=0.05).submit(functions.echo)
+            self.manager.options(wait=0.05).submit(self.functions.echo)
         with pytest.raises(QueueFull, match="queue_size is 1; nothing"):
-            self.manager.options(wait=0).submit(functions.echo)
+            self.manager.options(wait=0).submit(self.functions.echo)
         with pytest.raises(QueueFull, match="queue_size is 1; nothing"):
-            self.manager.options(wait=TIMEOUT_S).submit_many(functions.echo, [(), ()])
+            self.manager.options(wait=TIMEOUT_S).submit_many(self.functions.echo, [(), ()])
         for seconds in (-1, float("nan"), float("inf")):
             with pytest.raises(UsageError, match="wait is"):
                 self.manager.options(wait=seconds)
@@ -534,15 +537,15 @@ class ManagerConformance:
         """Bounded, cancellable, and without blocking the event loop."""
         self.manager.pause_queue("default")
         self.manager.queue_size = 1
-        self.manager.submit(functions.echo)
+        self.manager.submit(self.functions.echo)
         patient = self.manager.options(wait=TIMEOUT_S)
 
         async def work() -> list[Any]:
             with pytest.raises(QueueFull, match=r"after waiting 0\.05 s"):
-                await self.manager.options(wait=0.05).asubmit(functions.echo)
-            impatient = asyncio.create_task(patient.asubmit(functions.echo))
+                await self.manager.options(wait=0.05).asubmit(self.functions.echo)
+            impatient = asyncio.create_task(patient.asubmit(self.functions.echo))
             await asyncio.sleep(0.05)
-            waiting = [asyncio.create_task(patient.asubmit(functions.add, n, 1)) for n in range(20)]
+            waiting = [asyncio.create_task(patient.asubmit(self.functions.add, n, 1)) for n in range(20)]
             await asyncio.sleep(0.05)
             impatient.cancel()
             self.manager.resume_queue("default")
@@ -585,8 +588,8 @@ class ManagerConformance:
     def test_many_tasks_are_changed_at_once(self) -> None:
         """Counted, cancelled, run again and deleted by a filter; the rest stays as it is."""
         self.manager.pause_queue("line")
-        waiting = [self.manager.options(queue="line").submit(functions.add, n, 1) for n in range(5)]
-        other = self.run(functions.echo, 1)
+        waiting = [self.manager.options(queue="line").submit(self.functions.add, n, 1) for n in range(5)]
+        other = self.run(self.functions.echo, 1)
         line = TaskFilter(queue="line")
         assert self.manager.count_tasks(line)[TaskStatus.PENDING] == 5
         assert self.manager.cancel_tasks(line) == 5
@@ -603,7 +606,7 @@ class ManagerConformance:
     def test_many_running_tasks_are_told_to_stop(self) -> None:
         """Their functions see it, as when they are cancelled one by one."""
         said = self.signal("said")
-        handles = [self.manager.submit(functions.until_stopped, said.path) for _ in range(2)]
+        handles = [self.manager.submit(self.functions.until_stopped, said.path) for _ in range(2)]
         assert len({said.wait() for _ in handles}) >= 1
         assert self.manager.cancel_tasks(TaskFilter(name="until_stopped")) == 2
         assert {handle.wait(TIMEOUT_S).status for handle in handles} == {TaskStatus.CANCELLED}
@@ -617,10 +620,10 @@ class ManagerConformance:
         held = [self.busy(), self.busy()]
         assert codes(held[0].handle.id) == [ReasonCode.RUNNING]
         self.manager.pause_queue("mail")
-        paused = self.manager.options(queue="mail").submit(functions.echo)
+        paused = self.manager.options(queue="mail").submit(self.functions.echo)
         assert codes(paused.id) == [ReasonCode.QUEUE_PAUSED]
         self.manager.pause_queue("default")
-        first, second = (self.manager.submit(functions.echo) for _ in range(2))
+        first, second = (self.manager.submit(self.functions.echo) for _ in range(2))
         for each in held:
             each.finish()
         assert codes(held[0].handle.id) == [ReasonCode.FINISHED]
@@ -639,9 +642,9 @@ class ManagerConformance:
         rules = PruningConfig(completed_days=0.0, failed_rows=1, enabled=False)
         with self.open(pruning=rules) as self.manager:
             self.manager.pause_queue("later")
-            waiting = self.manager.options(queue="later").submit(functions.echo)
-            done = [self.run(functions.add, 1, 1) for _ in range(3)]
-            failed = [self.run(functions.fail, "x", max_retries=0) for _ in range(2)]
+            waiting = self.manager.options(queue="later").submit(self.functions.echo)
+            done = [self.run(self.functions.add, 1, 1) for _ in range(3)]
+            failed = [self.run(self.functions.fail, "x", max_retries=0) for _ in range(2)]
             counts = {TaskStatus.COMPLETED: 3, TaskStatus.FAILED: 1, TaskStatus.CANCELLED: 0}
             assert self.manager.prune(dry_run=True) == counts
             assert self.manager.get_stats()["total"] == 6
@@ -658,7 +661,7 @@ class ManagerConformance:
     def test_leaving_waits_for_the_work_in_hand_and_leaves_the_rest(self) -> None:
         """What runs ends, what waits stays on disk; the next manager does it."""
         held = [self.busy(), self.busy()]
-        waiting = [self.manager.submit(functions.add, n, 1) for n in range(5)]
+        waiting = [self.manager.submit(self.functions.add, n, 1) for n in range(5)]
         stopping = threading.Thread(target=self.manager.shutdown)
         stopping.start()
         for each in held:
@@ -675,7 +678,7 @@ class ManagerConformance:
 
     def test_draining_empties_the_queue_first(self) -> None:
         """Everything that was submitted is done."""
-        handles = [self.manager.submit(functions.add, n, 1) for n in range(40)]
+        handles = [self.manager.submit(self.functions.add, n, 1) for n in range(40)]
         assert self.manager.shutdown(drain=True)
         with self.open(start=False) as reader:
             assert {reader.get_task_status(each.id) for each in handles} == {TaskStatus.COMPLETED}
@@ -684,8 +687,8 @@ class ManagerConformance:
         """What other workers are meant to do, and paused queues, are not waited for."""
         self.manager.shutdown()
         with self.open(queues=["ours"], max_workers=1) as self.manager:
-            self.manager.options(queue="theirs").submit(functions.echo)
-            done = self.manager.options(queue="ours").submit(functions.echo, 7)
+            self.manager.options(queue="theirs").submit(self.functions.echo)
+            done = self.manager.options(queue="ours").submit(self.functions.echo, 7)
             self.manager.shutdown(drain=True)
         with self.open(excluded_queues=["theirs"]) as self.manager:
             assert self.manager.handle(done.id).result() == 7
@@ -696,7 +699,7 @@ class ManagerConformance:
     def test_a_polite_function_ends_early_and_runs_again(self) -> None:
         """Snooze() at a shutdown uses up no retry."""
         said = self.signal("said")
-        handle = self.manager.options(max_retries=0).submit(functions.snooze_when_stopped, said.path)
+        handle = self.manager.options(max_retries=0).submit(self.functions.snooze_when_stopped, said.path)
         said.wait()
         assert self.manager.shutdown()
         with self.open() as self.manager:
@@ -714,12 +717,12 @@ class ManagerConformance:
             for thread in threads:
                 thread.join(TIMEOUT_S)
             assert self.manager.shutdown()
-            assert other.submit(functions.echo).status is TaskStatus.PENDING
+            assert other.submit(self.functions.echo).status is TaskStatus.PENDING
 
     def test_who_waits_is_told_when_the_manager_closes(self) -> None:
         """Instead of waiting for ever."""
         self.manager.pause_queue("later")
-        handle = self.manager.options(queue="later").submit(functions.echo)
+        handle = self.manager.options(queue="later").submit(self.functions.echo)
         problems: list[BaseException] = []
 
         def wait() -> None:
@@ -740,7 +743,8 @@ class ManagerConformance:
         """Each has its own worker, and no task runs twice."""
         with self.open() as second:
             assert len(second.workers()) == 2
-            handles = [manager.submit(functions.add, n, 0) for n in range(30) for manager in (self.manager, second)]
+            managers = (self.manager, second)
+            handles = [manager.submit(self.functions.add, n, 0) for n in range(30) for manager in managers]
             assert [handle.result(TIMEOUT_S) for handle in handles] == [n for n in range(30) for _ in range(2)]
             assert {len(handle.task.attempts) for handle in handles} == {1}
 
@@ -748,7 +752,7 @@ class ManagerConformance:
         """start=False starts nothing."""
         self.manager.shutdown()
         with self.open(start=False) as submitter:
-            handle = submitter.submit(functions.add, 1, 1)
+            handle = submitter.submit(self.functions.add, 1, 1)
             assert submitter.workers() == []
             with self.open() as self.manager:
                 assert handle.result(TIMEOUT_S) == 2
@@ -759,7 +763,7 @@ class ManagerConformance:
         counts = []
         for _ in range(4):
             with self.open(max_workers=1) as manager:
-                assert manager.submit(functions.add, 1, 1).result(TIMEOUT_S) == 2
+                assert manager.submit(self.functions.add, 1, 1).result(TIMEOUT_S) == 2
             counts.append(len(list(Path("/proc/self/fd").iterdir())))
         assert len(set(counts)) == 1
 

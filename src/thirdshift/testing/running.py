@@ -40,7 +40,8 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, PoolKind
 from thirdshift.manager import BackgroundTaskManager, stand_in
 from thirdshift.monitor.logs import log_event
-from thirdshift.runtime.pools.slots import AttemptSink, Runner, Running, Slot, SlotPool
+from thirdshift.runtime.pools.pool import AttemptSink, Running
+from thirdshift.runtime.pools.slots import Runner, Slot, SlotPool
 from thirdshift.runtime.pools.threads import ThreadRunner
 from thirdshift.runtime.worker import Worker
 from thirdshift.submission import Call, SubmitOptions
@@ -105,7 +106,7 @@ def _run(manager: BackgroundTaskManager, jump: Callable[[], bool], limit: "_Limi
 
 @contextmanager
 def _enlisted(manager: BackgroundTaskManager, stage: "_Stage") -> Iterator[tuple[Worker, list["_StagePool"]]]:
-    pools = [_StagePool(kind, stage, manager.clock) for kind in (PoolKind.THREAD, PoolKind.PROCESS)]
+    pools = [_StagePool(kind, stage, manager.clock) for kind in PoolKind]
     worker = manager.new_worker(pools, random=lambda: 1.0, observe=stage.observe)
     worker.enlist()
     try:

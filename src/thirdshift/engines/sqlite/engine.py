@@ -55,8 +55,8 @@ from thirdshift.engines.sqlite.rows import (
     attempt_of_row,
     claim_of_new,
     from_us,
+    row_of_new,
     row_of_worker,
-    rows_of_new,
     task_of_row,
     to_us,
     worker_of_row,
@@ -231,59 +231,57 @@ class SQLiteEngine:
     def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> None:
         """Store all *tasks* or none. See :class:`thirdshift.core.engine.Engine`."""
         now_us = self._now_us()
-        seat = self._seat_for(tasks[0], now_us) if len(tasks) == 1 else None
-        if seat is None:
-            self._store(tasks, now_us, queue_size)
-            self._hub.announce(wake.WORK)
+        if len(tasks) == 1:
+            self._submit_one(tasks[0], now_us, queue_size)
             return
-        try:
-            claim = self._store_claimed(tasks[0], now_us, queue_size, seat.owner)
-        except BaseException:
-            seat.leave()
-            raise
-        if claim is None:
-            seat.leave()
-            self._hub.announce(wake.WORK)
-        elif not seat.take(claim):
-            self.give_back([claim])
-
-    def _store(self, tasks: Sequence[NewTask], now_us: int, queue_size: int | None) -> None:
+        rows = [row_of_new(task, now_us) for task in tasks]
         queues = {task.spec.queue for task in tasks}
-        rows = rows_of_new(tasks, now_us)
         new_queues = queues - self._known_queues
 
         def insert(connection: sqlite3.Connection) -> None:
-            self._prepare_submit(connection, queue_size, len(rows), new_queues)
+            _prepare_submit(connection, queue_size, len(rows), new_queues)
             for query, parameters in in_chunks("submit", rows):
                 connection.execute(query, parameters)
 
         self._writer.run(insert, durable=any(task.spec.durable for task in tasks))
         self._known_queues |= queues
+        self._hub.announce(wake.WORK)
 
-    def _store_claimed(self, task: NewTask, now_us: int, queue_size: int | None, owner: str) -> Claim | None:
-        """Store one task that is due and claim it for *owner*; ``None`` when another should come first."""
-        (row,) = rows_of_new([task], now_us)
-        new_queues = {task.spec.queue} - self._known_queues
+    def _submit_one(self, task: NewTask, now_us: int, queue_size: int | None) -> None:
+        """Store *task*, claimed already when a worker of this process has a free slot and nothing should come first."""
+        seat = self._seat_for(task, now_us)
+        try:
+            claim = self._store(task, now_us, queue_size, seat)
+        except BaseException:
+            if seat is not None:
+                seat.leave()
+            raise
+        if seat is None or claim is None:
+            if seat is not None:
+                seat.leave()
+            self._hub.announce(wake.WORK)
+        elif not seat.take(claim):
+            self.give_back([claim])
+
+    def _store(self, task: NewTask, now_us: int, queue_size: int | None, seat: Seat | None) -> Claim | None:
+        spec = task.spec
+        row = row_of_new(task, now_us)
+        new_queues = () if spec.queue in self._known_queues else (spec.queue,)
 
         def insert(connection: sqlite3.Connection) -> int | None:
-            self._prepare_submit(connection, queue_size, 1, new_queues)
-            cursor = connection.execute(QUERY["submit_claimed"], (*row, owner))
-            if cursor.rowcount:
-                return cursor.lastrowid
+            if new_queues or queue_size is not None:
+                _prepare_submit(connection, queue_size, 1, new_queues)
+            if seat is not None:
+                cursor = connection.execute(QUERY["submit_claimed"], (*row, seat.owner))
+                if cursor.rowcount:
+                    return cursor.lastrowid
             connection.execute(QUERY["submit"], row)
             return None
 
-        seq = self._writer.run(insert, durable=task.spec.durable)
-        self._known_queues |= new_queues
-        return None if seq is None else claim_of_new(task, seq, owner, now_us)
-
-    def _prepare_submit(
-        self, connection: sqlite3.Connection, queue_size: int | None, more: int, new_queues: AbstractSet[str]
-    ) -> None:
-        if queue_size is not None:
-            _demand_room(connection, queue_size, more)
+        seq = self._writer.run(insert, durable=spec.durable)
         if new_queues:
-            connection.executemany(QUERY["know_queue"], [(name,) for name in new_queues])
+            self._known_queues |= {spec.queue}
+        return None if seq is None or seat is None else claim_of_new(task, seq, seat.owner, now_us)
 
     def _seat_for(self, task: NewTask, now_us: int) -> Seat | None:
         """Return a free slot of a worker of this process for *task*, if it is due."""
@@ -669,6 +667,15 @@ class SQLiteEngine:
         """Return now; it never goes back within a process, so that a clock step does not reorder equal tasks."""
         self._last_now_us = now_us = max(self._last_now_us, to_us(self._clock.now()))
         return now_us
+
+
+def _prepare_submit(
+    connection: sqlite3.Connection, queue_size: int | None, more: int, new_queues: Collection[str]
+) -> None:
+    if queue_size is not None:
+        _demand_room(connection, queue_size, more)
+    if new_queues:
+        connection.executemany(QUERY["know_queue"], [(name,) for name in new_queues])
 
 
 def _demand_room(connection: sqlite3.Connection, queue_size: int, more: int) -> None:

@@ -16,6 +16,7 @@ from thirdshift.core.task import Claim
 from thirdshift.engines.sqlite.card import Card, write_card
 from thirdshift.engines.sqlite.slotfile import SlotFile, read_slots
 from thirdshift.host.lock import FileLock, held_by_somebody, read_pid
+from thirdshift.host.processes import GUARD_SUFFIX
 
 _END_S = 0.1
 """How long a look waits for killed children to be gone."""
@@ -115,9 +116,10 @@ def dead_workers(folder: Path, workers: Sequence[str]) -> Iterator[DeadWorker]:
 def _end_orphans(folder: Path, worker: str) -> bool:
     """Kill children of a dead worker; returns whether all of them are gone, which they mostly are at once."""
     locks = list(folder.glob(f"{worker}.child-*.lock"))
+    guards = list(folder.glob(f"{worker}.child-*.lock{GUARD_SUFFIX}"))  # each ends by itself when its child is gone
     _kill_holders(locks)
     deadline = time.monotonic() + _END_S
-    while any(map(held_by_somebody, locks)):
+    while any(map(held_by_somebody, [*locks, *guards])):
         if time.monotonic() > deadline:
             return False  # the next look finds it
         time.sleep(_PAUSE_S)

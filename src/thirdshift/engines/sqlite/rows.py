@@ -47,38 +47,38 @@ def _optional_moment(value: int | None) -> datetime | None:
     return None if value is None else from_us(value)
 
 
-def row_of_spec(spec: TaskSpec, now_us: int) -> Row:
-    """Return the parameters of the query ``submit`` that follow the id and the arguments."""
-    due_us = now_us if spec.run_at is None else to_us(spec.run_at)
+def row_of_new(task: NewTask, now_us: int) -> Row:
+    """Return the parameters of the query ``submit``."""
+    spec = task.spec
+    if spec.run_at is None:
+        return (task.id, task.arguments, "pending", now_us, now_us, *_row_of_spec(spec))
+    due_us = to_us(spec.run_at)
     status = TaskStatus.PENDING if due_us <= now_us else TaskStatus.SCHEDULED
-    return (
-        spec.name,
-        spec.function,
-        spec.queue,
-        spec.pool.value,
-        int(spec.priority),
-        status.value,
-        now_us,
-        due_us,
-        int(spec.durable),
-        spec.max_retries,
-        _optional_us(spec.timeout_s),
-        json.dumps(spec.tags) if spec.tags else "[]",
-        _optional_us(spec.stall_timeout_s),
-    )
+    return (task.id, task.arguments, status.value, now_us, due_us, *_row_of_spec(spec))
 
 
-def rows_of_new(tasks: Sequence[NewTask], now_us: int) -> list[Row]:
-    """Return the parameters of the query ``submit`` for each task."""
-    rows: list[Row] = []
-    spec: TaskSpec | None = None
-    shared: Row = ()
-    for task in tasks:
-        if task.spec is not spec:
-            spec = task.spec
-            shared = row_of_spec(spec, now_us)
-        rows.append((task.id, task.arguments, *shared))
-    return rows
+def _row_of_spec(spec: TaskSpec) -> Row:
+    """Return what all tasks of *spec* share. Submits mostly repeat the one before them, whose row is remembered."""
+    global _last_spec  # noqa: PLW0603  # one pair, replaced at once: threads see the old one or the new one
+    known, row = _last_spec
+    if known is not spec:
+        row = (
+            spec.name,
+            spec.function,
+            spec.queue,
+            spec.pool.value,
+            int(spec.priority),
+            int(spec.durable),
+            spec.max_retries,
+            _optional_us(spec.timeout_s),
+            json.dumps(spec.tags) if spec.tags else "[]",
+            _optional_us(spec.stall_timeout_s),
+        )
+        _last_spec = spec, row
+    return row
+
+
+_last_spec: tuple[TaskSpec | None, Row] = (None, ())
 
 
 def claim_of_row(row: Row, owner: str, now: datetime) -> Claim:

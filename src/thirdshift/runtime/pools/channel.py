@@ -2,7 +2,8 @@
 
 ================  =========================================================================================
 worker to child   ``call`` (run an attempt), ``stop`` (set ``should_stop`` of that attempt)
-child to worker   ``ready`` (after start), ``progress``, ``ended`` (how the attempt ended)
+child to worker   ``ready`` (after start), ``began`` (the module is imported), ``progress``, ``alive`` (it logs),
+                  ``ended`` (how the attempt ended, and what it used)
 ================  =========================================================================================
 """
 
@@ -38,6 +39,10 @@ class Channel:
             return None
         message: dict[str, Any] = json.loads(body)
         return message
+
+    def fileno(self) -> int:
+        """Return the descriptor of this end, for who waits for more than one."""
+        return self._connection.fileno()
 
     def close(self) -> None:
         """Close this end."""

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
-import io
 import logging
 import os
 import signal
@@ -22,7 +21,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from thirdshift.core.outcome import Ending
 from thirdshift.core.reference import adopt_aliases
@@ -45,9 +44,7 @@ def main(descriptor: int, ends: ChildEnds, lock_path: str, moved: Mapping[str, s
     *ends* lead to the guard, *moved* are the worker's aliases of functions and classes.
     """
     faulthandler.enable()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what was printed before a crash tells of it
-            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    sys.stdout, sys.stderr = _printer(1), _printer(2)
     adopt_aliases(moved)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the worker decides
     signal.signal(signal.SIGTERM, _exit)
@@ -63,6 +60,11 @@ def main(descriptor: int, ends: ChildEnds, lock_path: str, moved: Mapping[str, s
     channel.send("ready", cpu_s=cpu_s())
     while True:
         _serve(channel, calls.next(), meter, writings)
+
+
+def _printer(descriptor: int) -> TextIO:
+    """Return a stream that writes line by line: what was printed before a crash tells of it."""
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 class _Calls:

@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from thirdshift.host.lock import FileLock
-from thirdshift.host.processes import adopt_orphans, die_with_parent, end_all_descendants, send_signal_to_group
+from thirdshift.host.processes import (
+    GUARD_SUFFIX,
+    adopt_orphans,
+    die_with_parent,
+    end_all_descendants,
+    send_signal_to_group,
+)
 from thirdshift.runtime.pools.channel import Channel
 from thirdshift.runtime.tail import Tail
 
@@ -85,7 +91,7 @@ def fork_below_guard(control: int, channel: int, worker: int, lock_path: str) ->
 
 def guard_lock(child_lock: str) -> str:
     """Return the path of the lock that the guard holds of the child that holds *child_lock*."""
-    return f"{child_lock}.guard"
+    return f"{child_lock}{GUARD_SUFFIX}"
 
 
 def _run(

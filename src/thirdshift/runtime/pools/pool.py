@@ -72,6 +72,19 @@ class Running:
     context: TaskContext
     deadline: float | None
     kill_at: float | None = None
+    stalls_at: float | None = None
+    """When it has shown no sign of life for too long."""
+
+
+    def limit_reached(self, now: float) -> StopReason | None:
+        """Return which of its limits is over, once."""
+        if self.deadline is not None and self.deadline <= now:
+            self.deadline = self.stalls_at = None
+            return StopReason.TIMED_OUT
+        if self.stalls_at is not None and self.stalls_at <= now:
+            self.stalls_at = None
+            return StopReason.STALLED
+        return None
 
 
 class Place:
@@ -243,15 +256,15 @@ class Pool(ABC):
         """
         now = self._clock.monotonic()
         with self._changed:  # what a slot is about to take may be due that soon
-            due = [now + claim.timeout_s for _, _, claim in self._backlog if claim.timeout_s is not None]
+            due = [now + limit_s for _, _, claim in self._backlog if (limit_s := claim.shortest_limit_s) is not None]
         for running in self._running(None):
-            if running.deadline is not None and running.deadline <= now:
-                running.deadline = None
-                if not self._end(running, StopReason.TIMED_OUT):
-                    self._overran(running)
+            reason = running.limit_reached(now)
+            if reason is not None and not self._end(running, reason):
+                self._overran(running)
             if running.kill_at is not None and running.kill_at <= now:
                 self._kill(running)
-            due += [moment for moment in (running.deadline, running.kill_at) if moment is not None]
+            moments = (running.deadline, running.stalls_at, running.kill_at)
+            due += [moment for moment in moments if moment is not None]
         return min(due) - now if due else None
 
     def close(self) -> None:
@@ -266,10 +279,27 @@ class Pool(ABC):
             return None
         _, _, claim = heapq.heappop(self._backlog)
         context = TaskContext(claim.id, claim.name, claim.attempt, partial(place.progressed, claim))
-        deadline = None if claim.timeout_s is None else self._clock.monotonic() + claim.timeout_s
-        place.running = Running(control, claim, context, deadline)
+        place.running = Running(control, claim, context, None)
+        if claim.shortest_limit_s is not None:
+            self._keep_limits(place.running)
         self._attempts.add(place.running)
         return place.running
+
+    def _keep_limits(self, running: Running) -> None:
+        """Start the clocks of the attempt's limits: the stall limit's again at every sign of life."""
+        claim, context = running.claim, running.context
+
+        def begin() -> None:
+            if claim.timeout_s is not None and context.stop_reason is None:
+                running.deadline = self._clock.monotonic() + claim.timeout_s
+            live()
+
+        def live() -> None:
+            if claim.stall_timeout_s is not None and context.stop_reason is None:
+                running.stalls_at = self._clock.monotonic() + claim.stall_timeout_s
+
+        context.begin, context.note_life = begin, live
+        begin()
 
     def _end_in(self, place: Place, running: Running, ending: Ending, run_s: float) -> None:
         """Take the end of an attempt, and learn how long attempts take. ``_changed`` is held.

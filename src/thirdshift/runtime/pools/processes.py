@@ -1,12 +1,13 @@
 """Child processes: for work that must be killable or burns CPU. Each slot keeps one child and reuses it.
 
 A child is a fresh interpreter that imports the task's module; it never runs the main script again and shares nothing
-with this process but one socket.
+with this process but one socket. Between the two stands its guard (``guard``), which leaves nothing of it behind.
 """
 
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,69 +18,124 @@ from typing import Any
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
 from thirdshift.core.outcome import Ending, is_suspect
+from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import aliases
-from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
-from thirdshift.runtime.attempt import TIMED_OUT
+from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError, Traces
+from thirdshift.runtime.attempt import OF_REASON, OVER_LIMIT
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.channel import Channel
+from thirdshift.runtime.pools.guard import STREAMS
 from thirdshift.runtime.pools.slots import Runner, SlotPool
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from thirdshift.runtime.pools.guard import fork_below_guard; "
+    "ends = fork_below_guard(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]); "
     "from thirdshift.runtime.pools.child import main; "
-    "main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], json.loads(sys.argv[5]))"
+    "main(int(sys.argv[3]), ends, sys.argv[5], json.loads(sys.argv[6]))"
 )
+_LAST_WORDS_S = 10.0
+"""How long a guard may take to kill what descends from its child. Then it is killed itself."""
 
 
 class ProcessPool(SlotPool):
     """Runs attempts in child processes, one for each slot."""
 
-    def __init__(self, slots: int, clock: Clock) -> None:
+    def __init__(self, slots: int, clock: Clock, recycling: RecyclingConfig | None = None) -> None:
         super().__init__(PoolKind.PROCESS, slots, clock)
+        self._recycling = recycling or RecyclingConfig()
 
     def make_runner(self, number: int, registration: Registration) -> Runner:
         """Return a runner whose child holds the lock *number* of this worker."""
-        return _ProcessRunner(registration.child_lock(number), self._clock)
+        return _ProcessRunner(registration.child_lock(number), self._clock, self._recycling)
 
 
 class _Child:
-    """A running child process, leader of its own process group."""
+    """A running child process with its guard, whose own child it is."""
 
     def __init__(self, lock_path: str) -> None:
-        ours, theirs = socket.socketpair()
-        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-        moved = json.dumps(aliases())
-        try:
-            with theirs:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-c", _BOOT, path, str(theirs.fileno()), str(os.getpid()), lock_path, moved],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=sys.__stderr__ or subprocess.DEVNULL,  # results go over the socket, people's words to stderr
-                    start_new_session=True,
-                )
-        except BaseException:
-            ours.close()
-            raise
-        self.channel = Channel(ours)
+        with contextlib.ExitStack() as unless_started, contextlib.ExitStack() as theirs:
+            self.channel, channel = _socket_pair(unless_started, theirs)
+            self._control, control = _socket_pair(unless_started, theirs)
+            path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+            numbers = [str(channel), str(control)]
+            self._guard = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, path, numbers[1], numbers[0], str(os.getpid()), lock_path, _moved()],
+                pass_fds=[channel, control],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.__stderr__ or subprocess.DEVNULL,  # results go over the socket, people's words to stderr
+                start_new_session=True,
+            )
+            unless_started.pop_all()
+        self.attempts = 0
+        self.first_resident_bytes: int | None = None
+        self.total_cpu_s = 0.0
+        self._poll = select.poll()
+        for end in (self.channel, self._control):
+            self._poll.register(end.fileno(), select.POLLIN)
 
-    def signal_group(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+    def receive(self) -> dict[str, Any] | None:
+        """Return the child's next message, ``None`` when it is gone, whoever else holds its end of the socket."""
+        ready = [descriptor for descriptor, _ in self._poll.poll()]
+        return self.channel.receive() if self.channel.fileno() in ready else None
 
-    def end(self) -> int:
-        """Make sure that the child and its group are gone; returns its exit status as Popen gives it."""
-        self.signal_group(signal.SIGKILL)
+    def tell(self, kind: str) -> None:
+        """Ask something of the guard, which may be gone."""
+        with contextlib.suppress(OSError):
+            self._control.send(kind)
+
+    def collect(self) -> dict[str, Any]:
+        """Return what was written since the last time."""
+        self.tell("collect")
+        return self._hear("traces")
+
+    def end(self) -> dict[str, Any]:
+        """Make sure that the child and all that descends from it is gone; returns what its guard knows of its death."""
+        self.tell("kill")
+        death = self._hear("died")
+        if not death:  # it is gone, or stuck; with it the kernel kills the child
+            self._guard.kill()
         self.channel.close()
-        return self.process.wait()
+        self._control.close()
+        self._guard.wait()
+        return death
+
+    def is_gone(self) -> bool:
+        """Return whether the child has died, or its guard."""
+        return self._guard.poll() is not None or self._is_heard(0)
+
+    def _hear(self, kind: str) -> dict[str, Any]:
+        """Return the guard's next message of that *kind*; nothing when it is gone or says nothing for long."""
+        while self._is_heard(_LAST_WORDS_S):
+            message = self._control.receive()
+            if message is None:
+                break
+            if message["kind"] == kind or message["kind"] == "died":
+                return message
+        return {}
+
+    def _is_heard(self, wait_s: float) -> bool:
+        return bool(select.select([self._control.fileno()], [], [], wait_s)[0])
+
+
+def _socket_pair(unless_started: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[Channel, int]:
+    """Return our end of a new conversation, and the number of the other end."""
+    ours, other = socket.socketpair()
+    unless_started.enter_context(ours)
+    return Channel(ours), theirs.enter_context(other).fileno()
+
+
+def _moved() -> str:
+    return json.dumps(aliases())
 
 
 class _ProcessRunner:
-    """Looks after the child of one slot. The slot's thread starts it, so the child dies with that thread."""
+    """Looks after the child of one slot."""
 
-    def __init__(self, lock_path: str, clock: Clock) -> None:
+    def __init__(self, lock_path: str, clock: Clock, recycling: RecyclingConfig) -> None:
         self._lock_path = lock_path
         self._clock = clock
+        self._recycling = recycling
         self._child: _Child | None = None
         self._was_told_to_end = False
 
@@ -92,12 +148,14 @@ class _ProcessRunner:
         except OSError as error:  # no process or socket could be had, or the child died while we wrote to it
             answer = None if self._child is not None else _failure(started_at, self._clock.now(), error)
         if answer is None:
-            answer = self._bury(started_at, context)
+            return self._bury(started_at, context)
+        if self._was_told_to_end:  # it has ended in time, but maybe not all that it has started
+            self.close()
         return answer
 
     def _must_not_go_on(self, child: _Child, claim: Claim) -> bool:
         """Whether *child* is dead or dying, or *claim* needs a process that nothing else has touched."""
-        return self._was_told_to_end or child.process.poll() is not None or is_suspect(claim.crashes)
+        return self._was_told_to_end or child.is_gone() or is_suspect(claim.crashes)
 
     def pass_on_stop(self, context: TaskContext) -> None:
         child = self._child
@@ -108,17 +166,17 @@ class _ProcessRunner:
     def end(self) -> bool:
         self._was_told_to_end = True  # the signal may come after the attempt: the child is used for no other one
         if self._child is not None:
-            self._child.signal_group(signal.SIGTERM)
+            self._child.tell("end")
         return True
 
     def kill(self) -> None:
         if self._child is not None:
-            self._child.signal_group(signal.SIGKILL)
+            self._child.tell("kill")
 
     def close(self) -> None:
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
 
     def _start(self) -> _Child:
         self.close()
@@ -137,33 +195,66 @@ class _ProcessRunner:
         )
         if context.stop_reason is not None:  # asked before the child knew of the call
             self.pass_on_stop(context)
-        while (message := child.channel.receive()) is not None:
-            if message["kind"] == "progress":
-                context.progress(**message["facts"])
-            elif message["kind"] == "ended":
-                return _ending(message, context, self._was_told_to_end)
+        while (message := child.receive()) is not None:
+            match message["kind"]:
+                case "progress":
+                    context.progress(**message["facts"])
+                case "alive":
+                    context.sign_of_life()
+                case "began":
+                    context.begin()
+                case "ready":
+                    child.total_cpu_s = message["cpu_s"]
+                case "ended":
+                    return self._ending(child, message, context)
         return None
+
+    def _ending(self, child: _Child, message: dict[str, Any], context: TaskContext) -> Ending:
+        written = child.collect() if message["has_written"] else {}
+        child.total_cpu_s = message["total_cpu_s"]
+        child.attempts += 1
+        if child.first_resident_bytes is None:
+            child.first_resident_bytes = message["resident_bytes"]
+        if self._is_worn(child, message["resident_bytes"]):
+            self.close()
+        traces = Traces(message["cpu_s"], message["peak_memory_bytes"], *_texts(written))
+        return _ending(message, context, self._was_told_to_end)._replace(traces=traces)
+
+    def _is_worn(self, child: _Child, resident_bytes: int | None) -> bool:
+        growth = (resident_bytes or 0) - (child.first_resident_bytes or 0)
+        return child.attempts >= self._recycling.after_tasks or growth > self._recycling.memory_growth_bytes
 
     def _bury(self, started_at: datetime, context: TaskContext) -> Ending:
         """Say how the attempt of a dead child ended: as it was told to, or by its own death."""
         child, self._child = self._child, None
-        status = child.end() if child is not None else 0
-        outcome, error = _ending_of_death(context.stop_reason, status)
+        before_s = 0.0 if child is None else child.total_cpu_s
+        death = {} if child is None else child.end()
+        outcome, error = _ending_of_death(context.stop_reason, death.get("status"))
         has_progress = context.has_progress if context.stop_reason is None else None
-        return Ending(outcome, started_at, self._clock.now(), error=error, has_progress=has_progress)
+        cpu_s = death.get("cpu_s")
+        traces = Traces(
+            None if cpu_s is None else max(0.0, cpu_s - before_s), death.get("peak_memory_bytes"), *_texts(death)
+        )
+        return Ending(outcome, started_at, self._clock.now(), error=error, has_progress=has_progress, traces=traces)
 
 
-def _ending_of_death(reason: StopReason | None, status: int) -> tuple[AttemptOutcome, TaskError]:
-    match reason:
-        case StopReason.TIMED_OUT:
-            return AttemptOutcome.TIMED_OUT, TIMED_OUT
-        case StopReason.CANCELLED:
-            return AttemptOutcome.CANCELLED, TaskError(type="Cancelled", message="the task was cancelled while it ran")
-        case StopReason.SHUTDOWN:
-            return AttemptOutcome.INTERRUPTED, TaskError(type="Interrupted", message="the worker was shut down")
-        case None:
-            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-            return AttemptOutcome.INTERRUPTED, TaskError(type="ProcessDied", message=f"the child process {how}")
+def _texts(written: dict[str, Any]) -> list[str | None]:
+    return [written.get(stream) for stream in STREAMS]
+
+
+def _ending_of_death(reason: StopReason | None, status: int | None) -> tuple[AttemptOutcome, TaskError]:
+    if reason in OVER_LIMIT:
+        return AttemptOutcome.TIMED_OUT, OVER_LIMIT[reason]
+    if reason in OF_REASON:
+        return OF_REASON[reason]
+    error = TaskError(type="ProcessDied", message=f"the child process {_manner_of_death(status)}")
+    return AttemptOutcome.INTERRUPTED, error
+
+
+def _manner_of_death(status: int | None) -> str:
+    if status is None:
+        return "was ended by the death of its guard"
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
 
 
 def _ending(message: dict[str, Any], context: TaskContext, was_told_to_end: bool) -> Ending:
@@ -171,7 +262,7 @@ def _ending(message: dict[str, Any], context: TaskContext, was_told_to_end: bool
     error = message["error"]
     result = message["result"]
     has_failed = was_told_to_end and outcome is AttemptOutcome.FAILED  # by our SIGTERM, as the function saw it
-    if context.stop_reason is StopReason.TIMED_OUT or (has_failed and context.stop_reason is not None):
+    if context.stop_reason in OVER_LIMIT or (has_failed and context.stop_reason is not None):
         outcome, told = _ending_of_death(context.stop_reason, 0)
         error = [told.type, told.message, error and error[2]]
     return Ending(

@@ -1,11 +1,13 @@
 """Threads of this process: the cheapest place for a task. A thread cannot be killed, only asked to stop."""
 
+import time
+
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
 from thirdshift.core.outcome import Ending
-from thirdshift.core.task import Claim, PoolKind
+from thirdshift.core.task import Claim, PoolKind, Traces
 from thirdshift.runtime.attempt import run_attempt
-from thirdshift.runtime.context import TaskContext
+from thirdshift.runtime.context import TaskContext, keep_records
 from thirdshift.runtime.pools.slots import Runner, SlotPool
 
 
@@ -25,10 +27,13 @@ class ThreadRunner:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        keep_records()
 
     def run(self, claim: Claim, context: TaskContext) -> Ending:
         """Run one attempt to its end."""
-        return run_attempt(claim.function, claim.arguments, context, self._clock)
+        before_s = time.thread_time()
+        ending = run_attempt(claim.function, claim.arguments, context, self._clock)
+        return ending._replace(traces=Traces(cpu_s=time.thread_time() - before_s, log=context.take_log()))
 
     def pass_on_stop(self, context: TaskContext) -> None:
         """The function reads the same context."""

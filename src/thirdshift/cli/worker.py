@@ -1,0 +1,312 @@
+"""``thirdshift worker``: one process that runs tasks of the workspace's database, beside as many others as you like."""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thirdshift.cli.output import Session, print_json
+from thirdshift.cli.running import prepare, start_worker
+from thirdshift.config import BackgroundTaskConfig, load_settings
+from thirdshift.core.errors import StoreError, UsageError
+from thirdshift.core.status import FINISHED, TaskStatus
+from thirdshift.host.signals import StopSignals
+
+if TYPE_CHECKING:
+    from thirdshift.core.events import Event
+    from thirdshift.core.outcome import Settlement
+    from thirdshift.manager import BackgroundTaskManager
+
+_LIFE_S = 60.0
+_SAMPLE = 200
+"""Waiting tasks whose functions are imported at the start, to say early what cannot be."""
+_OF_THE_DAEMON = frozenset({"training", "maintenance"})
+"""Queues that the training daemon works on itself; tests compare the names."""
+
+
+@click.command()
+@click.option("--queues", metavar="A,B", help="Work on these queues only.")
+@click.option("--exclude-queues", metavar="A,B", help="Work on all queues but these.")
+@click.option("--threads", type=click.IntRange(0), help="Tasks at once in threads.  [default: configuration, 4]")
+@click.option("--processes", type=click.IntRange(0), help="As many in child processes.  [default: configuration, 4]")
+@click.option("--coroutines", type=click.IntRange(0), help="As many `async def` ones on an event loop.  [default: 100]")
+@click.option("--database", type=click.Path(dir_okay=False, path_type=Path), help="Default: the workspace's.")
+@click.option(
+    "--app-dir", type=click.Path(path_type=Path), default=".", help="Folder to import tasks from.  [default: .]"
+)
+@click.option("--name", help="What lists and log lines call this worker.")
+@click.option("--quiet", is_flag=True, help="Print warnings only.")
+@click.option("--drain", is_flag=True, help="Stop when nothing is left to run, now or later.")
+@click.pass_obj
+def worker(
+    session: Session,
+    queues: str | None,
+    exclude_queues: str | None,
+    threads: int | None,
+    processes: int | None,
+    coroutines: int | None,
+    database: Path | None,
+    app_dir: Path,
+    name: str | None,
+    quiet: bool,
+    drain: bool,
+) -> int:
+    """Run background tasks: in threads, and where a task's function asks for it, in child processes or an event loop.
+
+    Ctrl-C or SIGTERM finishes the work in hand and leaves the rest; a second one stops at once, and what it interrupts
+    runs again elsewhere. SIGUSR2 shows where every thread is. A child process is started when a task first needs it; 0
+    leaves a pool out, and its tasks to other workers.
+
+    \b
+    thirdshift worker --threads 8
+    thirdshift worker --queues mail,reports --processes 2 --name mail-1
+    thirdshift worker --drain
+    """
+    settings = load_settings(session.workspace)
+    prepare(app_dir)
+    _log_to_stderr("WARNING" if quiet else settings.log_level)
+    path = session.database if database is None else database.absolute()
+    chosen = None if queues is None else _names("--queues", queues)
+    excluded = (_OF_THE_DAEMON if chosen is None else frozenset()) | _names("--exclude-queues", exclude_queues or "")
+    pools = {"thread": threads, "process": processes, "async": coroutines}
+    with StopSignals() as signals:
+        tally = Tally(signals)
+        manager = start_worker(
+            settings,
+            path,
+            queues=chosen,
+            excluded_queues=excluded,
+            pools={kind: size for kind, size in pools.items() if size is not None},
+            name=name,
+            observe=tally.observe,
+        )
+        try:
+            desk = Desk(manager, tally, name, quiet=quiet)
+            desk.open(chosen, excluded)
+            desk.warn_of_functions()
+            if drain:
+                _watch_for_the_end(manager, tally, signals)
+            desk.sit(signals)
+            desk.stop(signals, settings)
+        finally:
+            is_over = manager.shutdown()
+    if session.as_json:
+        print_json(desk.document(signals))
+    code = desk.exit_code()
+    if not is_over:  # a thread that nobody can end: its task runs again elsewhere once this process is gone
+        click.echo("tasks still run in threads; they end with this process and are started again", err=True)
+        _leave(code)
+    return code
+
+
+class Tally:
+    """Counts what the worker says of itself; any thread may tell it."""
+
+    def __init__(self, signals: StopSignals) -> None:
+        self._signals = signals
+        self._mutex = threading.Lock()
+        self._ends: Counter[str] = Counter()
+        self.worker = ""
+        self.lost_wakes = 0
+        self.is_drained = False
+        self.not_importable: set[str] = set()
+
+    def observe(self, event: "Event") -> None:
+        """Take notice of *event*."""
+        from thirdshift.core import events  # noqa: PLC0415  # loaded by now
+
+        match event:
+            case events.AttemptsSettled(settlements):
+                words = Counter(settlement.status.value for settlement in settlements)
+                with self._mutex:
+                    self._ends += words
+                for settlement in settlements:
+                    if settlement.ending.error is not None:
+                        self._look_at(settlement)
+            case events.WorkerStarted(worker, _):
+                self.worker = worker
+            case events.WakesLost(count):
+                self.lost_wakes = count
+            case events.WorkerFailed():
+                self._signals.end_waits()
+
+    def ends(self) -> Counter[str]:
+        """Return how many attempts left their task under each status."""
+        with self._mutex:
+            return Counter(self._ends)
+
+    def _look_at(self, settlement: "Settlement") -> None:
+        """Say once of each function that it cannot be imported here; its own ImportErrors are its own affair."""
+        function, error = settlement.claim.function, settlement.ending.error
+        if error is None or error.type not in _IMPORT_ERRORS or function in self.not_importable:
+            return
+        if settlement.claim.pool.value != "thread" or _why_not_importable(function):
+            self.not_importable.add(function)
+            _warn_of_function(function, str(error))
+
+
+_IMPORT_ERRORS = ("ImportError", "ModuleNotFoundError", "AttributeError", "NotImportable")
+
+
+class Desk:
+    """What the command says and how it ends; for the main thread."""
+
+    def __init__(self, manager: "BackgroundTaskManager", tally: Tally, name: str | None, *, quiet: bool) -> None:
+        self._manager = manager
+        self._tally = tally
+        self._name = name
+        self._quiet = quiet
+
+    def open(self, chosen: frozenset[str] | None, excluded: frozenset[str]) -> None:
+        """Say where the tasks are, who works on what, and how to stop."""
+        _say(f"database   {self._manager.database}")
+        if self._quiet:
+            return
+        (state,) = (worker for worker in self._manager.workers() if worker.id == self._tally.worker)
+        slots = ", ".join(f"{count} in {_PLACES[kind.value]}" for kind, count in state.pools.items())
+        works_on = _listed(chosen) if chosen is not None else f"all but {_listed(excluded)}" if excluded else "all"
+        _say(f"worker     {self._title()}, process {os.getpid()}; tasks at once: {slots}")
+        _say(f"queues     {works_on}")
+        _say("stop       Ctrl-C finishes the work in hand; Ctrl-C twice stops at once")
+
+    def warn_of_functions(self) -> None:
+        """Try to import what waits to run here in threads, and say what cannot be."""
+        from thirdshift.core.engine import TaskFilter  # noqa: PLC0415  # loaded by now
+        from thirdshift.core.task import PoolKind  # noqa: PLC0415
+
+        (state,) = (worker for worker in self._manager.workers() if worker.id == self._tally.worker)
+        waiting = self._manager.find_tasks(TaskFilter(statuses=frozenset(TaskStatus) - FINISHED, limit=_SAMPLE))
+        ours = [task for task in waiting if state.takes(task.queue) and task.pool is PoolKind.THREAD]
+        for function in dict.fromkeys(task.function for task in ours):
+            why = _why_not_importable(function)
+            if why is not None and function not in self._tally.not_importable:
+                self._tally.not_importable.add(function)
+                _warn_of_function(function, why)
+
+    def sit(self, signals: StopSignals) -> None:
+        """Wait for a reason to stop, and say now and then that the worker lives."""
+        before = self._tally.ends()
+        while not signals.wait(_LIFE_S) and not self._is_over():
+            if not self._quiet:
+                now = self._tally.ends()
+                _say(self._life(now - before))
+                before = now
+
+    def stop(self, signals: StopSignals, settings: BackgroundTaskConfig) -> None:
+        """Finish the work in hand, for as long as the settings say."""
+        if signals.received is not None and not self._quiet:
+            limit = f"{settings.shutdown_timeout_seconds:g} s"
+            _say(f"stopping after {signals.received.name}: finishing the work in hand, at most {limit}")
+        if self._manager.failure is not None:
+            _say(f"the worker gave up: {self._manager.failure}")
+
+    def exit_code(self) -> int:
+        """Return what the worker ended with: 69 for a store that cannot be used, 1 for a fault of ours."""
+        failure = self._manager.failure
+        if failure is None:
+            return 0
+        return 69 if isinstance(failure, StoreError) else 1
+
+    def document(self, signals: StopSignals) -> dict[str, Any]:
+        """Return what happened, as JSON-ready data."""
+        failure = self._manager.failure
+        reason = "drained" if self._tally.is_drained else None if signals.received is None else signals.received.name
+        return {
+            "database": self._manager.database,
+            "worker": self._tally.worker,
+            "name": self._name,
+            "stopped_by": reason if failure is None else str(failure),
+            "ends": dict(self._tally.ends()),
+            "lost_wakes": self._tally.lost_wakes,
+            "not_importable": sorted(self._tally.not_importable),
+        }
+
+    def _is_over(self) -> bool:
+        return self._tally.is_drained or self._manager.failure is not None
+
+    def _life(self, ends: Mapping[str, int]) -> str:
+        """Return the line of life; a store that does not answer now is part of it."""
+        ended = ", ".join(f"{count:,} {status}" for status, count in sorted(ends.items())) or "none"
+        words = [f"in the last minute: {ended}"]
+        try:
+            (state,) = (worker for worker in self._manager.workers() if worker.id == self._tally.worker)
+            waiting = sum(queue.counts.get(TaskStatus.PENDING, 0) for queue in self._manager.queues())
+            words[:0] = [f"{state.busy:,} tasks in hand, {waiting:,} wait"]
+        except (StoreError, ValueError) as error:
+            words[:0] = [f"the store does not answer: {error}"]
+        if self._tally.lost_wakes:
+            words += [f"{self._tally.lost_wakes:,} wake-ups were lost so far; see `thirdshift health --level complete`"]
+        return f"{self._title()}: {'; '.join(words)}"
+
+    def _title(self) -> str:
+        return self._name or f"worker {self._tally.worker[:8]}"
+
+
+_PLACES = {"thread": "threads", "process": "child processes", "async": "an event loop"}
+
+
+def _names(option: str, text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    if text and not names:
+        raise UsageError(f"{option} names no queue; write them with commas: mail,reports")
+    return names
+
+
+def _listed(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _watch_for_the_end(manager: "BackgroundTaskManager", tally: Tally, signals: StopSignals) -> None:
+    """End the main thread's wait when nothing is left."""
+
+    def watch() -> None:
+        with contextlib.suppress(StoreError):  # closed meanwhile: something else ended the wait
+            tally.is_drained = manager.wait_until_drained()
+            signals.end_waits()
+
+    threading.Thread(target=watch, name="thirdshift-drain", daemon=True).start()
+
+
+def _why_not_importable(function: str) -> str | None:
+    from thirdshift.core.reference import resolve  # noqa: PLC0415  # loaded by now
+
+    try:
+        resolve(function)
+    except Exception as error:  # noqa: BLE001  # whatever the module raises while it is imported
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _warn_of_function(function: str, why: str) -> None:
+    _say(
+        f"warning: {function} cannot be imported here ({why.splitlines()[0]}), so its tasks fail on this worker; name "
+        "its folder with --app-dir, or leave its queue to another worker"
+    )
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger("thirdshift")
+    root.addHandler(handler)
+    root.setLevel(level)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # a worker goes on when nobody reads what it says any more
+        click.echo(text, err=True)
+
+
+def _leave(code: int) -> None:
+    """End the process beside its threads."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,181 @@
+"""The gallery of hostile tasks: each ends as documented, its worker lives, its neighbours hardly notice, nothing stays.
+
+What is left is judged from ``/proc``: every process that descends from the test carries its mark in its environment.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from thirdshift import BackgroundTaskManager, TaskStatus
+from thirdshift.core.task import AttemptOutcome, BackgroundTask
+from thirdshift.handle import TaskHandle
+from thirdshift.host.processes import descendants, parent_of
+from thirdshift.testing import functions, hostile
+from thirdshift.testing.signals import TIMEOUT_S
+
+MARK = "THIRDSHIFT_TEST_MARK"
+LONGEST_DELAY_S = 1.0
+"""The most that a neighbour may take for what takes it a moment."""
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What all processes of this test, however they have left it, carry in their environment."""
+    value = uuid4().hex
+    monkeypatch.setenv(MARK, value)
+    return value
+
+
+@pytest.fixture
+def manager(tmp_path: Path, mark: str) -> Iterator[BackgroundTaskManager]:
+    """A worker of this process with two slots of each kind; nothing of it is left afterwards."""
+    with BackgroundTaskManager(max_workers=2, database=tmp_path / "tasks.db", durability="relaxed") as manager:
+        yield manager
+    assert marked(mark) == set()
+
+
+def marked(mark: str) -> set[int]:
+    """Return the processes that carry *mark*, without this one, and without those that are dead."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"{MARK}={mark}".encode() in environment.split(b"\0"):
+                found.add(int(entry.name))
+    return found
+
+
+def left_behind(mark: str) -> set[int]:
+    """Return those of the marked processes that are neither guards nor their children."""
+    found = set()
+    for pid in marked(mark):
+        try:
+            parent = parent_of(pid)
+            is_known = os.getpid() in (parent, parent_of(parent))
+        except OSError:
+            continue
+        if not is_known:
+            found.add(pid)
+    return found
+
+
+def wait_among_neighbours(manager: BackgroundTaskManager, handle: TaskHandle[Any]) -> tuple[BackgroundTask, float]:
+    """Wait for the hostile task while others run in both pools; returns it, and the longest that one of them took."""
+    manager.options(pool="process").submit(functions.echo).result(TIMEOUT_S)  # the second child has started
+    longest_s = 0.0
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while not handle.status.is_finished:
+        assert time.monotonic() < give_up_at, f"it is {handle.status} still"
+        for pool in ("process", "thread"):
+            began = time.monotonic()
+            manager.options(pool=pool).submit(functions.echo).result(TIMEOUT_S)
+            longest_s = max(longest_s, time.monotonic() - began)
+        time.sleep(0.01)
+    return handle.task, longest_s
+
+
+GALLERY: dict[str, tuple[Callable[..., Any], tuple[Any, ...], TaskStatus, AttemptOutcome, str]] = {
+    "sleeps in C": (
+        hostile.sleep_in_c, (), TaskStatus.FAILED, AttemptOutcome.TIMED_OUT, "TimedOut: the attempt ran longer"),
+    "ignores SIGTERM": (
+        hostile.ignore_sigterm, (), TaskStatus.FAILED, AttemptOutcome.TIMED_OUT, "TimedOut: the attempt ran"),
+    "forks grandchildren": (
+        hostile.fork_a_family, (), TaskStatus.FAILED, AttemptOutcome.TIMED_OUT, "TimedOut: the attempt ran"),
+    "leaves its group": (
+        hostile.leave_the_group, (), TaskStatus.FAILED, AttemptOutcome.TIMED_OUT, "TimedOut: the attempt ran"),
+    "breeds": (
+        hostile.breed, (), TaskStatus.FAILED, AttemptOutcome.TIMED_OUT, "TimedOut: the attempt ran longer"),
+    "eats memory": (
+        hostile.eat_memory, (512,), TaskStatus.FAILED, AttemptOutcome.FAILED, "MemoryError: "),
+    "eats memory in C": (
+        hostile.eat_memory_in_c, (512,), TaskStatus.FAILED, AttemptOutcome.FAILED,
+        "ProcessDied: the child process was killed by SIGSEGV (crash 3 in a row)"),
+    "is killed by the kernel": (
+        functions.kill_self, (int(signal.SIGKILL),), TaskStatus.FAILED, AttemptOutcome.FAILED,
+        "ProcessDied: the child process was killed by SIGKILL (crash 3 in a row)"),
+    "segfaults": (
+        functions.segfault, (), TaskStatus.FAILED, AttemptOutcome.FAILED,
+        "ProcessDied: the child process was killed by SIGSEGV (crash 3 in a row)"),
+    "segfaults beside its daemon": (
+        hostile.leave_and_crash, (), TaskStatus.FAILED, AttemptOutcome.FAILED,
+        "ProcessDied: the child process was killed by SIGSEGV (crash 3 in a row)"),
+    "writes for ever": (
+        hostile.write_for_ever, (), TaskStatus.FAILED, AttemptOutcome.TIMED_OUT, "TimedOut: the attempt ran"),
+    "calls os._exit": (
+        functions.exit_now, (0,), TaskStatus.FAILED, AttemptOutcome.FAILED,
+        "ProcessDied: the child process exited with status 0 (crash 3 in a row)"),
+    "calls os._exit beside its daemon": (
+        hostile.leave_and_exit, (7,), TaskStatus.FAILED, AttemptOutcome.FAILED,
+        "ProcessDied: the child process exited with status 7 (crash 3 in a row)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_a_hostile_task_ends_and_nothing_of_it_is_left(manager: BackgroundTaskManager, mark: str, name: str) -> None:
+    """With a limit of one second; the worker goes on, and no neighbour waits."""
+    function, arguments, status, outcome, words = GALLERY[name]
+    began = time.monotonic()
+    handle = manager.options(pool="process", timeout=1, max_retries=0).submit(function, *arguments)
+    task, longest_s = wait_among_neighbours(manager, handle)
+    assert time.monotonic() - began < 10
+    assert left_behind(mark) == set()
+    assert (task.status, task.attempts[-1].outcome) == (status, outcome)
+    assert str(task.error).startswith(words)
+    assert longest_s < LONGEST_DELAY_S
+    assert manager.options(pool="process").submit(functions.add, 1, 2).result(TIMEOUT_S) == 3
+
+
+def test_a_cancelled_task_leaves_nothing_behind(manager: BackgroundTaskManager, mark: str, tmp_path: Path) -> None:
+    """Cancelled while its daemon and it sleep."""
+    handle = manager.options(pool="process").submit(hostile.leave_the_group)
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while not left_behind(mark):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+    assert manager.cancel_task(handle.id)
+    assert handle.wait(TIMEOUT_S).status is TaskStatus.CANCELLED
+    assert left_behind(mark) == set()
+
+
+def test_a_task_that_ends_in_time_keeps_what_it_started(manager: BackgroundTaskManager, mark: str) -> None:
+    """A daemon may be its purpose; it ends with the child that runs the tasks."""
+    manager.options(pool="process").submit(hostile.start_daemon).result(TIMEOUT_S)
+    assert len(left_behind(mark)) == 1
+
+
+@pytest.mark.parametrize("victim", ["child", "guard"])
+def test_a_child_or_guard_that_is_killed_takes_the_attempt_with_it(
+    manager: BackgroundTaskManager, mark: str, victim: str
+) -> None:
+    """And nothing else: the task starts again in a fresh child."""
+    handle = manager.options(pool="process").submit(functions.sleep, 0.5)
+    while not (children := [pid for pid in marked(mark) if parent_of(pid) != os.getpid()]):
+        time.sleep(0.01)
+    while handle.status is not TaskStatus.RUNNING:
+        time.sleep(0.01)
+    os.kill(children[0] if victim == "child" else parent_of(children[0]), signal.SIGKILL)
+    task = handle.wait(TIMEOUT_S)
+    assert (task.status, len(task.attempts)) == (TaskStatus.COMPLETED, 2)
+    words = {"child": "was killed by SIGKILL", "guard": "was ended by the death of its guard"}[victim]
+    assert task.attempts[0].error is not None
+    assert words in task.attempts[0].error.message
+
+
+def test_a_stopped_guard_still_obeys(manager: BackgroundTaskManager, mark: str) -> None:
+    """A task may stop even its guard; it is set going again when there is something to do."""
+    handle = manager.options(pool="process", timeout=0.5, max_retries=0).submit(hostile.ignore_sigterm)
+    while not (guards := [pid for pid in marked(mark) if parent_of(pid) == os.getpid() and descendants(pid)]):
+        time.sleep(0.01)
+    os.kill(guards[0], signal.SIGSTOP)
+    assert handle.wait(TIMEOUT_S).attempts[-1].outcome is AttemptOutcome.TIMED_OUT
+    assert left_behind(mark) == set()
