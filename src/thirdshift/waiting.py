@@ -19,6 +19,8 @@ Wake = Callable[[], None]
 
 _REST = 10
 """After a look at all tasks that are waited for, rest this many times as long as it took: many waits stay cheap."""
+_LONGEST_SLEEP_S = 3600.0
+"""Locks and event loops refuse to sleep for ever; a look now and then costs nothing."""
 _FEW = 4
 """So many look for themselves when something finished elsewhere: that is sooner than one question about all of them."""
 
@@ -146,8 +148,8 @@ class FinishWait:
         return None
 
     def left_s(self) -> float | None:
-        """Return the seconds until the wait is too long, ``None`` for no limit."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        """Return how long to sleep at most, 0 when the wait is too long, ``None`` for no limit."""
+        return None if self._deadline is None else min(max(0.0, self._deadline - time.monotonic()), _LONGEST_SLEEP_S)
 
     def leave(self) -> None:
         """End the wait; quick. Who waits calls it in any case."""

@@ -16,6 +16,7 @@ import pytest
 from thirdshift import BackgroundTaskManager, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.handle import TaskHandle
+from thirdshift.host.lock import read_pid
 from thirdshift.host.processes import descendants, parent_of
 from thirdshift.testing import functions, hostile
 from thirdshift.testing.signals import TIMEOUT_S
@@ -55,18 +56,10 @@ def marked(mark: str) -> set[int]:
     return found
 
 
-def left_behind(mark: str) -> set[int]:
-    """Return those of the marked processes that are neither guards nor their children."""
-    found = set()
-    for pid in marked(mark):
-        try:
-            parent = parent_of(pid)
-            is_known = os.getpid() in (parent, parent_of(parent))
-        except OSError:
-            continue
-        if not is_known:
-            found.add(pid)
-    return found
+def left_behind(mark: str, folder: Path) -> set[int]:
+    """Return those of the marked processes that are neither children of the pool nor their guards."""
+    known = {read_pid(path) for pattern in ("*.child-*.lock", "*.guard") for path in folder.rglob(pattern)}
+    return {pid for pid in marked(mark) if pid not in known}
 
 
 def wait_among_neighbours(manager: BackgroundTaskManager, handle: TaskHandle[Any]) -> tuple[BackgroundTask, float]:
@@ -121,14 +114,16 @@ GALLERY: dict[str, tuple[Callable[..., Any], tuple[Any, ...], TaskStatus, Attemp
 
 
 @pytest.mark.parametrize("name", GALLERY)
-def test_a_hostile_task_ends_and_nothing_of_it_is_left(manager: BackgroundTaskManager, mark: str, name: str) -> None:
+def test_a_hostile_task_ends_and_nothing_of_it_is_left(
+    manager: BackgroundTaskManager, mark: str, tmp_path: Path, name: str
+) -> None:
     """With a limit of one second; the worker goes on, and no neighbour waits."""
     function, arguments, status, outcome, words = GALLERY[name]
     began = time.monotonic()
     handle = manager.options(pool="process", timeout=1, max_retries=0).submit(function, *arguments)
     task, longest_s = wait_among_neighbours(manager, handle)
     assert time.monotonic() - began < 10
-    assert left_behind(mark) == set()
+    assert left_behind(mark, tmp_path) == set()
     assert (task.status, task.attempts[-1].outcome) == (status, outcome)
     assert str(task.error).startswith(words)
     assert longest_s < LONGEST_DELAY_S
@@ -139,18 +134,19 @@ def test_a_cancelled_task_leaves_nothing_behind(manager: BackgroundTaskManager, 
     """Cancelled while its daemon and it sleep."""
     handle = manager.options(pool="process").submit(hostile.leave_the_group)
     give_up_at = time.monotonic() + TIMEOUT_S
-    while not left_behind(mark):
+    while not left_behind(mark, tmp_path):
         assert time.monotonic() < give_up_at
         time.sleep(0.01)
     assert manager.cancel_task(handle.id)
     assert handle.wait(TIMEOUT_S).status is TaskStatus.CANCELLED
-    assert left_behind(mark) == set()
+    assert left_behind(mark, tmp_path) == set()
 
 
-def test_a_task_that_ends_in_time_keeps_what_it_started(manager: BackgroundTaskManager, mark: str) -> None:
+def test_a_task_that_ends_in_time_keeps_what_it_started(manager: BackgroundTaskManager, mark: str, tmp_path: Path) -> None:
     """A daemon may be its purpose; it ends with the child that runs the tasks."""
     manager.options(pool="process").submit(hostile.start_daemon).result(TIMEOUT_S)
-    assert len(left_behind(mark)) == 1
+    time.sleep(0.2)  # its first half has ended too
+    assert len(left_behind(mark, tmp_path)) == 1
 
 
 @pytest.mark.parametrize("victim", ["child", "guard"])
@@ -171,11 +167,11 @@ def test_a_child_or_guard_that_is_killed_takes_the_attempt_with_it(
     assert words in task.attempts[0].error.message
 
 
-def test_a_stopped_guard_still_obeys(manager: BackgroundTaskManager, mark: str) -> None:
+def test_a_stopped_guard_still_obeys(manager: BackgroundTaskManager, mark: str, tmp_path: Path) -> None:
     """A task may stop even its guard; it is set going again when there is something to do."""
     handle = manager.options(pool="process", timeout=0.5, max_retries=0).submit(hostile.ignore_sigterm)
     while not (guards := [pid for pid in marked(mark) if parent_of(pid) == os.getpid() and descendants(pid)]):
         time.sleep(0.01)
     os.kill(guards[0], signal.SIGSTOP)
     assert handle.wait(TIMEOUT_S).attempts[-1].outcome is AttemptOutcome.TIMED_OUT
-    assert left_behind(mark) == set()
+    assert left_behind(mark, tmp_path) == set()

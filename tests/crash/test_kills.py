@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift import BackgroundTaskManager
+from thirdshift import BackgroundTaskManager, TaskStatus
 from thirdshift.testing import functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
@@ -25,6 +26,7 @@ PROGRAM = Path(__file__).with_name("worker_program.py")
 KILLS = int(os.environ.get("THIRDSHIFT_KILLS") or 25)
 TASKS = 20 * KILLS if KILLS < 200 else 50 * KILLS
 VICTIMS = ("worker", "child", "both")
+STOPPED_S = 120.0 if KILLS >= 200 else 4.0
 SEED = 20_260_101
 
 
@@ -38,6 +40,8 @@ class Story:
     attempts: dict[str, list[tuple[int, str]]]
     """(number, outcome) of every attempt on record."""
     statuses: dict[str, str]
+    given_up: frozenset[str] = frozenset()
+    """The tasks that failed because three of their starts in a row ended with the death of their process."""
 
 
 def read_story(ids: list[str], log: Path, database: Path) -> Story:
@@ -48,23 +52,39 @@ def read_story(ids: list[str], log: Path, database: Path) -> Story:
             "SELECT id, number, outcome FROM attempt JOIN task ON seq = task ORDER BY id, number"
         ).fetchall()
         statuses = dict(connection.execute("SELECT id, status FROM task").fetchall())
+        given_up = connection.execute(
+            "SELECT id FROM attempt JOIN task ON seq = task WHERE status = 'failed' AND number = task.attempt"
+            " AND outcome = 'failed' AND error_type = 'ProcessDied' AND error_message LIKE '%(crash 3 in a row)'"
+        ).fetchall()
     attempts: dict[str, list[tuple[int, str]]] = {}
     for task_id, number, outcome in rows:
         attempts.setdefault(task_id, []).append((number, outcome))
-    return Story(ids, [(what, task, int(number)) for what, task, number, _pid in lines], attempts, statuses)
+    return Story(
+        ids,
+        [(what, task, int(number)) for what, task, number, _pid in lines],
+        attempts,
+        statuses,
+        frozenset(task_id for (task_id,) in given_up),
+    )
 
 
 def judge(story: Story) -> None:
     """Nothing lost, one outcome each, every further start has a recorded cause."""
     starts = Counter((task, number) for what, task, number in story.log if what == "start")
     ended = {(task, number) for what, task, number in story.log if what == "end"}
-    assert {story.statuses.get(task_id) for task_id in story.ids} == {"completed"}, "a task is lost"
+    ends = {task_id: story.statuses.get(task_id) for task_id in story.ids if task_id not in story.given_up}
+    assert set(ends.values()) == {"completed"}, "a task is lost"
     assert max(starts.values()) == 1, "one attempt started twice"
     for task_id in story.ids:
         recorded = dict(story.attempts[task_id])
         *earlier, (last, outcome) = story.attempts[task_id]
-        assert outcome == "completed"
-        assert (task_id, last) in ended, "an outcome is on record that no task has reached"
+        if task_id in story.given_up:  # it was in the line of fire three times, which P5 takes for its own doing
+            assert [outcome for _, outcome in earlier[-2:]] == ["interrupted"] * 2, (
+                "a task failed without three crashes"
+            )
+        else:
+            assert outcome == "completed"
+            assert (task_id, last) in ended, "an outcome is on record that no task has reached"
         assert {outcome for _, outcome in earlier} <= {"interrupted"}, "an outcome is doubled"
         started = {number for task, number in starts if task == task_id}
         assert started <= set(recorded), "a start has no recorded attempt"
@@ -148,10 +168,11 @@ def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path, capsys: pytest
     restarts = sum(len(attempts) - 1 for attempts in story.attempts.values())
     assert restarts >= KILLS / 2, "the kills hit running tasks"
     assert set(killed) == set(VICTIMS)
+    assert len(story.given_up) <= KILLS / 20
     with capsys.disabled():
         sys.stdout.write(
             f"\nkills: {KILLS} ({dict(killed)}) over {TASKS} tasks, {starts} starts, {restarts} interruptions on "
-            "record, 0 lost, 0 doubled, no process left\n"
+            f"record, {len(story.given_up)} failed at a third crash in a row, 0 lost, 0 doubled, no process left\n"
         )
     demand_the_judge_sees(story)
 
@@ -211,3 +232,33 @@ def demand_the_judge_sees(story: Story) -> None:
     for words, forgery in forgeries.items():
         with pytest.raises(AssertionError, match=words):
             judge(forgery)
+
+
+def test_a_stopped_worker_is_never_robbed(tmp_path: Path) -> None:
+    """However long it is stopped: it holds its locks, so its tasks wait for it and run once."""
+    database, log = tmp_path / "tasks.db", tmp_path / "log"
+    log.touch()
+    with BackgroundTaskManager(database=database, start=False) as manager, Signal(tmp_path / "said") as said:
+        stopped = subprocess.Popen([sys.executable, "-W", "error", PROGRAM, database])
+        try:
+            held = [
+                manager.options(pool=pool).submit(functions.log_run, str(log), said.path, 0.5)
+                for pool in ("thread", "process")
+            ]
+            wait_for_starts(said, len(held), stopped)
+            os.kill(stopped.pid, signal.SIGSTOP)
+            with BackgroundTaskManager(database=database) as other:
+                until = time.monotonic() + STOPPED_S
+                while time.monotonic() < until:  # the other one works, looks for the dead, and takes nothing
+                    assert other.submit(functions.add, 1, 1).result(TIMEOUT_S) == 2
+                    time.sleep(0.1)
+                assert {handle.status for handle in held} == {TaskStatus.RUNNING}
+                os.kill(stopped.pid, signal.SIGCONT)
+                for handle in held:
+                    handle.wait(TIMEOUT_S)
+        finally:
+            stopped.kill()
+            stopped.wait()
+        story = read_story([handle.id for handle in held], log, database)
+    judge(story)
+    assert [len(story.attempts[handle.id]) for handle in held] == [1, 1]

@@ -86,6 +86,11 @@ def environment(folder: Path, opened: str) -> dict[str, str]:
     return {**os.environ, **found, "PYTHONPATH": str(HERE)}
 
 
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        return caller.connect_ex(str(path)) == 0
+
+
 @contextmanager
 def serving(folder: Path, command: Sequence[str], opened: str = "late") -> Iterator[Shop]:
     """Run a server until the block ends."""
@@ -101,7 +106,7 @@ def serving(folder: Path, command: Sequence[str], opened: str = "late") -> Itera
         try:
             shop = Shop(folder, process)
             deadline = time.monotonic() + TIMEOUT_S
-            while not (folder / "socket").exists() and process.poll() is None and time.monotonic() < deadline:
+            while not answers(folder / "socket") and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
             yield shop
         finally:

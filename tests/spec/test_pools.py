@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from thirdshift.core import codec
+from thirdshift.core.events import Event
 from thirdshift.core.outcome import Ending
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskId
 from thirdshift.runtime.clock import SystemClock
@@ -115,6 +116,8 @@ class Ends:
 
     def took(self, claim: Claim) -> None: ...
 
+    def announce(self, event: Event) -> None: ...
+
 
 def test_who_hears_of_an_end_finds_the_slot_free() -> None:
     """At once: a worker that claims now must not wait for the slot's thread."""
@@ -127,6 +130,19 @@ def test_who_hears_of_an_end_finds_the_slot_free() -> None:
     assert busy == []
     pool.close()
     pool.join()
+
+
+def test_no_seat_is_given_while_it_is_counted_what_is_held() -> None:
+    """A claim made meanwhile would be in the store and unknown here: it would be given back, and run twice."""
+    pool = ThreadPool(1, SystemClock())
+    assert pool.begin_count()
+    assert pool.reserve("w") is None
+    pool.end_count()
+    seat = pool.reserve("w")
+    assert seat is not None
+    assert not pool.begin_count()
+    pool.end_count()
+    seat.leave()
 
 
 def test_a_held_pool_starts_nothing_and_gives_everything_back(tmp_path: Path) -> None:

@@ -156,6 +156,20 @@ def test_a_lost_wake_up_costs_a_safety_interval(
     assert manager.options(wait=TIMEOUT_S).submit(functions.echo, 2).status is TaskStatus.PENDING
 
 
+@pytest.mark.parametrize("timeout", [1e300, float("inf")])
+def test_a_wait_may_be_as_long_as_one_likes(manager: BackgroundTaskManager, tmp_path: Path, timeout: float) -> None:
+    """Though no lock can be waited for so long."""
+    with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released:
+        handle = manager.submit(functions.hold, said.path, released.path)
+
+        async def work() -> tuple[str, str]:
+            waiting = asyncio.create_task(handle.aresult(timeout)), asyncio.to_thread(handle.result, timeout)
+            released.release()
+            return await waiting[0], await waiting[1]
+
+        assert asyncio.run(work()) == ("released", "released")
+
+
 def test_a_locked_store_holds_up_no_event_loop(manager: BackgroundTaskManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs on while submits wait in other threads; when they have waited too long, the error is theirs."""
     assert manager.submit(functions.echo, 1).result(TIMEOUT_S) == 1

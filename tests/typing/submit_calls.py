@@ -15,6 +15,11 @@ def plain(number: float) -> list[str]:
     return [str(number)]
 
 
+@task(queue="web")
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
 @task(pool="fibre")  # error
 def wrong_pool() -> None: ...
 
@@ -37,6 +42,10 @@ manager.submit(send, "a", "hi")  # error
 manager.submit(plain, "one")  # error
 manager.submit(3)  # error
 
+assert_type(manager.submit(fetch, "https://example.org"), TaskHandle[bytes])
+assert_type(manager.options(priority=5).submit(fetch, "https://example.org").result(), bytes)
+manager.submit(fetch, 1)  # error
+
 assert_type(manager.options(priority=TaskPriority.HIGH, queue="mail").submit(plain, 1), TaskHandle[list[str]])
 manager.options(priority=5).submit(plain, "one")  # error
 manager.options(prio=5)  # error
@@ -53,6 +62,7 @@ async def coroutine() -> None:
     assert_type(await handle.aresult(timeout=1), int)
     assert_type((await handle.afinished()).status, TaskStatus)
     await manager.asubmit(send, "a")  # error
+    assert_type(await manager.asubmit(fetch, "https://example.org"), TaskHandle[bytes])
     submitter = manager.options(wait=5)
     assert_type(await submitter.asubmit(plain, 1), TaskHandle[list[str]])
     await submitter.asubmit(plain, "one")  # error

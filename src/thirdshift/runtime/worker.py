@@ -319,9 +319,14 @@ class Worker:
         for rescue in self._engine.rescue(self._owner):
             self.announce(TaskRescued(rescue))
         with self._passing:  # nobody holds claims that are on their way to a pool
-            if not self._has_seats():
-                for rescue in self._engine.recover(self._owner, self._held()):
-                    self.announce(TaskRescued(rescue))
+            pools = self._pools.values()
+            try:  # from the count of what is held to the look at the store no submitter may claim for this worker
+                if False not in [pool.begin_count() for pool in pools]:
+                    for rescue in self._engine.recover(self._owner, self._held()):
+                        self.announce(TaskRescued(rescue))
+            finally:
+                for pool in pools:
+                    pool.end_count()
 
     def _look_for_lost_wakes(self) -> None:
         if self._wakes.judge() and self._registration is not None:

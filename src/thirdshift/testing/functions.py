@@ -190,6 +190,31 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def allocate(mebibytes: int) -> int:
+    """Hold so much memory for a moment."""
+    return len(bytearray(mebibytes << 20))
+
+
+def stand_still() -> None:
+    """Do nothing until asked to stop."""
+    task = current_task()
+    while not task.should_stop:
+        time.sleep(_LOOK_S)
+
+
+def live(sign: str, seconds: float) -> str:
+    """Go on for so long, with signs of life: ``progress`` or ``log``."""
+    task = current_task()
+    end_at = time.monotonic() + seconds
+    while time.monotonic() < end_at and not task.should_stop:
+        if sign == "progress":
+            task.progress(time.monotonic(), end_at)
+        else:
+            task.log.info("still here")
+        time.sleep(20 * _LOOK_S)
+    return "alive"
+
+
 def segfault() -> None:
     """Read where nothing is."""
     ctypes.string_at(0)

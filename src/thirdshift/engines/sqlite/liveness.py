@@ -117,7 +117,8 @@ def _end_orphans(folder: Path, worker: str) -> bool:
     """Kill children of a dead worker; returns whether all of them are gone, which they mostly are at once."""
     locks = list(folder.glob(f"{worker}.child-*.lock"))
     guards = list(folder.glob(f"{worker}.child-*.lock{GUARD_SUFFIX}"))  # each ends by itself when its child is gone
-    _kill_holders(locks)
+    _signal_holders(locks, os.killpg, signal.SIGKILL)  # a child leads a group of its own: what it started goes with it
+    _signal_holders(guards, os.kill, signal.SIGCONT)  # a task may have stopped its guard
     deadline = time.monotonic() + _END_S
     while any(map(held_by_somebody, [*locks, *guards])):
         if time.monotonic() > deadline:
@@ -126,12 +127,12 @@ def _end_orphans(folder: Path, worker: str) -> bool:
     return True
 
 
-def _kill_holders(locks: Sequence[Path]) -> None:
+def _signal_holders(locks: Sequence[Path], send: Callable[[int, int], None], number: signal.Signals) -> None:
     for path in filter(held_by_somebody, locks):
         pid = read_pid(path)  # written by the holder after it took the lock, so it cannot be another program's
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)  # a child leads a group of its own: what it started goes with it
+                send(pid, number)
 
 
 def _remove_files(folder: Path, worker: str) -> None:

@@ -80,8 +80,8 @@ class EventLoopPool(Pool):
 
     def _let_begin(self, claims: int) -> None:  # noqa: ARG002  # it takes as many as there are
         if not self._is_called:
-            self._is_called = True
             self._loop.call(self._fill)
+            self._is_called = True  # not before: a signal's exception in between would leave all to wait for nothing
 
     def _close_when_idle(self) -> None:
         with self._changed:

@@ -139,6 +139,7 @@ class _Guard:
                 if descriptor in self._answers:
                     self._answers[descriptor]()
                 else:
+                    self._count_read()
                     self._read(descriptor)
         end_all_descendants(self._reap, _UNKILLABLE_S)
         with contextlib.suppress(OSError):  # the worker is gone

@@ -33,7 +33,7 @@ class LoopThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Call] = []
-        self._is_started = False
+        self._is_closing = False
         self._is_over = False
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
@@ -45,8 +45,7 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(self._guarded, callback, args, context=Context())
                 return
             self._early.append((callback, args))
-            if not self._is_started:
-                self._is_started = True
+            if self._thread.ident is None:
                 self._thread.start()
 
     def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> None:
@@ -62,14 +61,14 @@ class LoopThread:
     def close(self) -> None:
         """Let the loop end, now or never; :meth:`join` waits for it. Any thread may call it."""
         with self._mutex:
-            if not self._is_started:
-                self._is_over = True
-                return
-        self.call(lambda: self._loop is not None and self._loop.stop())
+            was_closing, self._is_closing = self._is_closing, True
+            self._is_over |= self._thread.ident is None
+        if not was_closing:  # a second stop would hit the tidying up
+            self.call(self._stop)
 
     def join(self) -> None:
         """Wait for the thread, which ends after :meth:`close`."""
-        if self._is_started:
+        if self._thread.ident is not None:
             self._thread.join()
 
     def blocker(self) -> tuple[TaskContext | None, str]:
@@ -81,6 +80,10 @@ class LoopThread:
             frame = frame.f_back
         context = None if frame is None else getattr(frame.f_locals.get("self"), "_context", None)
         return None if context is None else task_in(context), " > ".join(reversed(frames[:_SHOWN_FRAMES]))
+
+    def _stop(self) -> None:
+        assert self._loop is not None, "called on the loop"
+        self._loop.stop()
 
     def _guarded(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
@@ -111,13 +114,11 @@ class LoopThread:
             self._early.clear()
 
     def _serve(self, loop: "asyncio.AbstractEventLoop") -> None:
-        while True:
+        while not self._is_closing:
             try:
                 loop.run_forever()
             except (KeyboardInterrupt, SystemExit) as error:  # of a task that a coroutine started; it gets it too
                 _logger.warning("loop.interrupted error=%r", error)
-            else:
-                return
 
 
 async def _tidy(asyncio: Any) -> None:

@@ -149,6 +149,7 @@ class Pool(ABC):
         self._attempts: set[Running] = set()
         self._is_held = False
         self._is_closed = False
+        self._is_counting = False
         self._mean_run_s: float | None = None
 
     @abstractmethod
@@ -178,7 +179,7 @@ class Pool(ABC):
         if len(self._attempts) >= self.slots:  # without the lock: the usual answer of a loaded pool costs nothing
             return None
         with self._changed:
-            if self._is_held or self._is_closed or self.is_stuck or self._taken() >= self.slots:
+            if self._is_held or self._is_closed or self.is_stuck or self._is_counting or self._taken() >= self.slots:
                 return None
             seat = PoolSeat(self, owner, self._clock.monotonic() + _SEAT_LIMIT_S)
             self._seats.add(seat)
@@ -203,6 +204,17 @@ class Pool(ABC):
             now = self._clock.monotonic()
             self._seats = {seat for seat in self._seats if seat.expires_at > now}
             return bool(self._seats)
+
+    def begin_count(self) -> bool:
+        """Give out no seats until :meth:`end_count`; False when one is out, so that nobody can say what is held."""
+        with self._changed:
+            self._is_counting = True
+        return not self.has_seats()
+
+    def end_count(self) -> None:
+        """Give out seats again."""
+        with self._changed:
+            self._is_counting = False
 
     def give(self, claims: Sequence[Claim]) -> None:
         """Queue *claims*; a higher priority overtakes what was given earlier and has not started."""

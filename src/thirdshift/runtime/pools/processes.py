@@ -80,9 +80,11 @@ class _Child:
         return self.channel.receive() if self.channel.fileno() in ready else None
 
     def tell(self, kind: str) -> None:
-        """Ask something of the guard, which may be gone."""
+        """Ask something of the guard, which may be gone, or have been stopped by a task."""
         with contextlib.suppress(OSError):
             self._control.send(kind)
+            if kind != "collect":
+                self._guard.send_signal(signal.SIGCONT)
 
     def collect(self) -> dict[str, Any]:
         """Return what was written since the last time."""
