@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     )
     from thirdshift.core.outcome import Cancel, Retry, Snooze
     from thirdshift.core.pruning import PruningConfig
-    from thirdshift.core.recycling import RecyclingConfig
     from thirdshift.core.reason import Reason, ReasonCode
+    from thirdshift.core.recycling import RecyclingConfig
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, TaskError
     from thirdshift.handle import TaskHandle
@@ -98,10 +98,10 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "OutcomeUnknown",
     "PayloadTooLarge",
     "PruningConfig",
-    "RecyclingConfig",
     "QueueFull",
     "Reason",
     "ReasonCode",
+    "RecyclingConfig",
     "Retry",
     "Snooze",
     "StoreBusy",

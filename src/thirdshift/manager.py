@@ -20,8 +20,8 @@ from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.pruning import PruningConfig
-from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reason import Reason
+from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import add_aliases
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, NewTask, PoolKind

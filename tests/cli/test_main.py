@@ -14,6 +14,8 @@ VERBS = [
     ["status"],
     ["submit"],
     ["why"],
+    ["worker"],
+    ["health"],
     *(["tasks", verb] for verb in ("list", "show", "cancel", "retry", "delete", "prune", "vacuum")),
     *(["queues", verb] for verb in ("list", "pause", "resume")),
     *(["train", verb] for verb in ("status", "pause", "resume", "stop", "trigger")),

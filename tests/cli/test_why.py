@@ -43,6 +43,11 @@ SENTENCES = [
         {"timeout_s": 30.0, "since": AGO, "pool": "process"},
         "its time limit of 30 s passed 3 min ago; it is being ended",
     ),
+    (
+        ReasonCode.OVERRUN,
+        {"timeout_s": 30.0, "since": AGO, "pool": "async"},
+        "its time limit of 30 s passed 3 min ago; it is cancelled, and ends when it lets go",
+    ),
     (ReasonCode.WORKER_DIED, {"worker": "w"}, "its worker w died; the next live worker gives it back to the line"),
     (ReasonCode.NOT_DUE, {"due_at": LATER}, "it is not due before 2030-01-01 12:03:00 UTC (in 3 min)"),
     (

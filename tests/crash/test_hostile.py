@@ -142,7 +142,9 @@ def test_a_cancelled_task_leaves_nothing_behind(manager: BackgroundTaskManager, 
     assert left_behind(mark, tmp_path) == set()
 
 
-def test_a_task_that_ends_in_time_keeps_what_it_started(manager: BackgroundTaskManager, mark: str, tmp_path: Path) -> None:
+def test_a_task_that_ends_in_time_keeps_what_it_started(
+    manager: BackgroundTaskManager, mark: str, tmp_path: Path
+) -> None:
     """A daemon may be its purpose; it ends with the child that runs the tasks."""
     manager.options(pool="process").submit(hostile.start_daemon).result(TIMEOUT_S)
     time.sleep(0.2)  # its first half has ended too

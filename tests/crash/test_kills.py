@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from thirdshift import BackgroundTaskManager, TaskStatus
-from thirdshift.testing import functions
+from thirdshift.testing import coroutines, functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
 PROGRAM = Path(__file__).with_name("worker_program.py")
@@ -41,7 +41,7 @@ class Story:
     """(number, outcome) of every attempt on record."""
     statuses: dict[str, str]
     given_up: frozenset[str] = frozenset()
-    """The tasks that failed because three of their starts in a row ended with the death of their process."""
+    """The tasks that failed because three or more of their starts in a row ended with the death of their process."""
 
 
 def read_story(ids: list[str], log: Path, database: Path) -> Story:
@@ -54,7 +54,7 @@ def read_story(ids: list[str], log: Path, database: Path) -> Story:
         statuses = dict(connection.execute("SELECT id, status FROM task").fetchall())
         given_up = connection.execute(
             "SELECT id FROM attempt JOIN task ON seq = task WHERE status = 'failed' AND number = task.attempt"
-            " AND outcome = 'failed' AND error_type = 'ProcessDied' AND error_message LIKE '%(crash 3 in a row)'"
+            " AND outcome = 'failed' AND error_type = 'ProcessDied' AND error_message LIKE '%(crash % in a row)'"
         ).fetchall()
     attempts: dict[str, list[tuple[int, str]]] = {}
     for task_id, number, outcome in rows:
@@ -118,8 +118,10 @@ def kill_at_random(folder: Path, tasks: int, kills: int, plant: str | None = Non
     with BackgroundTaskManager(database=database, start=False) as manager, Signal(folder / "said") as said:
         ids = []
         for number in range(tasks):
-            submitter = manager.options(pool=("thread", "process")[number % 2], durability="relaxed", max_retries=0)
-            ids.append(submitter.submit(functions.log_run, str(log), said.path, draw.uniform(0.0, 0.02)).id)
+            pool = ("thread", "process", "async")[number % 3]
+            function = coroutines.log_run if pool == "async" else functions.log_run
+            submitter = manager.options(pool=pool, durability="relaxed", max_retries=0)
+            ids.append(submitter.submit(function, str(log), said.path, draw.uniform(0.0, 0.02)).id)
         if plant is not None:
             with closing(sqlite3.connect(database)) as connection:
                 connection.executescript(plant)
@@ -145,7 +147,7 @@ def kill_at_random(folder: Path, tasks: int, kills: int, plant: str | None = Non
                 new = {int(line.split()[3]) for line in log.read_text().splitlines()} - dead
                 demand_gone(new)
                 dead |= new
-        with BackgroundTaskManager(max_workers=2, database=database) as finisher:
+        with BackgroundTaskManager(max_workers=2, pools={"async": 2}, database=database) as finisher:
             for task_id in ids:
                 finisher.handle(task_id).wait(TIMEOUT_S)
     return read_story(ids, log, database), killed
@@ -172,7 +174,7 @@ def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path, capsys: pytest
     with capsys.disabled():
         sys.stdout.write(
             f"\nkills: {KILLS} ({dict(killed)}) over {TASKS} tasks, {starts} starts, {restarts} interruptions on "
-            f"record, {len(story.given_up)} failed at a third crash in a row, 0 lost, 0 doubled, no process left\n"
+            f"record, {len(story.given_up)} failed after three crashes in a row, 0 lost, 0 doubled, no process left\n"
         )
     demand_the_judge_sees(story)
 

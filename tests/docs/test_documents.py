@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
 PROGRAM, COROUTINE, TESTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-ALIASES, DEFAULTS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+ALIASES, DEFAULTS, RECYCLING = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 
 
 def run_program(path: Path, folder: Path) -> str:
@@ -76,6 +76,8 @@ def test_the_defaults_in_the_readme_are_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "thirdshift.yaml").write_text(DEFAULTS)
     assert load_settings(tmp_path) == BackgroundTaskConfig()
     assert set(yaml.safe_load(DEFAULTS)["pruning"]) == set(vars(PruningConfig()))
+    (tmp_path / "thirdshift.yaml").write_text(RECYCLING)
+    assert load_settings(tmp_path) == BackgroundTaskConfig()
     (tmp_path / "thirdshift.yaml").write_text(ALIASES)
     assert load_settings(tmp_path).aliases == {"old.module:send": "new.module:send"}
 

@@ -24,9 +24,11 @@ def start_worker(
     """Return a manager that runs tasks as the workspace's *settings* say; *others* are its further arguments."""
     from thirdshift import BackgroundTaskManager  # noqa: PLC0415  # --help must not wait for it
 
+    workers = others.pop("max_workers", None)
+    sizes = settings.pools if workers is None else {**settings.pools, "thread": workers, "process": workers}
     return BackgroundTaskManager(
         settings.worker_type,
-        others.pop("max_workers", None) or settings.threaded_worker.max_workers,
+        pools={**sizes, **others.pop("pools", {})},
         database=database,
         excluded_queues=excluded_queues,
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,

@@ -297,12 +297,16 @@ class WorkerEngine(Engine, Protocol):
         """
 
     def on_work(
-        self, callback: Callable[[], None], of_others: Callable[[], None] | None = None
+        self,
+        callback: Callable[[], None],
+        of_others: Callable[[], None] | None = None,
+        of_strangers: Callable[[], None] | None = None,
     ) -> Callable[[], None]:
         """Call *callback* when there may be something to claim or to cancel; returns what ends it.
 
         It runs on the thread of whoever changed that, and must be quick. For changes of other processes *of_others* is
-        called instead, if there is one, on a thread of the engine that it may keep busy.
+        called instead, if there is one, on a thread of the engine that it may keep busy. *of_strangers* is called on it
+        when somebody may have written to the store without a word, also by ourselves, a few times a second at most.
         """
 
 

@@ -42,7 +42,7 @@ class AttemptOutcome(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
-    """All about a new task but its call. ``run_at`` is aware, or ``None`` for now; limits ending in ``_s`` are seconds."""
+    """All about a new task but its call. ``run_at`` is aware, or ``None`` for now; limits are in seconds."""
 
     name: str
     function: str

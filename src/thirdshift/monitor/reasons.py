@@ -6,6 +6,12 @@ from typing import Any
 from thirdshift.core.reason import Reason, ReasonCode
 from thirdshift.core.words import ago, duration
 
+_END_OF_OVERRUN = {
+    "thread": "a thread ends only when its function returns",
+    "process": "it is being ended",
+    "async": "it is cancelled, and ends when it lets go",
+}
+
 
 def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a table: one line for each code
     """Return *reason* in words, as of *now*."""
@@ -19,8 +25,7 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
             return f"its worker was told to stop it {ago(facts['since'], now)}; it ends as cancelled"
         case ReasonCode.OVERRUN:
             limit = duration(timedelta(seconds=facts["timeout_s"]))
-            ends = "a thread ends only when its function returns" if facts["pool"] == "thread" else "it is being ended"
-            return f"its time limit of {limit} passed {ago(facts['since'], now)}; {ends}"
+            return f"its time limit of {limit} passed {ago(facts['since'], now)}; {_END_OF_OVERRUN[facts['pool']]}"
         case ReasonCode.WORKER_DIED:
             return f"its worker {facts['worker']} died; the next live worker gives it back to the line"
         case ReasonCode.NOT_DUE:

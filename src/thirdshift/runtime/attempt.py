@@ -73,7 +73,7 @@ async def run_coroutine(
 
 
 def stopped(ending: Ending, reason: StopReason | None) -> Ending:
-    """Return how an attempt ended that was told to end for *reason*: by that, whatever it raised while it cleaned up."""
+    """Return how an attempt ended that was told to end for *reason*: by that, whatever it raised in cleaning up."""
     if ending.outcome is not AttemptOutcome.FAILED or reason not in OF_REASON:
         return ending
     outcome, error = OF_REASON[reason]

@@ -99,7 +99,7 @@ class Worker:
         """Register, take over what dead workers left, and start claiming."""
         self.enlist()
         self._unlisten = [
-            self._engine.on_work(self._hear, self._hear_of_others),
+            self._engine.on_work(self._hear, self._hear_of_others, self._look_for_strangers),
             self._engine.on_submit(self._reserve),
             self._engine.on_death(self._hear_of_death),
         ]
@@ -237,7 +237,7 @@ class Worker:
         self._announce_ends(settled, exchange.recorded)
         return None if request is None else exchange.next_due  # without a free slot, its end is what counts
 
-    def _pass_here(self) -> None:
+    def _pass_here(self, *, is_unannounced: bool = False) -> None:
         """Make a pass on the caller's thread, which need not wait for the worker's thread to wake up.
 
         While another thread makes one, and for all that only the worker's thread does (cancellations, timers, errors
@@ -248,7 +248,7 @@ class Worker:
             return
         try:
             is_wanted = bool(self.busy())
-            is_wanted |= self._pass() is not None
+            is_wanted |= self._pass(is_unannounced=is_unannounced) is not None
         except Exception:  # noqa: BLE001  # the worker's own pass meets it too, and knows what to do
             is_wanted = True
         finally:
@@ -408,6 +408,10 @@ class Worker:
         self._wakes.hear()
         self._has_news = True
         self._pass_here()
+
+    def _look_for_strangers(self) -> None:
+        """Look for what somebody may have written who tells nobody."""
+        self._pass_here(is_unannounced=self._wakes.is_unannounced())
 
     def took(self, claim: Claim) -> None:
         """Take notice of a claim that a submitter made for this worker."""

@@ -15,7 +15,7 @@ from thirdshift.core.outcome import Cancel, Snooze
 from thirdshift.runtime.context import current_task
 from thirdshift.testing import functions
 from thirdshift.testing.functions import Unspeakable
-from thirdshift.testing.signals import send
+from thirdshift.testing.signals import append, send
 
 _LOOK_S = 0.005
 
@@ -142,6 +142,15 @@ async def until_stopped(said: str) -> str:
         await asyncio.sleep(_LOOK_S)
     assert task.stop_reason is not None
     return task.stop_reason.value
+
+
+async def log_run(log: str, signal_path: str, busy_s: float) -> None:
+    """Write the start and the end of this attempt to *log*, and a line to the test at the start."""
+    task = current_task()
+    append(log, f"start {task.id} {task.attempt} {os.getpid()}")
+    send(signal_path)
+    await asyncio.sleep(busy_s)
+    append(log, f"end {task.id} {task.attempt} {os.getpid()}")
 
 
 async def snooze_when_stopped(said: str) -> Any:

@@ -143,7 +143,7 @@ class SQLiteEngine:
             self._reader = open_reader(path)
             opened.callback(self._reader.close)
             with errors_of(path):
-                self._hub = wake.WakeHub(self._folder, self._identity)
+                self._hub = self._new_hub()
             opened.pop_all()
         self._checkpointer = self._new_checkpointer()
         self._checkpointer.start()
@@ -154,6 +154,9 @@ class SQLiteEngine:
         self._is_quiet = False
         self._must_reopen = False
         self._refused_by: StoreError | None = None
+
+    def _new_hub(self) -> wake.WakeHub:
+        return wake.WakeHub(self._folder, self._identity, self._path.with_name(self._path.name + "-wal"))
 
     def _new_checkpointer(self) -> Checkpointer:
         return Checkpointer(self._path, self._folder / "checkpoint.lock")
@@ -193,7 +196,7 @@ class SQLiteEngine:
             return
         self._identity = uuid4().hex
         self._hub.abandon()
-        self._hub = wake.WakeHub(self._folder, self._identity)
+        self._hub = self._new_hub()
         self._checkpointer = self._new_checkpointer()
         self._deaths = DeathWatch()
 
@@ -571,10 +574,13 @@ class SQLiteEngine:
         return end
 
     def on_work(
-        self, callback: Callable[[], None], of_others: Callable[[], None] | None = None
+        self,
+        callback: Callable[[], None],
+        of_others: Callable[[], None] | None = None,
+        of_strangers: Callable[[], None] | None = None,
     ) -> Callable[[], None]:
         """Call *callback* when there may be something to claim or to cancel."""
-        return self._hub.listen(wake.WORK, callback, of_others)
+        return self._hub.listen(wake.WORK, callback, of_others, of_strangers=of_strangers)
 
     # Inside
 

@@ -2,6 +2,10 @@
 
 Every process that listens binds a Unix datagram socket in the folder beside the database; who changed something sends a
 byte to each socket of that topic. A lost byte loses no task: everybody looks again at its safety interval.
+
+Who writes to the file with plain SQLite sends nothing. The kernel says that the log was written to (inotify on its
+folder; the file itself is never opened), which may be anybody's commit, so workers are asked to look a little later, when
+announced work is taken, and not more often than ten times a second. An idle process pays nothing for that.
 """
 
 import contextlib
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thirdshift.core.task import TaskId
+from thirdshift.host.inotify import FolderWatch
 
 Callback = Callable[[], None]
 Told = Callable[[Sequence[TaskId]], None]
@@ -34,6 +39,11 @@ _QUESTION = b"?"
 _PATH_LIMIT = 100
 """Longest path that a Unix socket address can hold, with room to spare (the kernel's limit is 107 bytes)."""
 
+_LOOKS_S = (0.02, 0.1)
+"""How long after a write to the log: announced work is taken by then, and a slow disk has ended the commit."""
+_REST_S = 0.1
+"""How long the log's folder is left alone after a write."""
+
 _MTIME_TICK_NS = 50_000_000
 """Folder times step by the kernel's tick, at most 10 ms."""
 
@@ -45,13 +55,16 @@ class _Listener:
     callback: Callback
     of_others: Callback
     told: Told | None
+    of_strangers: Callback | None
 
 
 class WakeHub:
     """The listeners of one process and the sockets of the others, for one database."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, identity: str, log: Path | None = None) -> None:
+        """*log* is the database's write-ahead log, which is watched for writers who announce nothing."""
         self._folder = folder
+        self._log = log
         self._identity = identity
         self._mutex = threading.Lock()
         self._is_closed = False
@@ -65,20 +78,27 @@ class WakeHub:
         self._looking = threading.Lock()
 
     def listen(
-        self, topic: str, callback: Callback, of_others: Callback | None = None, told: Told | None = None
+        self,
+        topic: str,
+        callback: Callback,
+        of_others: Callback | None = None,
+        told: Told | None = None,
+        of_strangers: Callback | None = None,
     ) -> Callback:
         """Call *callback* at every announcement of *topic*; returns what ends that. It must be quick.
 
         Announcements of other processes call *of_others* instead, if there is one, on a thread that it may keep busy;
-        those that say which tasks are meant call *told* instead, if there is one.
+        those that say which tasks are meant call *told* instead, if there is one. *of_strangers* is called on that thread
+        too, after commits of anybody that may not have been announced.
         """
-        listener = _Listener(callback, of_others or callback, told)
+        listener = _Listener(callback, of_others or callback, told, of_strangers)
         with self._mutex:
             self._listeners[topic] = (*self._listeners[topic], listener)
             if topic not in self._receivers and not self._is_closed:
                 name = f"{self._identity}.{topic}"
                 address, path = self._address(name), self._folder / name
-                self._receivers[topic] = _Receiver(address, path, self._call(topic), self._answer)
+                watch = self._watch() if topic == WORK else None
+                self._receivers[topic] = _Receiver(address, path, self._call(topic), self._answer, watch)
         return lambda: self._unlisten(topic, listener)
 
     def announce(self, topic: str, tasks: Sequence[TaskId] | None = None) -> None:
@@ -147,6 +167,18 @@ class WakeHub:
 
         return call
 
+    def _watch(self) -> "_LogWatch | None":
+        if self._log is None:
+            return None
+        with contextlib.suppress(OSError):  # no inotify, or no more of them: the safety interval finds what strangers do
+            return _LogWatch(self._log, self._call_of_strangers)
+        return None
+
+    def _call_of_strangers(self) -> None:
+        for listener in self._listeners[WORK]:
+            if listener.of_strangers is not None:
+                listener.of_strangers()
+
     def _unlisten(self, topic: str, listener: _Listener) -> None:
         with self._mutex:
             self._listeners[topic] = tuple(other for other in self._listeners[topic] if other is not listener)
@@ -193,13 +225,60 @@ class WakeHub:
         return f"/proc/self/fd/{self._folder_descriptor}/{name}"
 
 
-class _Receiver:
-    """A bound socket and the thread that waits on it."""
+class _LogWatch:
+    """Asks for a look some time after the database's log was written to, and then rests. For the receiver's thread."""
 
-    def __init__(self, address: str, path: Path, callback: Callback, answer: Callable[[str], None]) -> None:
+    def __init__(self, log: Path, look: Callback) -> None:
+        self._name = log.name
+        self._look = look
+        self._folder = FolderWatch(log.parent)
+        self._looks_at: list[float] = []
+        self._rests_until: float | None = None
+
+    @property
+    def descriptor(self) -> int | None:
+        """What to wait for; ``None`` while there is something to do at a moment."""
+        return self._folder.fileno() if self._rests_until is None else None
+
+    def wait_ms(self) -> float | None:
+        """Return how long to wait until :meth:`step` is due without anything to read."""
+        due = min([*self._looks_at, *([] if self._rests_until is None else [self._rests_until])], default=None)
+        return None if due is None else max(0.0, due - time.monotonic()) * 1000 + 1
+
+    def step(self) -> None:
+        """Do what is due, and read what is there to read."""
+        now = time.monotonic()
+        if self._rests_until is None:
+            names = self._folder.names()
+            if names:
+                self._rests_until = now + _REST_S
+                self._looks_at = [now + after_s for after_s in _LOOKS_S] if self._name in names else []
+        elif self._looks_at and self._looks_at[0] <= now:
+            del self._looks_at[0]
+            self._look()
+        elif self._rests_until <= now:
+            self._rests_until = None
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._folder.close()
+
+
+class _Receiver:
+    """A bound socket and the thread that waits on it, and on the log's folder if there is a *watch*."""
+
+    def __init__(
+        self,
+        address: str,
+        path: Path,
+        callback: Callback,
+        answer: Callable[[str], None],
+        watch: _LogWatch | None = None,
+    ) -> None:
         self._path = path
         self._callback = callback
         self._answer = answer
+        self._watch = watch
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
@@ -217,10 +296,14 @@ class _Receiver:
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._socket.close()
+        if self._watch is not None:
+            self._watch.close()
         os.close(self._stop_read)
 
     def abandon(self) -> None:
         self._socket.close()
+        if self._watch is not None:
+            self._watch.close()
         os.close(self._stop_read)
         os.close(self._stop_write)
 
@@ -228,11 +311,17 @@ class _Receiver:
         readable = select.poll()  # select() knows no descriptor above 1023
         readable.register(self._socket, select.POLLIN)
         readable.register(self._stop_read, select.POLLIN)
+        watched: int | None = None
         while True:
-            if self._stop_read in dict(readable.poll()):
+            if self._watch is not None and watched != self._watch.descriptor:
+                watched = _watch_instead(readable, watched, self._watch.descriptor)
+            ready = dict(readable.poll(None if self._watch is None else self._watch.wait_ms()))
+            if self._stop_read in ready:
                 return
-            if self._drain():
+            if self._socket.fileno() in ready and self._drain():
                 self._callback()
+            if self._watch is not None and (watched is None or watched in ready):
+                self._watch.step()
 
     def _drain(self) -> bool:
         """Take all that has come, and answer questions; returns whether anything was announced."""
@@ -244,3 +333,12 @@ class _Receiver:
                 else:
                     is_announced = True
         return is_announced
+
+
+def _watch_instead(readable: select.poll, before: int | None, after: int | None) -> int | None:
+    """Let *readable* wait for *after* in place of *before*."""
+    if before is not None:
+        readable.unregister(before)
+    if after is not None:
+        readable.register(after, select.POLLIN)
+    return after

@@ -117,8 +117,8 @@ def _settle(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:
 def _record_traces(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]
 ) -> None:
-    rows = [row_of_trace(settlement) for settlement, is_recorded in zip(settlements, recorded, strict=True) if is_recorded]
-    for row in rows:
+    for settlement, is_recorded in zip(settlements, recorded, strict=True):
+        row = row_of_trace(settlement) if is_recorded else None
         if row is not None:
             connection.execute(QUERY["record_trace"], row)
 

@@ -47,7 +47,7 @@ STREAMS = ("stdout", "stderr", "log")
 
 
 class ChildEnds(NamedTuple):
-    """What the guard leaves to the child: where it writes log records, and how it knows whether anything was written."""
+    """What the guard leaves to the child: where it logs, and how it knows whether anything was written."""
 
     log: int
     pipes: tuple[int, ...]

@@ -75,7 +75,6 @@ class Running:
     stalls_at: float | None = None
     """When it has shown no sign of life for too long."""
 
-
     def limit_reached(self, now: float) -> StopReason | None:
         """Return which of its limits is over, once."""
         if self.deadline is not None and self.deadline <= now:

@@ -1,0 +1,179 @@
+"""Lost wake-ups are noticed, and nothing else is taken for one."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from thirdshift import BackgroundTaskManager
+from thirdshift.core.engine import ClaimRequest, Exchange
+from thirdshift.core.events import Event, WakesLost
+from thirdshift.core.task import Claim, PoolKind, TaskId
+from thirdshift.runtime.wakes import GRACE_S, WakeWatch
+from thirdshift.testing import functions
+from thirdshift.testing.clock import START, FakeClock
+from thirdshift.testing.signals import TIMEOUT_S
+
+SUBMIT = """
+import sys
+from thirdshift import BackgroundTaskManager
+from thirdshift.testing import functions
+
+with BackgroundTaskManager(database=sys.argv[1], start=False) as manager:
+    for number in range(int(sys.argv[2])):
+        manager.submit_task(functions.add, number, 1)
+"""
+
+
+def claim(attempt: int = 1, pool: PoolKind = PoolKind.THREAD) -> Claim:
+    return Claim(
+        seq=1,
+        id=TaskId("0" * 32),
+        attempt=attempt,
+        owner="worker",
+        name="name",
+        function="module:function",
+        arguments=b"",
+        queue="default",
+        pool=pool,
+        priority=0,
+        failures=0,
+        max_retries=0,
+        timeout_s=None,
+        durable=True,
+        claimed_at=START,
+    )
+
+
+class Watched:
+    """A watch, and the passes of a worker with two free slots in each of two pools."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.watch = WakeWatch(self.clock)
+        self.make_pass()
+
+    def make_pass(self, *found: Claim, next_due: datetime | None = None, room: int = 2, by_timer: bool = True) -> None:
+        """Let the worker make one pass that finds these claims."""
+        is_unannounced = self.watch.is_unannounced() and by_timer
+        if is_unannounced:
+            self.watch.found(found)
+        free = {PoolKind.THREAD: room, PoolKind.PROCESS: 2} if room else None
+        request = None if free is None else ClaimRequest(owner="worker", free=free)
+        self.watch.passed(request, Exchange(recorded=(), claims=found, next_due=next_due))
+
+    def judge_later(self) -> bool:
+        self.clock.advance(GRACE_S)
+        return self.watch.judge()
+
+
+@pytest.fixture
+def worker() -> Watched:
+    return Watched()
+
+
+def test_work_that_nobody_announced(worker: Watched) -> None:
+    """It is counted once, and not before an announcement had its time."""
+    worker.make_pass(claim())
+    assert not worker.watch.judge()
+    assert worker.judge_later()
+    assert worker.watch.lost == 1
+    assert not worker.judge_later()
+
+
+INNOCENT: dict[str, Callable[[Watched], None]] = {
+    "nothing was found": lambda worker: worker.make_pass(),
+    "it was announced before": lambda worker: (worker.watch.hear(), worker.make_pass(claim()))[-1],
+    "it is announced after": lambda worker: (worker.make_pass(claim()), worker.watch.hear())[-1],
+    "the worker was asked to look": lambda worker: worker.make_pass(claim(), by_timer=False),
+    "it had been claimed before": lambda worker: worker.make_pass(claim(attempt=2)),
+    "it was due": lambda worker: (
+        worker.make_pass(next_due=START + timedelta(seconds=1)),
+        worker.clock.advance(1),
+        worker.make_pass(claim()),
+    )[-1],
+    "the wall clock was set": lambda worker: (
+        worker.make_pass(next_due=START + timedelta(hours=1)),
+        worker.clock.step(3600),
+        worker.make_pass(claim()),
+    )[-1],
+    "there was no room before": lambda worker: (worker.make_pass(room=0), worker.make_pass(claim()))[-1],
+    "there was no more room before": lambda worker: (
+        worker.make_pass(claim(2), claim(2)),
+        worker.make_pass(claim()),
+    )[-1],
+}
+
+
+@pytest.mark.parametrize("why", INNOCENT)
+def test_what_is_no_lost_wake(why: str, worker: Watched) -> None:
+    """The timer finds work for many reasons."""
+    INNOCENT[why](worker)
+    assert not worker.judge_later()
+    assert worker.watch.lost == 0
+
+
+def test_a_full_pool_hides_nothing_of_another(worker: Watched) -> None:
+    """Room is a matter of each pool."""
+    worker.make_pass(claim(2), claim(2))
+    worker.make_pass(claim(pool=PoolKind.PROCESS))
+    assert worker.judge_later()
+
+
+def test_it_is_said_at_once_and_then_rarely(worker: Watched) -> None:
+    """A program that goes on writing by itself fills no log."""
+    said = []
+    for _ in range(300):
+        worker.make_pass(claim())
+        assert worker.judge_later()
+        said.append(worker.watch.must_say())
+        worker.make_pass()
+    assert said[0]
+    assert sum(said) == 1 + int(299 * GRACE_S) // 60
+
+
+def test_a_socket_that_is_gone(tmp_path: Path) -> None:
+    """Other processes cannot wake this one: their tasks run all the same, and the worker says what is wrong."""
+    events: list[Event] = []
+    with BackgroundTaskManager(database=tmp_path / "tasks.db", observe=events.append) as manager:
+        run = tmp_path / "tasks.db.run"
+        time.sleep(0.1)
+        for path in run.glob("*.work"):
+            path.unlink()
+        deadline = time.monotonic() + TIMEOUT_S
+        while not any(isinstance(event, WakesLost) for event in events) and time.monotonic() < deadline:
+            submit_elsewhere(tmp_path / "tasks.db", 1)
+            time.sleep(0.3)
+        (state,) = manager.workers()
+        assert state.lost_wakes == 1
+        assert state.lost_wake_at is not None
+        assert manager.wait_until_drained(TIMEOUT_S)
+    assert WakesLost(1) in events
+    assert not list(run.glob("*.card"))
+
+
+def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
+    """Submits of this and of other processes, to two workers with more to do than slots: all are announced."""
+    events: list[Event] = []
+    database = tmp_path / "tasks.db"
+    options = {"max_workers": 2, "database": database, "observe": events.append, "durability": "relaxed"}
+    with BackgroundTaskManager(**options) as manager:  # type: ignore[arg-type]
+        command = [sys.executable, "-c", SUBMIT, str(database), "400"]
+        others = [subprocess.Popen(command) for _ in range(2)]
+        for number in range(400):
+            manager.submit_task(functions.add, number, 1)
+            time.sleep(0.005)
+        for other in others:
+            assert other.wait(TIMEOUT_S) == 0
+        assert manager.wait_until_drained(TIMEOUT_S)
+        time.sleep(2.2)  # what a wrong suspicion would take to become a count
+        assert [state.lost_wakes for state in manager.workers()] == [0]
+    assert not any(isinstance(event, WakesLost) for event in events)
+
+
+def submit_elsewhere(database: Path, tasks: int) -> None:
+    subprocess.run([sys.executable, "-c", SUBMIT, str(database), str(tasks)], check=True)
