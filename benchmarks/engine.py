@@ -21,6 +21,7 @@ from bench import Bench
 from claims import claim
 from deaths import death
 from imports import import_time
+from pools import pools
 from report import document, line_of_machine, machine, markdown, print_figure, print_verdicts
 from runs import drain, idle, latency
 from submits import submit, submit_many, submit_slow
@@ -31,6 +32,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "many": submit_many,
     "drain": drain,
     "latency": latency,
+    "pools": pools,
     "idle": idle,
     "claim": claim,
     "death": death,

@@ -9,6 +9,10 @@ def noop(number: object = 0) -> object:
     return number
 
 
+async def anoop(number: object = 0) -> object:
+    return number
+
+
 def moment(_number: object = 0) -> float:
     """Return when it ran, on the clock that all processes of the machine share."""
     return time.monotonic()

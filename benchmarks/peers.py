@@ -150,13 +150,14 @@ class Huey:
 
 
 class Celery:
-    """Celery with its broker and its results in Redis, and a pool of four threads."""
+    """Celery with its broker and its results in Redis, and a pool of four threads unless told otherwise."""
 
-    def __init__(self, url: str, durability: str) -> None:
+    def __init__(self, url: str, durability: str, *, pool: str = "threads", slots: int = 4) -> None:
         import celery_app  # noqa: PLC0415  # an optional peer
 
         self.who = CELERY[durability]
         self.drain_count = {"full": 400, "relaxed": 1_500}[durability]
+        self._pool = ["-P", pool, "-c", str(slots)]
         self._url, self._broker = url, celery_app.broker(url)
         self._noop, self._moment, self._app = celery_app.make(url)
 
@@ -173,7 +174,7 @@ class Celery:
         return float(self._moment.delay().get(timeout=_RESULT_LIMIT_S))
 
     def worker(self) -> AbstractContextManager[int | None]:
-        command = [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "-P", "threads", "-c", "4"]
+        command = [sys.executable, "-m", "celery", "-A", "celery_app", "worker", *self._pool]
         return process(command, BENCH_REDIS=self._url)
 
     def close(self) -> None:

@@ -12,9 +12,9 @@ def serve(database: str) -> None:
         sys.stdin.read()
 
 
-def drain(database: str) -> None:
+def drain(database: str, max_workers: int = 4) -> None:
     """Run all that is there; prints the seconds from the worker's start to the last row."""
     started = time.perf_counter()
-    with BackgroundTaskManager(database=database) as manager:
+    with BackgroundTaskManager(database=database, max_workers=max_workers) as manager:
         manager.shutdown(drain=True)
     print(time.perf_counter() - started)

@@ -1,9 +1,11 @@
 """Lost wake-ups are noticed, and nothing else is taken for one."""
 
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from thirdshift import BackgroundTaskManager
 from thirdshift.core.engine import ClaimRequest, Exchange
 from thirdshift.core.events import Event, WakesLost
 from thirdshift.core.task import Claim, PoolKind, TaskId
+from thirdshift.runtime import worker as worker_module
 from thirdshift.runtime.wakes import GRACE_S, WakeWatch
 from thirdshift.testing import functions
 from thirdshift.testing.clock import START, FakeClock
@@ -154,6 +157,32 @@ def test_a_socket_that_is_gone(tmp_path: Path) -> None:
         assert manager.wait_until_drained(TIMEOUT_S)
     assert WakesLost(1) in events
     assert not list(run.glob("*.card"))
+
+
+def test_a_stranger_need_not_wait_for_the_safety_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says that the log was written to."""
+    monkeypatch.setattr(worker_module, "SAFETY_INTERVAL_S", 3600.0)
+    database = tmp_path / "tasks.db"
+    events: list[Event] = []
+    with BackgroundTaskManager(database=database, observe=events.append) as manager:
+        manager.submit(functions.add, 1, 2).result(TIMEOUT_S)
+        time.sleep(0.5)  # by then nobody looks for anything
+        write_as_a_stranger(database, "f" * 32)
+        assert manager.handle("f" * 32).result(TIMEOUT_S) == 3
+
+
+def write_as_a_stranger(database: Path, task_id: str) -> None:
+    """Add a copy of the first task, as any SQLite client can."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=TIMEOUT_S)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TEMP TABLE copy AS SELECT * FROM task LIMIT 1")
+        connection.execute(
+            "UPDATE copy SET seq = 1000, id = ?, status = 'pending', attempt = 0, finished_at = NULL, owner = NULL, "
+            "claimed_at = NULL",
+            [task_id],
+        )
+        connection.execute("INSERT INTO task SELECT * FROM copy")
+        connection.execute("COMMIT")
 
 
 def test_nothing_is_lost_under_load(tmp_path: Path) -> None:

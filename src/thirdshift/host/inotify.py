@@ -21,9 +21,9 @@ class FolderWatch:
     def __init__(self, folder: Path) -> None:
         try:
             library = ctypes.CDLL(None, use_errno=True)
-            self._descriptor = library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        except AttributeError as error:
-            raise OSError("this system has no inotify") from error
+            self._descriptor = int(library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        except AttributeError as absent:
+            raise OSError("this system has no inotify") from absent
         if self._descriptor < 0:
             raise _last_error(folder)
         if library.inotify_add_watch(self._descriptor, os.fsencode(folder), _MODIFIED) < 0:

@@ -85,7 +85,7 @@ def remedy(finding: Finding) -> str | None:  # noqa: C901  # as above
                 "the database; kill -USR2 shows its stacks on its standard error"
             )
         case HealthCode.LOST_WAKES:
-            return f"such tasks start up to a second late. Probable cause: {LOST_WAKES}"
+            return f"such tasks may start up to a second late. Probable cause: {LOST_WAKES}"
         case HealthCode.STORE | HealthCode.WRITING:
             return None
 

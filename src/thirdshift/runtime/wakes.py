@@ -1,13 +1,13 @@
 """Notices that wake-ups are being lost: work that the safety interval found and that nobody had announced.
 
 Every submit is announced after its commit, by a call in this process and by a datagram to the others. A worker that
-wakes up by its timer alone, with free slots and nothing due, and yet finds a task that nobody ever claimed, has not
-been told. It may still be told (the commit comes first), so the verdict is given some time later.
+looks by its timer alone, or because the log was written to, with free slots and nothing due, and yet finds a task that
+nobody ever claimed, has not been told. It may still be told (the commit comes first), so the verdict is given some time
+later. That is also how a foreign writer is noticed, somebody who writes tasks with plain ``sqlite3``.
 
-That is also how a foreign writer is noticed, somebody who writes tasks with plain ``sqlite3`` and tells nobody. It is
-the cheapest way there is: the safety interval reads one row in any case, so an idle worker pays nothing for it.
-Watching the folder (inotify) would wake every process at every commit of ours, and ``PRAGMA data_version`` changes with
-our own commits as well, so both would have to be told apart from announcements by this very rule.
+It costs an idle worker nothing: the safety interval reads one row in any case, and where nobody writes the kernel says
+nothing. ``PRAGMA data_version`` would be one more statement a second, and says no more: it changes with our own commits
+too, so those would have to be told apart by this very rule.
 """
 
 from collections import Counter
@@ -46,7 +46,7 @@ class WakeWatch:
         self._heard += 1  # two threads may count as one: only whether it changed matters
 
     def is_unannounced(self) -> bool:
-        """Return whether a pass that the timer alone began should find nothing new; begins that pass."""
+        """Return whether a pass that nobody asked for should find nothing new; begins that pass."""
         heard, self._heard_before_pass = self._heard_before_pass, self._heard
         is_due = self._next_due is not None and self._next_due <= self._clock.now()
         return heard == self._heard and not is_due

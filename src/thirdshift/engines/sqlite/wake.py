@@ -4,7 +4,7 @@ Every process that listens binds a Unix datagram socket in the folder beside the
 byte to each socket of that topic. A lost byte loses no task: everybody looks again at its safety interval.
 
 Who writes to the file with plain SQLite sends nothing. The kernel says that the log was written to (inotify on its
-folder; the file itself is never opened), which may be anybody's commit, so workers are asked to look a little later, when
+folder; the file itself is never opened). That may be anybody's commit, so workers are asked to look a little later, when
 announced work is taken, and not more often than ten times a second. An idle process pays nothing for that.
 """
 
@@ -88,8 +88,8 @@ class WakeHub:
         """Call *callback* at every announcement of *topic*; returns what ends that. It must be quick.
 
         Announcements of other processes call *of_others* instead, if there is one, on a thread that it may keep busy;
-        those that say which tasks are meant call *told* instead, if there is one. *of_strangers* is called on that thread
-        too, after commits of anybody that may not have been announced.
+        those that say which tasks are meant call *told* instead, if there is one. *of_strangers* is called on that
+        thread too, after commits of anybody that may not have been announced.
         """
         listener = _Listener(callback, of_others or callback, told, of_strangers)
         with self._mutex:
@@ -170,7 +170,7 @@ class WakeHub:
     def _watch(self) -> "_LogWatch | None":
         if self._log is None:
             return None
-        with contextlib.suppress(OSError):  # no inotify, or no more of them: the safety interval finds what strangers do
+        with contextlib.suppress(OSError):  # none is had: the safety interval finds what strangers do
             return _LogWatch(self._log, self._call_of_strangers)
         return None
 
