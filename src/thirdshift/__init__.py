@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimeout,
     )
+    from thirdshift.core.health import Finding, HealthLimits
     from thirdshift.core.outcome import Cancel, Retry, Snooze
     from thirdshift.core.pruning import PruningConfig
     from thirdshift.core.reason import Reason, ReasonCode
@@ -48,6 +49,8 @@ _HOME = {
     "BackgroundTaskManager": "manager",
     "Cancel": "core.outcome",
     "ConfigurationError": "core.errors",
+    "Finding": "core.health",
+    "HealthLimits": "core.health",
     "NotImportable": "core.errors",
     "NotSerialisable": "core.errors",
     "NotSupported": "core.errors",
@@ -92,6 +95,8 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "BackgroundTaskManager",
     "Cancel",
     "ConfigurationError",
+    "Finding",
+    "HealthLimits",
     "NotImportable",
     "NotSerialisable",
     "NotSupported",

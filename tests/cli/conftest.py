@@ -42,6 +42,13 @@ def read(letter):
     return letter.to
 
 
+def speak():
+    from thirdshift import current_task
+
+    print("printed")
+    current_task().log.info("logged")
+
+
 def wait():
     from thirdshift import current_task
 

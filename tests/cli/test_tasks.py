@@ -47,6 +47,26 @@ def test_one_task_is_shown_with_its_attempts(shell, failed: str) -> None:
     assert "Traceback" in attempt["traceback"]
 
 
+def test_what_an_attempt_used_and_wrote_is_shown(shell, work) -> None:
+    """Each text under its title; what a pool cannot measure is said to be not measured."""
+    ids = [shell.submit("functions:speak", "--pool", pool) for pool in ("process", "thread")]
+    for task_id in ids:
+        work().handle(task_id).wait(timeout=30)
+    process, thread = (shell("tasks", "show", task_id).stdout for task_id in ids)
+    assert "standard output:\nprinted\n" in process
+    assert "INFO thirdshift.task: logged" in process
+    assert "MiB" in process
+    assert "not measured" not in process
+    assert "standard output" not in thread
+    assert "INFO thirdshift.task: logged" in thread
+    assert "peak memory" in thread
+    assert "not measured" in thread
+    attempts = [shell.json("tasks", "show", task_id)["attempts"][0] for task_id in ids]
+    assert [attempt["stdout"] for attempt in attempts] == ["printed\n", None]
+    assert attempts[0]["peak_memory_bytes"] > attempts[0]["cpu_s"] > 0
+    assert attempts[1]["peak_memory_bytes"] is None
+
+
 def test_results_that_json_has_no_form_for(shell, work) -> None:
     """The document is JSON that any reader takes."""
     task_id = shell.submit("functions:numbers")

@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import select
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +35,10 @@ def hold(said, released):
 
 def note(log, number):
     append(log, f"{number} {os.getpid()}")
+
+
+def misspell():
+    return os.nothing_of_this_name
 
 
 def folder():
@@ -146,19 +151,20 @@ def test_the_first_signal_finishes_the_work_in_hand(
     assert manager.get_task_status(waiting) is TaskStatus.PENDING
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("pool", "number", "code"), [("thread", signal.SIGTERM, 143), ("process", signal.SIGINT, 130)])
 def test_the_second_signal_stops_at_once(
-    shell, start: Start, manager: BackgroundTaskManager, number: signal.Signals, code: int, tmp_path: Path
+    shell, start: Start, manager: BackgroundTaskManager, pool: str, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    """What it interrupts is run again by the next worker, and uses up no retry."""
+    """What it interrupts is run again by the next worker, and uses up no retry; no child is left behind."""
     with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released:
-        interrupted = submit(manager, "hold", said.path, released.path, max_retries=0)
-        worker = start("worker", "--threads", "1")
-        said.wait()
+        interrupted = submit(manager, "hold", said.path, released.path, pool=pool, max_retries=0)
+        worker = start("worker", "--threads", "1", "--processes", "1")
+        pid = int(said.wait().removeprefix("started "))
         worker.process.send_signal(signal.SIGTERM)
         worker.wait_for("stopping after SIGTERM")
         worker.process.send_signal(number)
         assert worker.end() == code
+        wait_until_gone(pid)
         second = start("worker", "--drain")
         said.wait()
         released.release()
@@ -166,6 +172,35 @@ def test_the_second_signal_stops_at_once(
     task = manager.get_task(interrupted)
     assert task is not None
     assert [attempt.outcome.value for attempt in task.attempts] == ["interrupted", "completed"]
+
+
+def wait_until_gone(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            assert select.select([descriptor], [], [], TIMEOUT_S)[0], f"process {pid} was left behind"
+        finally:
+            os.close(descriptor)
+
+
+def test_a_thread_that_does_not_end_holds_nothing_up(
+    shell, start: Start, manager: BackgroundTaskManager, tmp_path: Path
+) -> None:
+    """After the time that the configuration gives it, the process ends beside it; the task runs again elsewhere."""
+    (shell.workspace / "thirdshift.yaml").write_text("shutdown_timeout_seconds: 0.2\n")
+    with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released:
+        task = submit(manager, "hold", said.path, released.path, max_retries=0)
+        worker = start("worker", "--threads", "1")
+        said.wait()
+        worker.process.terminate()
+        assert worker.end() == 0
+        assert "at most 0.2 s" in worker.said
+        assert "tasks still run in threads; they end with this process and are started again" in worker.said
+        second = start("worker", "--drain")
+        said.wait()
+        released.release()
+        assert second.end() == 0
+    assert manager.handle(task).result(0) == "done"
 
 
 def test_ctrl_c_at_a_terminal(shell, start: Start, manager: BackgroundTaskManager, tmp_path: Path) -> None:
@@ -280,9 +315,25 @@ def test_what_cannot_be_imported_is_said_once(
     assert "No module named 'chores'" in worker.wait_for("warning: chores:note cannot be imported here")
     shell.submit("functions:add", "1", "--max-retries", "0")
     assert "--app-dir" in worker.wait_for("warning: functions:add cannot be imported here")
+    shell.submit("functions:read", "1", "--max-retries", "0", "--pool", "process")
+    assert "--app-dir" in worker.wait_for("warning: functions:read cannot be imported here")
     worker.process.terminate()
     assert worker.end() == 0
     assert worker.said.count("chores:note cannot") == 1
+
+
+@pytest.mark.parametrize("pool", ["thread", "process"])
+def test_a_functions_own_error_is_no_matter_of_importing(
+    shell, start: Start, manager: BackgroundTaskManager, pool: str
+) -> None:
+    """Although it is of the same kind."""
+    tasks = [submit(manager, name, pool=pool, max_retries=0) for name in ("misspell", "folder")]
+    worker = start("worker", "--drain")
+    assert worker.end() == 0
+    errors = [str(manager.handle(task_id).task.error) for task_id in tasks]
+    assert errors[0].startswith("AttributeError")
+    assert errors[1].startswith("ModuleNotFoundError")
+    assert "cannot be imported" not in worker.said
 
 
 def test_it_works_on_its_queues_only(shell, start: Start, manager: BackgroundTaskManager) -> None:

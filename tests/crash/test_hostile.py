@@ -5,6 +5,8 @@ What is left is judged from ``/proc``: every process that descends from the test
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +21,9 @@ from thirdshift.handle import TaskHandle
 from thirdshift.host.lock import read_pid
 from thirdshift.host.processes import descendants, parent_of
 from thirdshift.testing import functions, hostile
-from thirdshift.testing.signals import TIMEOUT_S
+from thirdshift.testing.signals import TIMEOUT_S, Signal
 
+PROGRAM = Path(__file__).with_name("worker_program.py")
 MARK = "THIRDSHIFT_TEST_MARK"
 LONGEST_DELAY_S = 1.0
 """The most that a neighbour may take for what takes it a moment."""
@@ -153,16 +156,16 @@ def test_a_task_that_ends_in_time_keeps_what_it_started(
 
 @pytest.mark.parametrize("victim", ["child", "guard"])
 def test_a_child_or_guard_that_is_killed_takes_the_attempt_with_it(
-    manager: BackgroundTaskManager, mark: str, victim: str
+    manager: BackgroundTaskManager, tmp_path: Path, victim: str
 ) -> None:
     """And nothing else: the task starts again in a fresh child."""
-    handle = manager.options(pool="process").submit(functions.sleep, 0.5)
-    while not (children := [pid for pid in marked(mark) if parent_of(pid) != os.getpid()]):
-        time.sleep(0.01)
-    while handle.status is not TaskStatus.RUNNING:
-        time.sleep(0.01)
-    os.kill(children[0] if victim == "child" else parent_of(children[0]), signal.SIGKILL)
-    task = handle.wait(TIMEOUT_S)
+    with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released:
+        handle = manager.options(pool="process").submit(functions.hold, said.path, released.path)
+        child = int(said.wait())
+        os.kill(child if victim == "child" else parent_of(child), signal.SIGKILL)
+        said.wait()
+        released.release()
+        task = handle.wait(TIMEOUT_S)
     assert (task.status, len(task.attempts)) == (TaskStatus.COMPLETED, 2)
     words = {"child": "was killed by SIGKILL", "guard": "was ended by the death of its guard"}[victim]
     assert task.attempts[0].error is not None
@@ -177,3 +180,33 @@ def test_a_stopped_guard_still_obeys(manager: BackgroundTaskManager, mark: str, 
     os.kill(guards[0], signal.SIGSTOP)
     assert handle.wait(TIMEOUT_S).attempts[-1].outcome is AttemptOutcome.TIMED_OUT
     assert left_behind(mark, tmp_path) == set()
+
+
+@pytest.mark.parametrize("victims", ["worker", "worker and child"])
+def test_a_worker_that_is_killed_leaves_nothing_behind(tmp_path: Path, mark: str, victims: str) -> None:
+    """Its guards notice, and end what its tasks have started; only then does a rescuer run those again."""
+    database = tmp_path / "tasks.db"
+    with BackgroundTaskManager(database=database, start=False) as manager:
+        handle = manager.options(pool="process").submit(hostile.leave_the_group)
+        worker = subprocess.Popen([sys.executable, "-W", "error", PROGRAM, database])
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while len(marked(mark)) < 4:  # worker, guard, child and its daemon
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+        old = marked(mark)
+        (guard,) = (pid for pid in old if parent_of(pid) == worker.pid)
+        children = [read_pid(path) for path in tmp_path.rglob("*.child-*.lock") if read_pid(path) in old]
+        worker.kill()
+        if victims != "worker":
+            for pid in children:
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+        worker.wait()
+        with BackgroundTaskManager(max_workers=1, database=database):
+            while handle.task.attempts == ():
+                assert time.monotonic() < give_up_at
+            assert guard not in marked(mark)
+            assert not old & marked(mark)
+            manager.cancel_task(handle.id)
+            handle.wait(TIMEOUT_S)
+    assert marked(mark) == set()

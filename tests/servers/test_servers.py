@@ -77,6 +77,7 @@ class Shop:
         assert self.process.returncode in (0, -signal.SIGTERM), said
         assert time.monotonic() - begun < STOP_S
         assert "locked" not in said
+        assert "wakes.lost" not in said
         assert "Traceback" not in said, said
         return said
 
@@ -133,10 +134,22 @@ def finish(folder: Path, ids: Sequence[str]) -> int:
         subprocess.run(worker, check=True, timeout=TIMEOUT_S, env=environment(folder, "late"))
         assert {manager.get_task_status(task_id) for task_id in ids} == {TaskStatus.COMPLETED}
         assert manager.get_stats()["total"] == len(ids)
-    runs = Counter((folder / "log").read_text().split())
-    assert len(runs) == len(ids)
-    assert set(runs.values()) == {1}
+    judge((folder / "log").read_text().split(), len(ids))
     return statuses[TaskStatus.PENDING]
+
+
+def judge(runs: Sequence[str], tasks: int) -> None:
+    """Each task ran once, as the tasks themselves say."""
+    counts = Counter(runs)
+    assert len(counts) == tasks, "a task is lost"
+    assert set(counts.values()) == {1}, "a task ran twice"
+
+
+@pytest.mark.parametrize(("runs", "words"), [(["1", "2"], "lost"), (["1", "2", "3", "2"], "twice")])
+def test_the_judge_sees(runs: list[str], words: str) -> None:
+    """Negative control: a task that never ran, and one that ran twice."""
+    with pytest.raises(AssertionError, match=words):
+        judge(runs, 3)
 
 
 def test_gunicorn_with_four_workers(tmp_path: Path) -> None:

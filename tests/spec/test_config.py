@@ -53,6 +53,14 @@ def test_values_are_typed(tmp_path: Path) -> None:
     assert type(found.shutdown_timeout_seconds) is float
 
 
+def test_the_sizes_of_all_pools(tmp_path: Path) -> None:
+    """Those of threads and child processes together, that of the event loop apart."""
+    assert load_settings(tmp_path).pools == {"thread": 4, "process": 4, "async": 100}
+    (tmp_path / "thirdshift.yaml").write_text("threaded_worker: {max_workers: 2}\nasync_worker: {max_workers: 500}\n")
+    assert load_settings(tmp_path).pools == {"thread": 2, "process": 2, "async": 500}
+    assert problems_of(tmp_path, "async_worker: {max_workers: 0}") == ["1:15: max_workers is 0; it must be 1 or more"]
+
+
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     """Each with line and column."""
     text = "worker_tipe: threaded\nthreaded_worker:\n  max_workers: many\n  queue_size: 1.5\nlog_level: [INFO]\n"

@@ -36,7 +36,7 @@ _OF_THE_DAEMON = frozenset({"training", "maintenance"})
 @click.option("--exclude-queues", metavar="A,B", help="Work on all queues but these.")
 @click.option("--threads", type=click.IntRange(0), help="Tasks at once in threads.  [default: configuration, 4]")
 @click.option("--processes", type=click.IntRange(0), help="As many in child processes.  [default: configuration, 4]")
-@click.option("--coroutines", type=click.IntRange(0), help="As many `async def` ones on an event loop.  [default: 100]")
+@click.option("--coroutines", type=click.IntRange(0), help="As many `async def` ones.  [default: configuration, 100]")
 @click.option("--database", type=click.Path(dir_okay=False, path_type=Path), help="Default: the workspace's.")
 @click.option(
     "--app-dir", type=click.Path(path_type=Path), default=".", help="Folder to import tasks from.  [default: .]"
@@ -143,16 +143,24 @@ class Tally:
             return Counter(self._ends)
 
     def _look_at(self, settlement: "Settlement") -> None:
-        """Say once of each function that it cannot be imported here; its own ImportErrors are its own affair."""
+        """Say once of each function that it cannot be imported here; what it imports itself is its own affair."""
         function, error = settlement.claim.function, settlement.ending.error
         if error is None or error.type not in _IMPORT_ERRORS or function in self.not_importable:
             return
-        if settlement.claim.pool.value != "thread" or _why_not_importable(function):
+        is_elsewhere = settlement.claim.pool.value == "process"  # what only a child imports must not be imported here
+        if _names_module(error.message, function) if is_elsewhere else _why_not_importable(function):
             self.not_importable.add(function)
             _warn_of_function(function, str(error))
 
 
-_IMPORT_ERRORS = ("ImportError", "ModuleNotFoundError", "AttributeError", "NotImportable")
+_IMPORT_ERRORS = ("ImportError", "ModuleNotFoundError", "AttributeError")
+
+
+def _names_module(message: str, function: str) -> bool:
+    """Return whether Python's *message* is that the module of *function*, or a package around it, is not there."""
+    packages = function.partition(":")[0].split(".")
+    modules = [".".join(packages[: count + 1]) for count in range(len(packages))]
+    return any(message.startswith(f"No module named {module!r}") for module in modules)
 
 
 class Desk:

@@ -26,7 +26,7 @@ from thirdshift.core.outcome import Ending, Settlement, settle
 from thirdshift.core.pruning import Limit
 from thirdshift.core.reason import Reason, ReasonCode
 from thirdshift.core.status import FINISHED, TRANSITIONS, TaskPriority, TaskStatus
-from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, NewTask, PoolKind, TaskError, TaskSpec
+from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, NewTask, PoolKind, TaskError, TaskSpec, Traces
 from thirdshift.testing.clock import FakeClock
 
 BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
@@ -544,6 +544,31 @@ class EngineConformance:
             FakeSeat.is_given_up = False
         assert len(seats) == 1
         assert self.claim_one().id == task.id
+
+    def test_what_an_attempt_used_and_wrote_stays_with_it(self) -> None:
+        """Also with one that is tried again; a listing leaves the texts out."""
+        task = self.submit()
+        first = Traces(0.25, 1 << 30, "printed\n", None, "logged\n")
+        self.end(self.claim_one(), AttemptOutcome.FAILED, backoff_s=0.0, traces=first)
+        self.end(self.claim_one(), AttemptOutcome.COMPLETED, encoded_result=b"1", traces=Traces(cpu_s=0.0))
+        assert [attempt.traces for attempt in self.stored(task).attempts] == [first, Traces(cpu_s=0.0)]
+        (listed,) = self.engine.find(TaskFilter())
+        assert listed.attempts[0].traces == Traces(0.25, 1 << 30)
+
+    def test_what_a_lost_attempt_wrote_is_not_kept(self) -> None:
+        """As little as its outcome."""
+        task = self.submit()
+        claim = self.claim_one()
+        self.engine.give_back([claim])
+        assert not self.end(claim, AttemptOutcome.FAILED, traces=Traces(stdout="nobody asked"))
+        self.end(self.claim_one(), AttemptOutcome.COMPLETED, encoded_result=b"1")
+        assert [attempt.traces for attempt in self.stored(task).attempts] == [Traces()]
+
+    def test_the_stall_limit_comes_with_the_claim(self) -> None:
+        """As it was submitted."""
+        task = self.submit(stall_timeout_s=2.5)
+        assert self.claim_one().stall_timeout_s == 2.5
+        assert self.stored(task).stall_timeout_s == 2.5
 
     def test_claims_that_their_worker_does_not_know_are_recovered(self) -> None:
         """What it knows stays; what nobody would run is runnable again, and that is no attempt."""

@@ -4,8 +4,8 @@ Every process that listens binds a Unix datagram socket in the folder beside the
 byte to each socket of that topic. A lost byte loses no task: everybody looks again at its safety interval.
 
 Who writes to the file with plain SQLite sends nothing. The kernel says that the log was written to (inotify on its
-folder; the file itself is never opened). That may be anybody's commit, so workers are asked to look a little later, when
-announced work is taken, and not more often than ten times a second. An idle process pays nothing for that.
+folder; the file itself is never opened). That may be anybody's commit, so workers are asked to look a little later,
+when announced work is taken, and not more often than ten times a second. An idle process pays nothing for that.
 """
 
 import contextlib

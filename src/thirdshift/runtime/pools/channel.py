@@ -14,6 +14,8 @@ import threading
 from typing import Any
 
 _LENGTH = struct.Struct(">I")
+_CHUNK_BYTES = 1 << 14
+"""Read at once; more would be mapped and unmapped at every message."""
 
 
 class Channel:
@@ -22,6 +24,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._sending = threading.Lock()
+        self._unread = bytearray()
 
     def send(self, kind: str, **facts: Any) -> None:
         """Send one message. Raises ``OSError`` when the other side is gone."""
@@ -30,15 +33,33 @@ class Channel:
             self._connection.sendall(_LENGTH.pack(len(body)) + body)
 
     def receive(self) -> dict[str, Any] | None:
-        """Return the next message, ``None`` when the other side is gone."""
-        header = self._read(_LENGTH.size)
-        if header is None:
-            return None
-        body = self._read(*_LENGTH.unpack(header))
-        if body is None:
-            return None
-        message: dict[str, Any] = json.loads(body)
+        """Return the next message, waiting for it; ``None`` when the other side is gone."""
+        while (message := self.next()) is None:
+            if not self.fill():
+                return None
         return message
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the next message of what has been read already, ``None`` when there is none."""
+        unread = self._unread
+        if len(unread) < _LENGTH.size:
+            return None
+        (size,) = _LENGTH.unpack_from(unread)
+        end = _LENGTH.size + size
+        if len(unread) < end:
+            return None
+        message: dict[str, Any] = json.loads(unread[_LENGTH.size : end])
+        del unread[:end]
+        return message
+
+    def fill(self) -> bool:
+        """Read what there is, waiting for something; False when the other side is gone."""
+        try:
+            part = self._connection.recv(_CHUNK_BYTES)
+        except ConnectionResetError:
+            return False
+        self._unread += part
+        return bool(part)
 
     def fileno(self) -> int:
         """Return the descriptor of this end, for who waits for more than one."""
@@ -47,16 +68,3 @@ class Channel:
     def close(self) -> None:
         """Close this end."""
         self._connection.close()
-
-    def _read(self, size: int) -> bytes | None:
-        parts: list[bytes] = []
-        while size:
-            try:
-                part = self._connection.recv(min(size, 1 << 20))
-            except ConnectionResetError:
-                return None
-            if not part:
-                return None
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)

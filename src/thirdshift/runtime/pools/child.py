@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import itertools
 import logging
 import os
 import signal
@@ -58,8 +59,11 @@ def main(descriptor: int, ends: ChildEnds, lock_path: str, moved: Mapping[str, s
     threading.Thread(target=calls.listen, name="thirdshift-channel", daemon=True).start()
     meter, writings = Meter(), _Writings(ends)
     channel.send("ready", cpu_s=cpu_s())
-    while True:
-        _serve(channel, calls.next(), meter, writings)
+    for attempts in itertools.count(1):
+        call = calls.next()
+        ends.note_begun(attempts)
+        _serve(channel, call, meter, writings)
+    raise AssertionError("attempts have no end")
 
 
 def _printer(descriptor: int) -> TextIO:
@@ -159,9 +163,8 @@ def _serve(channel: Channel, call: tuple[dict[str, Any], TaskContext], meter: Me
 
     is_known = message["function"].partition(":")[0] in sys.modules
     ending = run_attempt(message["function"], arguments, context, SystemClock(), began=None if is_known else begin)
-    used = {"cpu_s": meter.used_cpu_s(), "peak_memory_bytes": meter.peak_bytes()}
-    facts = {**_facts(ending), **used, "has_written": writings.are_new()}
-    channel.send("ended", **facts, resident_bytes=meter.resident_bytes(), total_cpu_s=cpu_s())
+    usage = meter.read()
+    channel.send("ended", **_facts(ending), **usage._asdict(), has_written=writings.are_new())
 
 
 def _facts(ending: Ending) -> dict[str, Any]:

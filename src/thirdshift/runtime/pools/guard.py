@@ -41,6 +41,7 @@ _MOST_READS = 4
 _UNKILLABLE_S = 5.0
 """How long the guard waits for what SIGKILL does not end, before it says that it is over."""
 _COUNTER = struct.Struct("<q")
+_READS, _BEGUN = 0, _COUNTER.size
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 STREAMS = ("stdout", "stderr", "log")
@@ -52,12 +53,16 @@ class ChildEnds(NamedTuple):
     log: int
     pipes: tuple[int, ...]
     """The writing end of each of :data:`STREAMS`."""
-    reads: mmap.mmap
-    """Counts the guard's reads, each before it is made."""
+    counts: mmap.mmap
+    """Shared: the guard's reads, each counted before it is made, and the attempts that the child has begun."""
 
     def count_reads(self) -> int:
         """Return how often the guard has begun to read."""
-        return int(_COUNTER.unpack_from(self.reads)[0])
+        return int(_COUNTER.unpack_from(self.counts, _READS)[0])
+
+    def note_begun(self, attempts: int) -> None:
+        """Note that the child has begun so many attempts."""
+        _COUNTER.pack_into(self.counts, _BEGUN, attempts)
 
 
 def fork_below_guard(control: int, channel: int, worker: int, lock_path: str) -> ChildEnds:
@@ -71,11 +76,11 @@ def fork_below_guard(control: int, channel: int, worker: int, lock_path: str) ->
     if not lock.try_acquire():
         sys.exit(f"the lock {lock.path} of this guard is held by another process")
     pipes = [os.pipe() for _ in STREAMS]
-    reads = mmap.mmap(-1, _COUNTER.size)
+    counts = mmap.mmap(-1, 2 * _COUNTER.size)
     guard = os.getpid()
     child = os.fork()
     if child:
-        _run(control, channel, watched, pipes, reads, child)
+        _run(control, channel, watched, pipes, counts, child)
     os.setpgid(0, 0)
     die_with_parent(guard)
     for descriptor in (control, watched, *(reader for reader, _ in pipes)):
@@ -86,7 +91,7 @@ def fork_below_guard(control: int, channel: int, worker: int, lock_path: str) ->
     os.dup2(error, 2)
     os.close(out)
     os.close(error)
-    return ChildEnds(log, (1, 2, log), reads)
+    return ChildEnds(log, (1, 2, log), counts)
 
 
 def guard_lock(child_lock: str) -> str:
@@ -95,7 +100,7 @@ def guard_lock(child_lock: str) -> str:
 
 
 def _run(
-    control: int, channel: int, watched: int | None, pipes: list[tuple[int, int]], reads: mmap.mmap, child: int
+    control: int, channel: int, watched: int | None, pipes: list[tuple[int, int]], counts: mmap.mmap, child: int
 ) -> NoReturn:
     status = 1
     try:
@@ -104,7 +109,7 @@ def _run(
         os.close(channel)
         for _, writer in pipes:
             os.close(writer)
-        _Guard(control, watched, [reader for reader, _ in pipes], reads, child).run()
+        _Guard(control, watched, [reader for reader, _ in pipes], counts, child).run()
         status = 0
     finally:
         os._exit(status)  # what a forked interpreter does at its ordinary end is the child's business
@@ -113,10 +118,10 @@ def _run(
 class _Guard:
     """Watches the worker, the child and its pipes until the child is gone."""
 
-    def __init__(self, control: int, watched: int | None, pipes: list[int], reads: mmap.mmap, child: int) -> None:
+    def __init__(self, control: int, watched: int | None, pipes: list[int], counts: mmap.mmap, child: int) -> None:
         self._channel = Channel(socket.socket(fileno=control))
         self._tails = {pipe: Tail() for pipe in pipes}
-        self._reads = reads
+        self._counts = counts
         self._child = child
         self._death: dict[str, Any] | None = None
         self._is_over = False
@@ -143,17 +148,20 @@ class _Guard:
                     self._read(descriptor)
         end_all_descendants(self._reap, _UNKILLABLE_S)
         with contextlib.suppress(OSError):  # the worker is gone
-            self._channel.send("died", **(self._death or {}), **self._traces())
+            (begun,) = _COUNTER.unpack_from(self._counts, _BEGUN)
+            self._channel.send("died", **(self._death or {}), **self._traces(), begun=begun)
 
     def _obey(self) -> None:
-        message = self._channel.receive()
-        match None if message is None else message["kind"]:
-            case "end":
-                send_signal_to_group(self._child, signal.SIGTERM)
-            case "collect":
-                self._channel.send("traces", **self._traces())
-            case _:  # kill, or the worker is gone
-                self._leave()
+        if not self._channel.fill():  # the worker is gone
+            self._leave()
+        while (message := self._channel.next()) is not None:
+            match message["kind"]:
+                case "end":
+                    send_signal_to_group(self._child, signal.SIGTERM)
+                case "collect":
+                    self._channel.send("traces", **self._traces())
+                case "kill":
+                    self._leave()
 
     def _leave(self) -> None:
         self._is_over = True
@@ -182,8 +190,8 @@ class _Guard:
 
     def _count_read(self) -> None:
         """Say that a read follows: what the child no longer sees in a pipe was counted before."""
-        (count,) = _COUNTER.unpack_from(self._reads)
-        _COUNTER.pack_into(self._reads, 0, count + 1)
+        (count,) = _COUNTER.unpack_from(self._counts, _READS)
+        _COUNTER.pack_into(self._counts, _READS, count + 1)
 
     def _read(self, pipe: int) -> bool:
         """Read once from *pipe*; False when nothing is there."""

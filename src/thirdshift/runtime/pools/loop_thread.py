@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thirdshift.runtime.context import TaskContext, task_in
@@ -18,6 +19,7 @@ _logger = logging.getLogger("thirdshift.worker")
 _TIDY_S = 2.0
 """How long tasks that a coroutine started and left behind may clean up at the end of the loop."""
 _SHOWN_FRAMES = 4
+_OURS = str(Path(__file__).parents[1])
 _BASE_OF_LOOP = "Handle._run"
 """Calls everything that a loop runs, and knows in which context."""
 
@@ -76,7 +78,8 @@ class LoopThread:
         frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001  # the documented way to ask
         frames: list[str] = []
         while frame is not None and frame.f_code.co_qualname != _BASE_OF_LOOP:
-            frames.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+            if not frame.f_code.co_filename.startswith(_OURS):
+                frames.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
             frame = frame.f_back
         context = None if frame is None else getattr(frame.f_locals.get("self"), "_context", None)
         return None if context is None else task_in(context), " > ".join(reversed(frames[:_SHOWN_FRAMES]))

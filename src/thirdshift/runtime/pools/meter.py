@@ -2,11 +2,24 @@
 
 import contextlib
 import os
-import re
 import resource
+import sys
+from typing import NamedTuple
 
-_HIGH_WATER = re.compile(rb"VmHWM:\s+(\d+) kB")
 _RESET_HIGH_WATER = b"5"
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+_PAGE_BYTES = resource.getpagesize()
+
+
+class Usage(NamedTuple):
+    """What a process used for an attempt."""
+
+    cpu_s: float
+    total_cpu_s: float
+    """Since the process began."""
+    peak_memory_bytes: int | None
+    resident_bytes: int | None
+    """What it holds now."""
 
 
 class Meter:
@@ -15,7 +28,6 @@ class Meter:
     def __init__(self) -> None:
         self._cpu_s = 0.0
         self._clear = _opened("/proc/self/clear_refs", os.O_WRONLY)
-        self._status = _opened("/proc/self/status", os.O_RDONLY)
         self._statm = _opened("/proc/self/statm", os.O_RDONLY)
         self._is_reset = False
 
@@ -27,28 +39,29 @@ class Meter:
             with contextlib.suppress(OSError):
                 self._is_reset = os.write(self._clear, _RESET_HIGH_WATER) > 0
 
-    def used_cpu_s(self) -> float:
-        """Return the processor seconds used since :meth:`begin`."""
-        return cpu_s() - self._cpu_s
+    def read(self) -> Usage:
+        """Return what was used since :meth:`begin`; memory without that of descendants.
 
-    def peak_bytes(self) -> int | None:
-        """Return the most memory that the process held since :meth:`begin`, without its descendants'."""
-        if self._status is None or not self._is_reset:
-            return None
-        found = _HIGH_WATER.search(os.pread(self._status, 8192, 0))
-        return None if found is None else int(found[1]) * 1024
+        The kernel gives the peak since it was last reset, as long as the process has not become another program.
+        """
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        total_s = _cpu_s(own) + _cpu_s(resource.getrusage(resource.RUSAGE_CHILDREN))
+        peak_bytes = own.ru_maxrss * _MAXRSS_BYTES if self._is_reset else None
+        return Usage(total_s - self._cpu_s, total_s, peak_bytes, self._resident_bytes())
 
-    def resident_bytes(self) -> int | None:
-        """Return the memory that the process holds now."""
+    def _resident_bytes(self) -> int | None:
         if self._statm is None:
             return None
-        return int(os.pread(self._statm, 256, 0).split()[1]) * resource.getpagesize()
+        return int(os.pread(self._statm, 256, 0).split()[1]) * _PAGE_BYTES
 
 
 def cpu_s() -> float:
     """Return the processor seconds of this process and of the children that it has waited for, since their starts."""
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    return _cpu_s(resource.getrusage(resource.RUSAGE_SELF)) + _cpu_s(resource.getrusage(resource.RUSAGE_CHILDREN))
+
+
+def _cpu_s(usage: resource.struct_rusage) -> float:
+    return usage.ru_utime + usage.ru_stime
 
 
 def _opened(path: str, flags: int) -> int | None:

@@ -34,6 +34,8 @@ _BOOT = (
     "from thirdshift.runtime.pools.child import main; "
     "main(int(sys.argv[3]), ends, sys.argv[5], json.loads(sys.argv[6]))"
 )
+_MOST_IDLE_DEATHS = 3
+"""Children that may die in a row before they take an attempt. That harms nobody's attempt, until none stays alive."""
 _LAST_WORDS_S = 10.0
 """How long a guard may take to kill what descends from its child. Then it is killed itself."""
 
@@ -76,8 +78,11 @@ class _Child:
 
     def receive(self) -> dict[str, Any] | None:
         """Return the child's next message, ``None`` when it is gone, whoever else holds its end of the socket."""
-        ready = [descriptor for descriptor, _ in self._poll.poll()]
-        return self.channel.receive() if self.channel.fileno() in ready else None
+        while (message := self.channel.next()) is None:
+            ready = [descriptor for descriptor, _ in self._poll.poll()]
+            if self.channel.fileno() not in ready or not self.channel.fill():
+                return None
+        return message
 
     def tell(self, kind: str) -> None:
         """Ask something of the guard, which may be gone, or have been stopped by a task."""
@@ -102,19 +107,14 @@ class _Child:
         self._guard.wait()
         return death
 
-    def is_gone(self) -> bool:
-        """Return whether the child has died, or its guard."""
-        return self._guard.poll() is not None or self._is_heard(0)
-
     def _hear(self, kind: str) -> dict[str, Any]:
         """Return the guard's next message of that *kind*; nothing when it is gone or says nothing for long."""
-        while self._is_heard(_LAST_WORDS_S):
-            message = self._control.receive()
-            if message is None:
-                break
-            if message["kind"] == kind or message["kind"] == "died":
+        while True:
+            message = self._control.next()
+            if message is not None and message["kind"] in (kind, "died"):
                 return message
-        return {}
+            if message is None and not (self._is_heard(_LAST_WORDS_S) and self._control.fill()):
+                return {}
 
     def _is_heard(self, wait_s: float) -> bool:
         return bool(select.select([self._control.fileno()], [], [], wait_s)[0])
@@ -143,21 +143,23 @@ class _ProcessRunner:
 
     def run(self, claim: Claim, context: TaskContext) -> Ending:
         started_at = self._clock.now()
-        try:
-            if self._child is None or self._must_not_go_on(self._child, claim):
-                self._child = self._start()
-            answer = self._call(self._child, claim, context)
-        except OSError as error:  # no process or socket could be had, or the child died while we wrote to it
-            answer = None if self._child is not None else _failure(started_at, self._clock.now(), error)
-        if answer is None:
-            return self._bury(started_at, context)
-        if self._was_told_to_end:  # it has ended in time, but maybe not all that it has started
-            self.close()
-        return answer
-
-    def _must_not_go_on(self, child: _Child, claim: Claim) -> bool:
-        """Whether *child* is dead or dying, or *claim* needs a process that nothing else has touched."""
-        return self._was_told_to_end or child.is_gone() or is_suspect(claim.crashes)
+        for _ in range(_MOST_IDLE_DEATHS):
+            try:
+                if self._child is None or self._was_told_to_end or is_suspect(claim.crashes):
+                    self._child = self._start()
+                answer = self._call(self._child, claim, context)
+            except OSError as error:  # no process or socket could be had, or the child died while we wrote to it
+                if self._child is None:
+                    return _failure(started_at, self._clock.now(), error)
+                answer = None
+            if answer is not None:
+                if self._was_told_to_end:  # it has ended in time, but maybe not all that it has started
+                    self.close()
+                return answer
+            ending, has_begun = self._bury(started_at, context)
+            if has_begun or context.stop_reason is not None:
+                break
+        return ending
 
     def pass_on_stop(self, context: TaskContext) -> None:
         child = self._child
@@ -226,18 +228,18 @@ class _ProcessRunner:
         growth = (resident_bytes or 0) - (child.first_resident_bytes or 0)
         return child.attempts >= self._recycling.after_tasks or growth > self._recycling.memory_growth_bytes
 
-    def _bury(self, started_at: datetime, context: TaskContext) -> Ending:
-        """Say how the attempt of a dead child ended: as it was told to, or by its own death."""
+    def _bury(self, started_at: datetime, context: TaskContext) -> tuple[Ending, bool]:
+        """Say how the attempt of a dead child ended, as it was told to or by its death; and whether it had begun."""
         child, self._child = self._child, None
-        before_s = 0.0 if child is None else child.total_cpu_s
-        death = {} if child is None else child.end()
+        assert child is not None, "somebody has died"
+        death = child.end()
         outcome, error = _ending_of_death(context.stop_reason, death.get("status"))
         has_progress = context.has_progress if context.stop_reason is None else None
         cpu_s = death.get("cpu_s")
-        traces = Traces(
-            None if cpu_s is None else max(0.0, cpu_s - before_s), death.get("peak_memory_bytes"), *_texts(death)
-        )
-        return Ending(outcome, started_at, self._clock.now(), error=error, has_progress=has_progress, traces=traces)
+        used_s = None if cpu_s is None else max(0.0, cpu_s - child.total_cpu_s)
+        traces = Traces(used_s, death.get("peak_memory_bytes"), *_texts(death))
+        ending = Ending(outcome, started_at, self._clock.now(), error=error, has_progress=has_progress, traces=traces)
+        return ending, death.get("begun") != child.attempts  # a guard that was killed cannot tell
 
 
 def _texts(written: dict[str, Any]) -> list[str | None]:

@@ -1,0 +1,88 @@
+"""The findings of the embedded engine, and from where on each of them is no longer as it should be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from thirdshift.core.health import Finding, HealthCode, HealthLevel, HealthLimits, is_healthy
+from thirdshift.engines.sqlite import SQLiteEngine
+from thirdshift.monitor.health import remedy, sentence
+from thirdshift.testing.clock import FakeClock
+from thirdshift.testing.conformance import new_task
+
+LIMITS = HealthLimits(answer_s=0.1)
+
+
+def examined(engine: SQLiteEngine, limits: HealthLimits = LIMITS) -> dict[HealthCode, Finding]:
+    return {finding.code: finding for finding in engine.examine(HealthLevel.COMPLETE, limits)}
+
+
+def unhealthy(found: dict[HealthCode, Finding]) -> set[HealthCode]:
+    return {code for code, finding in found.items() if not finding.is_healthy}
+
+
+def test_every_code_is_looked_at(engine: SQLiteEngine) -> None:
+    """And can be said; what is not as it should be says what to do."""
+    found = examined(engine)
+    assert set(found) == set(HealthCode)
+    assert unhealthy(found) == {HealthCode.WORKERS}
+    assert not is_healthy(list(found.values()))
+    for finding in found.values():
+        assert sentence(finding)
+        assert (remedy(finding) is None) is finding.is_healthy
+
+
+@pytest.mark.parametrize(
+    ("code", "limits"),
+    [
+        (HealthCode.LOG, replace(LIMITS, log_bytes=1)),
+        (HealthCode.DISK, replace(LIMITS, free_bytes=2**62)),
+        (HealthCode.OLDEST_TASK, replace(LIMITS, oldest_task_s=9)),
+    ],
+)
+def test_each_limit(engine: SQLiteEngine, clock: FakeClock, code: HealthCode, limits: HealthLimits) -> None:
+    """Beyond it the finding is not healthy, and says what to do."""
+    registration = engine.register(slots=1)
+    engine.submit([new_task()])
+    clock.advance(10)
+    assert unhealthy(examined(engine)) == set()
+    found = examined(engine, limits)
+    assert unhealthy(found) == {code}
+    assert remedy(found[code])
+    registration.close()
+
+
+def test_a_check_that_runs_out_of_time(engine: SQLiteEngine, path: Path) -> None:
+    """It says how far it may go, and takes no damage for granted."""
+    engine.submit([new_task(arguments=b"x" * 1000) for _ in range(5000)])
+    finding = examined(engine, replace(LIMITS, check_s=1e-9))[HealthCode.INTEGRITY]
+    assert finding.is_healthy
+    assert finding.facts["is_whole"] is False
+    assert "as far as was read" in sentence(finding)
+    assert examined(engine)[HealthCode.INTEGRITY].facts["is_whole"] is True
+
+
+def test_a_worker_of_this_process_needs_no_wake_up(engine: SQLiteEngine) -> None:
+    """It is called."""
+    registration = engine.register(slots=1, name="w")
+    unlisten = engine.on_work(lambda: None)
+    assert examined(engine)[HealthCode.WAKE_UPS].facts == {"silent": [], "answered": 1}
+    (state,) = engine.workers()
+    assert (state.name, state.is_alive, state.lost_wakes) == ("w", True, 0)
+    unlisten()
+    registration.close()
+
+
+def test_lost_wakes_count_for_a_while(engine: SQLiteEngine, clock: FakeClock) -> None:
+    """Then they are history, and are still told."""
+    registration = engine.register(slots=1)
+    registration.note_lost_wakes(3, clock.now())
+    finding = examined(engine)[HealthCode.LOST_WAKES]
+    assert not finding.is_healthy
+    assert "3 times" in sentence(finding)
+    clock.advance(LIMITS.recent_s + 1)
+    finding = examined(engine)[HealthCode.LOST_WAKES]
+    assert finding.is_healthy
+    assert finding.facts["count"] == 3
+    registration.close()
