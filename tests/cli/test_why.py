@@ -9,7 +9,7 @@ from thirdshift.monitor.reasons import sentence
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 AGO = NOW - timedelta(minutes=3)
-NOBODY = "no worker is alive on this database; `thirdshift up` starts one"
+NOBODY = "no worker is alive on this database; `thirdshift worker` or `up` starts one"
 LATER = NOW + timedelta(minutes=3)
 SENTENCES = [
     (

@@ -37,7 +37,7 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
         case ReasonCode.QUEUE_PAUSED:
             return f"its queue {facts['queue']} is paused {_since(facts, now)}; `thirdshift queues resume` ends that"
         case ReasonCode.NO_WORKER:
-            return "no worker is alive on this database; `thirdshift up` starts one"
+            return "no worker is alive on this database; `thirdshift worker` or `up` starts one"
         case ReasonCode.NO_WORKER_FOR_QUEUE:
             return f"no worker takes its queue {facts['queue']}: {_alive(facts['workers'])} for other queues only"
         case ReasonCode.NO_WORKER_FOR_POOL:
