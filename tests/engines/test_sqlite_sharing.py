@@ -465,4 +465,3 @@ def test_a_fork_does_not_wait_for_ever_for_a_locked_file(
         other.execute("ROLLBACK")
         submitting.result(LONG_S)
     assert engine.counts()[TaskStatus.PENDING] == 1
-

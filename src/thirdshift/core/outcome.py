@@ -17,12 +17,12 @@ LONGEST_WAIT_S = 10 * 366 * 86_400.0
 """The longest wait that a function may ask for: ten years."""
 
 MOST_CRASHES = 3
-"""A task that killed its own process fails when this many starts in a row, each without progress, ended with the death of
-their process. The last of them has a process of its own, so that no task fails for what its neighbour did."""
+"""A task fails when this many starts in a row, each without progress, ended with the death of their process. The
+last of them has a process of its own, so that no task fails for what its neighbour did."""
 
 MOST_WORKER_DEATHS = 10
-"""A task fails when this many starts in a row, each without progress, ended with the death of the whole worker. That may
-be the task's doing, or that of somebody who kills workers: so many do not come by chance."""
+"""A task fails when this many starts in a row, each without progress, ended with the death of the whole worker. That is
+the task's doing or that of somebody who kills workers: so many do not come by chance."""
 
 
 @dataclass(frozen=True, slots=True)

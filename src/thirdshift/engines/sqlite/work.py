@@ -114,9 +114,7 @@ def _settle(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:
     return [_run("settle", connection, [row]) == 1 for row in rows]
 
 
-def _record_traces(
-    connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]
-) -> None:
+def _record_traces(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
     for settlement, is_recorded in zip(settlements, recorded, strict=True):
         row = row_of_trace(settlement) if is_recorded else None
         if row is not None:
