@@ -1,17 +1,24 @@
-"""The process pool and the event loop: drain and result latency of no-op tasks, beside Celery's prefork pool."""
+"""The process pool and the event loop: drain and result latency of no-op tasks, beside Celery's prefork pool and rq.
 
+The peers keep tasks in a Redis that is not durable, we in a file that survives the death of all processes. The peer of
+the event loop, arq, cannot be installed beside Celery: it wants an older redis-py.
+"""
+
+import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import OURS, Bench, Skipped, python
 from functions import anoop, noop
-from peers import Celery, redis_url
+from peers import Celery, drain_rate, process, redis_url
 
 from thirdshift import BackgroundTaskManager
 
 CHILDREN = 2
 PREFORK = "celery redis prefork (not durable)"
+RQ = "rq redis (not durable)"
 DRAIN = {"process": f"drain relaxed, {CHILDREN} child processes", "async": "drain relaxed, event loop"}
 RESULT = {"process": "submit to result, relaxed, child process", "async": "submit to result, relaxed, event loop"}
 _COUNT = {"process": 4_000, "async": 10_000}
@@ -24,11 +31,11 @@ def pools(bench: Bench) -> None:
     for _ in range(bench.rounds):
         for kind, case in DRAIN.items():
             rates[case, OURS].append(_drain(bench, kind))
-        if not bench.alone:
+        for kind, who, drain in () if bench.alone else _PEERS:
             try:
-                rates[DRAIN["process"], PREFORK].append(_drain_prefork(bench))
+                rates[DRAIN[kind], who].append(drain(bench))
             except (ImportError, Skipped) as reason:
-                bench.skip(PREFORK, reason)
+                bench.skip(who, reason)
     for (case, who), samples in rates.items():
         bench.add(case, who, "tasks/s", samples)
     for kind, case in RESULT.items():
@@ -57,6 +64,31 @@ def _drain_prefork(bench: Bench) -> float:
         return side.drain(side.drain_count // (5 if bench.quick else 1))
     finally:
         side.close()
+
+
+def _drain_rq(bench: Bench) -> float:
+    """One worker process for each child of ours; a worker forks for every job."""
+    from redis import Redis  # noqa: PLC0415  # an optional peer
+    from rq import Queue  # noqa: PLC0415
+
+    url, count = redis_url(bench, "relaxed"), 60 if bench.quick else 300
+    connection = Redis.from_url(url)
+    connection.flushdb()
+    queue = Queue("bench", connection=connection)
+    for number in range(count):
+        queue.enqueue("functions.noop", number)
+    command = [sys.executable, "-m", "rq.cli", "worker-pool", "bench", "-n", str(CHILDREN), "--url", url, "--quiet"]
+    try:
+        with process(command):
+            return drain_rate(count, lambda: int(queue.count))
+    finally:
+        connection.close()
+
+
+_PEERS: tuple[tuple[str, str, Callable[[Bench], float]], ...] = (
+    ("process", PREFORK, _drain_prefork),
+    ("process", RQ, _drain_rq),
+)
 
 
 def _latencies(bench: Bench, kind: str) -> list[float]:
