@@ -22,7 +22,7 @@ def run_until_finished(database: Path, ids: list[str]) -> int:
     """Start one worker after another until all tasks are finished; returns how many workers died meanwhile."""
     with BackgroundTaskManager(database=database, start=False) as reader:
         for deaths in range(MOST_DEATHS):
-            worker = subprocess.Popen([sys.executable, "-W", "error", PROGRAM, database])
+            worker = subprocess.Popen([sys.executable, "-W", "error", PROGRAM, database, "4"])
             try:
                 while worker.poll() is None:
                     if all(reader.handle(task_id).status.is_finished for task_id in ids):
@@ -39,12 +39,12 @@ def read_all(database: Path, ids: list[str]) -> list[BackgroundTask]:
 
 
 def test_a_poison_task_fails_alone(tmp_path: Path) -> None:
-    """It takes two workers down; its third start has a process of its own, and its neighbours complete."""
+    """It takes two workers down; its third start has a process of its own, and its hundred neighbours complete."""
     database = tmp_path / "tasks.db"
     with BackgroundTaskManager(database=database, start=False) as manager:
-        ids = [manager.submit(functions.sleep, 0.05).id for _ in range(10)]
+        ids = [manager.submit(functions.sleep, 0.05).id for _ in range(30)]
         poison = manager.options(max_retries=5).submit(functions.kill_self, int(signal.SIGKILL)).id
-        ids += [manager.submit(functions.sleep, 0.05).id for _ in range(30)]
+        ids += [manager.submit(functions.sleep, 0.05).id for _ in range(70)]
     assert run_until_finished(database, [*ids, poison]) == 2
     assert {task.status for task in read_all(database, ids)} == {TaskStatus.COMPLETED}
     (found,) = read_all(database, [poison])

@@ -1,4 +1,4 @@
-"""A worker with threads, child processes and an event loop, until somebody kills it: the victim of ``test_kills``."""
+"""A worker with threads, child processes and an event loop, until somebody kills it: the victim of ``test_kills`` and ``test_poison``."""
 
 import signal
 import sys
@@ -6,5 +6,6 @@ import sys
 from thirdshift import BackgroundTaskManager
 
 if __name__ == "__main__":
-    with BackgroundTaskManager(max_workers=2, pools={"async": 2}, database=sys.argv[1]):
+    slots = int(sys.argv[2]) if len(sys.argv) > 2 else 2
+    with BackgroundTaskManager(max_workers=slots, pools={"async": 2}, database=sys.argv[1]):
         signal.pause()
