@@ -1,4 +1,4 @@
-"""A worker with threads, child processes and an event loop, until somebody kills it (``test_kills``, ``test_poison``)."""
+"""A worker with threads, children and an event loop, until somebody kills it (``test_kills``, ``test_poison``)."""
 
 import signal
 import sys
