@@ -1,15 +1,14 @@
 """Dependencies go one way: the contracts in ``pyproject.toml`` are kept."""
 
+import subprocess
+import sys
 from pathlib import Path
-
-import pytest
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_import_contracts_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As ``make lint`` checks them."""
-    monkeypatch.syspath_prepend(ROOT / "src")
-    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=str(tmp_path))
-    assert status == EXIT_STATUS_SUCCESS
+def test_the_import_contracts_are_kept(tmp_path: Path) -> None:
+    """As ``make lint`` checks them; in a process of its own, because the linter switches the loggers of others off."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--cache-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

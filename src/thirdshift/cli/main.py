@@ -1,5 +1,7 @@
 """The entry of the command: global options, the verbs, and what an error means for the exit code."""
 
+import contextlib
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -89,6 +91,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors are one message on standard error, never a traceback."""
+    try:
+        return _run(arguments)
+    finally:
+        _let_go_of_closed_streams()
+
+
+def _let_go_of_closed_streams() -> None:
+    """Throw away what nobody reads any more: else the interpreter tries once more at its end, and exits with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         result: Any = cli.main(arguments, prog_name="thirdshift", standalone_mode=False)
     except click.Abort:
