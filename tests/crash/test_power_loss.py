@@ -24,7 +24,7 @@ def _load(name: str) -> ModuleType:
 
 power_loss = _load("power_loss")
 
-IMAGES = 1_000
+IMAGES = 500
 CONTROL_IMAGES = 300
 
 pytestmark = pytest.mark.skipif(power_loss.why_not() is not None, reason=str(power_loss.why_not()))
