@@ -167,9 +167,10 @@ class BackgroundTaskManager:
         self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
         self._name = name
         self._observe = observe
+        self._sizes = sizes
         if start:
             try:
-                self._start(sizes)
+                self.start()
             except BaseException:
                 self._engine.close()
                 raise
@@ -473,6 +474,22 @@ class BackgroundTaskManager:
         """Why the worker of this manager gave up, if it did."""
         return None if self._worker is None else self._worker.failure
 
+    def start(self) -> None:
+        """Run tasks in this process from now on: for a manager made with ``start=False``, and in a forked child.
+
+        Nothing happens when it does already. Raises ``UsageError`` after :meth:`shutdown`.
+        """
+        with self._closing:
+            if not self._is_open:
+                raise UsageError("this manager was shut down; make a new one")
+            if self._worker is None:
+                pools = [self._new_pool(kind, size) for kind, size in self._sizes.items() if size]
+                worker = self.new_worker(pools, random=random.random, observe=self._tell)
+                worker.start()
+                self._worker = worker
+                self._pruner.start()
+                _running.add(self)
+
     # Ending
 
     def shutdown(self, *, drain: bool = False, timeout: float | None = None) -> bool:
@@ -591,13 +608,6 @@ class BackgroundTaskManager:
         finally:
             submit.leave()
 
-    def _start(self, sizes: Mapping[PoolKind, int]) -> None:
-        pools = [self._new_pool(kind, size) for kind, size in sizes.items() if size]
-        self._worker = self.new_worker(pools, random=random.random, observe=self._tell)
-        self._worker.start()
-        self._pruner.start()
-        _running.add(self)
-
     def _new_pool(self, kind: PoolKind, size: int) -> Pool:
         if kind is PoolKind.PROCESS:
             return ProcessPool(size, self._clock, self._recycling)
@@ -615,6 +625,7 @@ class BackgroundTaskManager:
         """Be a manager without a worker."""
         self._closing = threading.Lock()
         self._worker = None
+        self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
         self._finishes = Finishes(self._engine)
         self._line = RoomLine(self._engine)
 

@@ -213,6 +213,38 @@ def test_a_forked_child_shares_the_open_file(tmp_path: Path) -> None:
     assert printed.splitlines() == ["3", "921 921"]
 
 
+def test_a_forked_child_works_when_it_says_so(tmp_path: Path) -> None:
+    """`start()`, once or twice; also for a manager that only submitted so far, and never after its shutdown."""
+    printed = run_script(
+        tmp_path,
+        """
+        import os
+        from thirdshift import BackgroundTaskManager, UsageError
+        from thirdshift.testing import functions
+
+        manager = BackgroundTaskManager(database="shop.db", start=False)
+        handle = manager.submit(functions.add, 1, 2)
+        child = os.fork()
+        if child == 0:
+            manager.start()
+            manager.start()
+            assert handle.result(30) == 3
+            assert len(manager.workers()) == 1
+            manager.shutdown()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        manager.start()
+        print(handle.result(30), manager.submit(functions.add, 2, 2).result(30), len(handle.task.attempts))
+        manager.shutdown()
+        try:
+            manager.start()
+        except UsageError as error:
+            print(error)
+        """,
+    )
+    assert printed == "3 4 1\nthis manager was shut down; make a new one\n"
+
+
 def test_children_forked_while_threads_submit_share_the_file(tmp_path: Path) -> None:
     """At whatever instant of a commit, a read or a checkpoint the fork comes: nothing hangs, is lost, or doubled."""
     printed = run_script(
