@@ -12,6 +12,7 @@ from thirdshift.core import codec
 from thirdshift.core.events import Event
 from thirdshift.core.outcome import Ending
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskId
+from thirdshift.host.lock import FileLock
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.processes import ProcessPool
@@ -69,7 +70,20 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
 def run(runner: Runner, number: int = 1) -> AttemptOutcome:
     """Run one attempt of task *number*, in this thread."""
     claim = CLAIM._replace(id=TaskId(f"{number:032x}"))
-    return runner.run(claim, TaskContext(claim.id, claim.name, claim.attempt, lambda _facts: None)).outcome
+    context = TaskContext(claim.id, claim.name, claim.attempt, lambda _facts: None)
+    return runner.run(claim, context, lambda: None).outcome
+
+
+def test_a_child_that_dies_before_it_is_up_has_called_nothing(runner: Runner, tmp_path: Path) -> None:
+    """So the attempt never stood in the slot, and a worker that dies meanwhile leaves no suspicion on it."""
+    entered: list[str] = []
+    context = TaskContext(CLAIM.id, CLAIM.name, CLAIM.attempt, lambda _facts: None)
+    lock = FileLock(tmp_path / "child-0.lock")  # a child that does not get it says so and ends
+    assert lock.try_acquire()
+    assert runner.run(CLAIM, context, lambda: entered.append("early")).outcome is AttemptOutcome.INTERRUPTED
+    lock.release()
+    assert runner.run(CLAIM, context, lambda: entered.append("up")).outcome is AttemptOutcome.COMPLETED
+    assert entered == ["up"]
 
 
 @pytest.mark.parametrize("order", ["end", "kill"])
@@ -90,7 +104,7 @@ def test_a_request_to_stop_that_comes_too_late_hits_nobody(runner: Runner, tmp_p
     with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released, ThreadPoolExecutor(1) as slot:
         arguments = codec.encode_arguments((said.path, released.path), {})
         claim = CLAIM._replace(function="thirdshift.testing.functions:hold", arguments=arguments)
-        running = slot.submit(runner.run, claim, TaskContext(claim.id, claim.name, claim.attempt))
+        running = slot.submit(runner.run, claim, TaskContext(claim.id, claim.name, claim.attempt), lambda: None)
         said.wait()
         for _ in range(100):
             runner.pass_on_stop(late)

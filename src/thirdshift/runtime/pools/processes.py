@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -71,7 +72,8 @@ class _Child:
             unless_started.pop_all()
         self.attempts = 0
         self.first_resident_bytes: int | None = None
-        self.total_cpu_s = 0.0
+        self.total_cpu_s: float | None = None
+        """What it used so far; ``None`` before it is up."""
         self._poll = select.poll()
         for end in (self.channel, self._control):
             self._poll.register(end.fileno(), select.POLLIN)
@@ -83,6 +85,12 @@ class _Child:
             if self.channel.fileno() not in ready or not self.channel.fill():
                 return None
         return message
+
+    def is_up(self) -> bool:
+        """Wait until the child is ready for calls; False when it died before."""
+        if self.total_cpu_s is None and (message := self.receive()) is not None:
+            self.total_cpu_s = message["cpu_s"]
+        return self.total_cpu_s is not None
 
     def tell(self, kind: str) -> None:
         """Ask something of the guard, which may be gone, or have been stopped by a task."""
@@ -141,13 +149,13 @@ class _ProcessRunner:
         self._child: _Child | None = None
         self._was_told_to_end = False
 
-    def run(self, claim: Claim, context: TaskContext) -> Ending:
+    def run(self, claim: Claim, context: TaskContext, enter: Callable[[], None]) -> Ending:
         started_at = self._clock.now()
         for _ in range(_MOST_IDLE_DEATHS):
             try:
                 if self._child is None or self._was_told_to_end or is_suspect(claim.crashes):
                     self._child = self._start()
-                answer = self._call(self._child, claim, context)
+                answer = self._call(self._child, claim, context, enter) if self._child.is_up() else None
             except OSError as error:  # no process or socket could be had, or the child died while we wrote to it
                 if self._child is None:
                     return _failure(started_at, self._clock.now(), error)
@@ -187,8 +195,9 @@ class _ProcessRunner:
         self._was_told_to_end = False
         return _Child(self._lock_path)
 
-    def _call(self, child: _Child, claim: Claim, context: TaskContext) -> Ending | None:
+    def _call(self, child: _Child, claim: Claim, context: TaskContext, enter: Callable[[], None]) -> Ending | None:
         """Run the attempt in *child*; ``None`` when the child died."""
+        enter()
         child.channel.send(
             "call",
             id=claim.id,
@@ -207,8 +216,6 @@ class _ProcessRunner:
                     context.sign_of_life()
                 case "began":
                     context.begin()
-                case "ready":
-                    child.total_cpu_s = message["cpu_s"]
                 case "ended":
                     return self._ending(child, message, context)
         return None
@@ -236,7 +243,7 @@ class _ProcessRunner:
         outcome, error = _ending_of_death(context.stop_reason, death.get("status"))
         has_progress = context.has_progress if context.stop_reason is None else None
         cpu_s = death.get("cpu_s")
-        used_s = None if cpu_s is None else max(0.0, cpu_s - child.total_cpu_s)
+        used_s = None if cpu_s is None else max(0.0, cpu_s - (child.total_cpu_s or 0.0))
         traces = Traces(used_s, death.get("peak_memory_bytes"), *_texts(death))
         ending = Ending(outcome, started_at, self._clock.now(), error=error, has_progress=has_progress, traces=traces)
         return ending, death.get("begun") != child.attempts  # a guard that was killed cannot tell

@@ -6,6 +6,8 @@ slot's thread looks after.
 
 import threading
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from thirdshift.core.clock import Clock
@@ -20,8 +22,12 @@ from thirdshift.runtime.pools.pool import AttemptSink, Control, Place, Pool, Run
 class Runner(Control, Protocol):
     """Runs the attempts of one slot, one after another, on the slot's thread."""
 
-    def run(self, claim: Claim, context: TaskContext) -> Ending:
-        """Run one attempt to its end. Raises nothing."""
+    def run(self, claim: Claim, context: TaskContext, enter: Callable[[], None]) -> Ending:
+        """Run one attempt to its end. Raises nothing.
+
+        Calls *enter* at the last moment before the function may be called: what dies earlier is not the function's
+        doing.
+        """
 
     def close(self) -> None:
         """Release what the runner holds; the slot is idle."""
@@ -97,7 +103,6 @@ class Slot(Place):
         running = self._pool.take(self)
         while running is not None:
             began = self._clock.monotonic()
-            self.enter(running.claim)
             ending = self._run(running)
             self.leave()
             following = self._pool.leave(self, running, ending, self._clock.monotonic() - began)
@@ -108,6 +113,6 @@ class Slot(Place):
     def _run(self, running: Running) -> Ending:
         started_at = self._clock.now()
         try:
-            return self.runner.run(running.claim, running.context)
+            return self.runner.run(running.claim, running.context, partial(self.enter, running.claim))
         except BaseException as error:  # noqa: BLE001  # a slot that dies would keep its task for ever
             return Ending(AttemptOutcome.FAILED, started_at, self._clock.now(), error=error_of(error))

@@ -1,6 +1,7 @@
 """Threads of this process: the cheapest place for a task. A thread cannot be killed, only asked to stop."""
 
 import time
+from collections.abc import Callable
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
@@ -29,8 +30,9 @@ class ThreadRunner:
         self._clock = clock
         keep_records()
 
-    def run(self, claim: Claim, context: TaskContext) -> Ending:
+    def run(self, claim: Claim, context: TaskContext, enter: Callable[[], None]) -> Ending:
         """Run one attempt to its end."""
+        enter()
         before_s = time.thread_time()
         ending = run_attempt(claim.function, claim.arguments, context, self._clock)
         return ending._replace(traces=Traces(cpu_s=time.thread_time() - before_s, log=context.take_log()))
