@@ -614,9 +614,9 @@ def test_a_damaged_database_ends_the_daemon(daemon: Daemon) -> None:
     """Its worker gives up; the daemon does not go on without it, exits with 69, and the status says why."""
     daemon.start()
     daemon.wait_for_state("idle")
-    for path in daemon.root.glob("thirdshift.db*"):
-        if path.is_file():
-            path.write_bytes(os.urandom(path.stat().st_size))
+    for name in ("thirdshift.db", "thirdshift.db-wal"):
+        with (daemon.root / name).open("r+b") as file:  # in place: a file that is cut off gives other errors
+            file.write(os.urandom((daemon.root / name).stat().st_size))
     (daemon.workspace.control / ".trigger_snapshot").touch()
     assert daemon.end() == 69, daemon.output
     assert "thirdshift.db is not a sound Thirdshift database" in daemon.output
