@@ -619,6 +619,9 @@ class BackgroundTaskManager:
             self._observe(event)
 
     def _has_work(self) -> bool:
+        """Return whether anything is left to run; no question to the store while the worker itself can tell."""
+        if self._worker is not None and self._worker.has_claims:
+            return True
         return self._engine.has_work(self._queues, self._excluded_queues)
 
     def begin_anew_in_forked_child(self) -> None:

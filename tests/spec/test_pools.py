@@ -16,7 +16,7 @@ from thirdshift.host.lock import FileLock
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.processes import ProcessPool
-from thirdshift.runtime.pools.slots import Runner
+from thirdshift.runtime.pools.slots import Runner, Slot
 from thirdshift.runtime.pools.threads import ThreadPool
 from thirdshift.testing.clock import START
 from thirdshift.testing.signals import TIMEOUT_S, Signal
@@ -116,15 +116,15 @@ def test_a_request_to_stop_that_comes_too_late_hits_nobody(runner: Runner, tmp_p
 class Ends:
     """Keeps the claims of the attempts that ended."""
 
-    def __init__(self, on_report: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, on_record: Callable[[], object] = lambda: None) -> None:
         self.claims: queue.Queue[Claim] = queue.Queue()
-        self._on_report = on_report
+        self._on_record = on_record
 
     def report(self, claim: Claim, ending: Ending) -> None:
-        self._on_report()
         self.claims.put(claim)
 
-    def record(self, *, is_idle: bool) -> None: ...
+    def record(self, *, is_idle: bool) -> None:
+        self._on_record()
 
     def progress(self, claim: Claim, facts: object) -> None: ...
 
@@ -133,8 +133,8 @@ class Ends:
     def announce(self, event: Event) -> None: ...
 
 
-def test_who_hears_of_an_end_finds_the_slot_free() -> None:
-    """At once: a worker that claims now must not wait for the slot's thread."""
+def test_who_is_told_to_record_an_end_finds_the_slot_free() -> None:
+    """A worker that claims then must not wait for the slot's thread."""
     pool = ThreadPool(1, SystemClock())
     seen: queue.Queue[tuple[int, list[Claim]]] = queue.Queue()
     pool.start(Locks(Path()), Ends(lambda: seen.put((pool.room(), pool.busy()))), 0)
@@ -144,6 +144,57 @@ def test_who_hears_of_an_end_finds_the_slot_free() -> None:
     assert busy == []
     pool.close()
     pool.join()
+
+
+def test_an_end_is_reported_before_it_is_forgotten() -> None:
+    """At every moment a claim is held, reported, or both: what is neither would be given back, and run twice."""
+    pool = ThreadPool(1, SystemClock())
+    seen: queue.Queue[list[Claim]] = queue.Queue()
+    ends = Ends()
+    ends.report = lambda claim, ending: seen.put(pool.held())  # type: ignore[method-assign]
+    pool.start(Locks(Path()), ends, 0)
+    claim = CLAIM._replace(pool=PoolKind.THREAD)
+    pool.give([claim])
+    assert seen.get(timeout=TIMEOUT_S) == [claim]
+    pool.close()
+    pool.join()
+    assert pool.held() == []
+
+
+def test_slots_that_begin_while_claims_are_taken_back_lose_none(tmp_path: Path) -> None:
+    """Each claim is run or given back, and never both, however the two meet."""
+    pool = ThreadPool(4, SystemClock())
+    ends = Ends()
+    pool.start(Locks(tmp_path), ends, 0)
+    claims = [
+        CLAIM._replace(seq=number, id=TaskId(f"{number:032x}"), priority=number % 3, pool=PoolKind.THREAD)
+        for number in range(400)
+    ]
+    returned: list[Claim] = []
+    for start in range(0, len(claims), 40):
+        pool.give(claims[start : start + 40])
+        returned += pool.take_back(lambda claim: claim.seq % 2 == 0)
+    while pool.has_claims:
+        threading.Event().wait(0.01)
+    pool.close()
+    pool.join()
+    ran = [ends.claims.get_nowait() for _ in range(ends.claims.qsize())]
+    assert sorted(claim.seq for claim in [*ran, *returned]) == list(range(400))
+
+
+def test_a_slot_that_began_while_the_pool_was_held_puts_its_claim_back(tmp_path: Path) -> None:
+    """It looked before the pool was held and begins after it: nobody would ask that attempt to stop."""
+    pool = ThreadPool(1, SystemClock())
+    told = threading.Event()
+    pool._sink = Ends(told.set)
+    pool.give([CLAIM._replace(pool=PoolKind.THREAD)])
+    slot = Slot(pool, 0, pool.make_runner(0, Locks(tmp_path)), Locks(tmp_path), pool._sink, SystemClock())
+    answers = iter([True, False])
+    pool._may_begin = lambda: next(answers)  # type: ignore[method-assign]
+    assert pool._begin_next(slot, slot.runner) is None
+    assert told.is_set()
+    assert pool.busy() == []
+    assert pool.take_back(lambda _claim: True) == [CLAIM._replace(pool=PoolKind.THREAD)]
 
 
 def test_no_seat_is_given_while_it_is_counted_what_is_held() -> None:

@@ -59,12 +59,13 @@ def encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, limit_by
 def decode_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return what :func:`encode_arguments` was given; raises :class:`DecodeError`."""
     _, args, kwargs = _decode(data, 3)
-    return tuple(map(_unwrap, args)), {name: _unwrap(value) for name, value in kwargs.items()}
+    return tuple(map(_unwrap, args)), {name: _unwrap(value) for name, value in kwargs.items()} if kwargs else {}
 
 
 def encode_result(value: Any, *, limit_bytes: int = LIMIT_BYTES) -> bytes:
     """Return *value* as bytes; raises :class:`NotSerialisable` or :class:`PayloadTooLarge`."""
-    return _encode([VERSION, _wrap_as("the result", value)], "the result", limit_bytes)
+    plain = value if type(value) in _PLAIN else _wrap_as("the result", value)
+    return _encode([VERSION, plain], "the result", limit_bytes)
 
 
 def decode_result(data: bytes) -> Any:

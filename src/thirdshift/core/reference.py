@@ -41,7 +41,7 @@ def resolve(reference: str) -> Any:
     it has no such name.
     """
     module_name, _, qualified_name = _followed(reference, _aliases).partition(":")
-    found: Any = _main_module_as(module_name) or importlib.import_module(module_name)
+    found = _imported(module_name) or _main_module_as(module_name) or importlib.import_module(module_name)
     for part in qualified_name.split("."):
         found = getattr(found, part)
     return found
@@ -50,10 +50,9 @@ def resolve(reference: str) -> Any:
 def is_imported(reference: str) -> bool:
     """Return whether :func:`resolve` finds *reference* without importing anything, and without waiting for who does."""
     module_name = _followed(reference, _aliases).partition(":")[0]
-    module = sys.modules.get(module_name)
-    if module is None:
-        return _main_module_as(module_name) is not None
-    return not getattr(getattr(module, "__spec__", None), "_initializing", False)  # as importlib itself asks
+    if module_name in sys.modules:
+        return _imported(module_name) is not None
+    return _main_module_as(module_name) is not None
 
 
 def bare_name(reference: str) -> str:
@@ -91,6 +90,8 @@ def adopt_aliases(found: Mapping[str, str]) -> None:
 
 def _followed(reference: str, table: Mapping[str, str]) -> str:
     """Return the newest name of what was once called *reference*; it may have moved more than once."""
+    if reference not in table:
+        return reference
     seen: list[str] = []
     while reference in table:
         seen.append(reference)
@@ -169,6 +170,13 @@ def _name_of_main(function: Callable[..., Any]) -> str:
             "Put it into a module file with a plain name (letters, digits, underscores).",
         )
     return Path(file).stem
+
+
+def _imported(module_name: str) -> Any:
+    """Return the module if it is imported, and not just being imported by another thread."""
+    module = sys.modules.get(module_name)
+    is_unfinished = getattr(getattr(module, "__spec__", None), "_initializing", False)  # as importlib itself asks
+    return None if is_unfinished else module
 
 
 def _main_module_as(module_name: str) -> Any:

@@ -30,7 +30,7 @@ from thirdshift.core.events import (
 )
 from thirdshift.core.outcome import Ending, Settlement, is_suspect, settle
 from thirdshift.core.retry import RetryPolicy
-from thirdshift.core.task import Claim, PoolKind
+from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
 from thirdshift.runtime.context import StopReason
 from thirdshift.runtime.pools.pool import Pool
 from thirdshift.runtime.wakes import WakeWatch
@@ -41,6 +41,8 @@ SAFETY_INTERVAL_S = 1.0
 """Longest sleep: finds what a lost wake missed, and dead workers."""
 
 _PROGRESS_INTERVAL_S = 0.25
+_GATHER_S = 0.005
+"""How long ends are gathered for one commit while the slots have enough to do."""
 _STORE_PAUSE_S = 0.5
 _KILL_WAIT_S = 5.0
 
@@ -156,6 +158,11 @@ class Worker:
         """Return the attempts that run now."""
         return [claim for pool in self._pools.values() for claim in pool.busy()]
 
+    @property
+    def has_claims(self) -> bool:
+        """Whether it holds claims whose end is not reported."""
+        return any(pool.has_claims for pool in self._pools.values())
+
     def tick(self, *, is_by_timer: bool = False) -> float:
         """Make one pass; returns the seconds until the next one is due. *is_by_timer*: nobody asked for it."""
         is_unannounced = self._wakes.is_unannounced() and is_by_timer
@@ -193,6 +200,8 @@ class Worker:
                 self.failure = error
                 break
             is_by_timer = not self._wake.wait(wait_s)
+            if any(pool.is_supplied for pool in self._pools.values()):
+                self._is_draining.wait(_GATHER_S)
             self._wake.clear()
         self._end()
 
@@ -201,7 +210,7 @@ class Worker:
             return False
         with self._passing:  # else another thread may hold claims that it has not handed out yet
             self._take_back(lambda _claim: True)
-            return not (self._has_seats() or self.busy() or self._reports or self._unrecorded or self._returned)
+            return not (self._has_seats() or self.has_claims or self._reports or self._unrecorded or self._returned)
 
     def _end(self) -> None:
         for unlisten in self._unlisten:
@@ -260,7 +269,9 @@ class Worker:
         settlements: list[Settlement] = []
         while self._reports:
             claim, ending = self._reports.popleft()
-            settlements.append(settle(claim, ending, self._retry.wait_s(claim.failures, self._random())))
+            is_wanted = ending.outcome is not AttemptOutcome.COMPLETED
+            backoff_s = self._retry.wait_s(claim.failures, self._random()) if is_wanted else 0.0
+            settlements.append(settle(claim, ending, backoff_s))
         return settlements
 
     def _request(self) -> ClaimRequest | None:

@@ -203,15 +203,12 @@ class _StagePool(SlotPool):
 
     def take(self, slot: Slot) -> Running | None:
         """Give the next claim if it is this pool's; never wait for one."""
-        return super().take(slot) if self._stage.take_next(self._holds) else None
+        return super().take(slot) if self._stage.take_next(self._line.is_waiting) else None
 
     def run(self) -> None:
         """Run attempts as long as this pool's turn lasts."""
         for slot in self._slots:
             slot.work()
-
-    def _holds(self, claim: Claim) -> bool:
-        return any((held.seq, held.attempt) == (claim.seq, claim.attempt) for _, _, held in self._backlog)
 
 
 class _InlineManager(BackgroundTaskManager):

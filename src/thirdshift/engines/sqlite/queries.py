@@ -9,7 +9,7 @@ from typing import Any
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _VALUES = re.compile(r"\bVALUES (\([?, ]+\))")
-_CHUNKS = (64, 8, 1)
+_CHUNKS = (512, 64, 8, 1)
 """Rows that one statement takes: few sizes, so that all stay prepared."""
 
 

@@ -81,9 +81,14 @@ def _row_of_spec(spec: TaskSpec) -> Row:
 _last_spec: tuple[TaskSpec | None, Row] = (None, ())
 
 
-def claim_of_row(row: Row, owner: str, now: datetime) -> Claim:
+def runnable_rows(answer: bytes) -> list[Row]:
+    """Return the rows in the one answer of the query ``runnable``."""
+    return [tuple(row) for row in json.loads(answer.decode("utf-8", "surrogatepass"))]
+
+
+def claim_of_row(row: Row, arguments: bytes, owner: str, now: datetime) -> Claim:
     """Return the claim that a row of the query ``runnable`` becomes."""
-    (priority, _, seq, task_id, attempt_before, name, function, arguments) = row[:8]
+    (priority, _, seq, task_id, attempt_before, name, function, _) = row[:8]
     (queue, pool, failures, retries, timeout_us, durable, crashes, stall_timeout_us) = row[8:]
     return Claim(
         seq,
@@ -134,33 +139,36 @@ def fence(claim: Claim) -> dict[str, Any]:
     return {"seq": claim.seq, "id": claim.id, "attempt": claim.attempt, "owner": claim.owner}
 
 
-def row_of_settlement(settlement: Settlement) -> Row:
+Fence = tuple[int, str, int, str]
+"""An attempt: its task's number and id, its own number, its owner."""
+
+
+def rows_of_settlement(settlement: Settlement) -> tuple[Row, Row]:
     """Return the parameters of ``record_attempts`` and ``settle``."""
     claim, ending, status, due_at, crashes = settlement
-    return row_of_ending((claim.seq, claim.id, claim.attempt, claim.owner), ending, status, due_at, crashes)
+    return rows_of_ending((claim.seq, claim.id, claim.attempt, claim.owner), ending, status, due_at, crashes)
 
 
-def row_of_ending(
-    fence: tuple[int, str, int, str], ending: Ending, status: TaskStatus, due_at: datetime | None, crashes: int | None
-) -> Row:
-    """Return the parameters of ``record_attempts`` and ``settle`` for the attempt (seq, id, number, owner)."""
+def rows_of_ending(
+    fence: Fence, ending: Ending, status: TaskStatus, due_at: datetime | None, crashes: int | None
+) -> tuple[Row, Row]:
+    """Return the parameters of ``record_attempts`` and ``settle``."""
     error, traces = ending.error, ending.traces
-    return (
+    finished_us = to_us(ending.finished_at)
+    attempt = (
         *fence,
         ending.outcome.value,
         None if ending.started_at is None else to_us(ending.started_at),
-        to_us(ending.finished_at),
+        finished_us,
         ending.encoded_result,
         error and error.type,
         error and error.message,
         error and error.traceback,
         traces and _optional_us(traces.cpu_s),
         traces and traces.peak_memory_bytes,
-        status.value,
-        None if due_at is None else to_us(due_at),
-        int(ending.outcome in _COUNTED),
-        crashes,
     )
+    due_us = None if due_at is None else to_us(due_at)
+    return attempt, (*fence, finished_us, status.value, due_us, int(ending.outcome in _COUNTED), crashes)
 
 
 def row_of_trace(settlement: Settlement) -> Row | None:

@@ -18,9 +18,10 @@ from thirdshift.engines.sqlite.rows import (
     facts_of_progress,
     fence,
     from_us,
-    row_of_ending,
-    row_of_settlement,
     row_of_trace,
+    rows_of_ending,
+    rows_of_settlement,
+    runnable_rows,
     to_us,
 )
 
@@ -31,7 +32,7 @@ def exchange(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded = _settle(connection, [row_of_settlement(settlement) for settlement in settlements])
+    recorded = _settle(connection, [rows_of_settlement(settlement) for settlement in settlements])
     _record_traces(connection, settlements, recorded)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
@@ -68,7 +69,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
     without progress in between, the task fails.
     """
     held = connection.execute(QUERY["held_by"], (dead.id,)).fetchall()
-    rows: list[Row] = []
+    rows: list[tuple[Row, Row]] = []
     rescued: list[Rescue] = []
     for seq, task_id, name, attempt, crashes_before in held:
         stood = dead.stood.get((seq, attempt))
@@ -77,7 +78,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
         outcome = AttemptOutcome.FAILED if is_given_up else AttemptOutcome.INTERRUPTED
         status = TaskStatus.FAILED if is_given_up else TaskStatus.PENDING
         ending = Ending(outcome, None, now, error=_death_of(dead, stood is not None, crashes))
-        rows.append(row_of_ending((seq, task_id, attempt, dead.id), ending, status, None, crashes))
+        rows.append(rows_of_ending((seq, task_id, attempt, dead.id), ending, status, None, crashes))
         rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
     _settle(connection, rows)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
@@ -106,12 +107,13 @@ def recover(
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 
-def _settle(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:
-    """Record ended attempts; returns for each row whether it was. Few statements for all, unless one was lost."""
-    if _run("record_attempts", connection, rows) == len(rows):
-        _run("settle", connection, rows)
+def _settle(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
+    """Record ended attempts; returns for each whether it was. Few statements for all, unless one was lost."""
+    tasks = [task for _, task in rows]
+    if _run("record_attempts", connection, [attempt for attempt, _ in rows]) == len(rows):
+        _run("settle", connection, tasks)
         return [True] * len(rows)
-    return [_run("settle", connection, [row]) == 1 for row in rows]
+    return [_run("settle", connection, [task]) == 1 for task in tasks]
 
 
 def _record_traces(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
@@ -135,12 +137,21 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime)
     for pool, free in request.free.items():
         rows: list[Row] = []
         for queue in queues:
-            rows += connection.execute(QUERY["runnable"], (queue, pool.value, free)).fetchall()
+            ((answer,),) = connection.execute(QUERY["runnable"], (queue, pool.value, free)).fetchall()
+            rows += runnable_rows(answer)
         chosen += sorted(rows, key=_urgency)[:free]
     chosen.sort(key=_urgency)
     for query, seqs in in_chunks("claim", [(row[2],) for row in chosen]):
         connection.execute(query, (request.owner, to_us(now), *seqs))
-    return [claim_of_row(row, request.owner, now) for row in chosen]
+    return [claim_of_row(row, _arguments(connection, row), request.owner, now) for row in chosen]
+
+
+def _arguments(connection: sqlite3.Connection, row: Row) -> bytes:
+    _, _, seq, _, _, _, _, short, *_ = row
+    if short is not None:
+        return bytes(short.encode("utf-8", "surrogatepass"))
+    ((long,),) = connection.execute(QUERY["arguments"], (seq,)).fetchall()
+    return bytes(long)
 
 
 def _urgency(row: Row) -> tuple[int, int, int]:

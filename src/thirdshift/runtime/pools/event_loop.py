@@ -99,7 +99,7 @@ class EventLoopPool(Pool):
         """Make coroutines for what waits, as many as there are slots."""
         with self._changed:
             self._is_called = False
-            most = 0 if self._is_held or self._is_closed else len(self._backlog) - len(self._made)
+            most = self._line.waiting - len(self._made) if self._may_begin() else 0
             berths = [self._free.pop() for _ in range(min(most, len(self._free)))]
             self._made.update(berths)
         for berth in berths:

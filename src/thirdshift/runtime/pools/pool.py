@@ -4,12 +4,10 @@ How attempts begin is each kind's own business: :mod:`slots` gives every slot a 
 them on one.
 """
 
-import heapq
-import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -19,6 +17,7 @@ from thirdshift.core.events import AttemptOverran, Event
 from thirdshift.core.outcome import Ending
 from thirdshift.core.task import Claim, PoolKind
 from thirdshift.runtime.context import StopReason, TaskContext
+from thirdshift.runtime.pools.line import Line
 
 _AHEAD_S = 0.02
 _AHEAD_LIMIT = 512
@@ -74,6 +73,9 @@ class Running:
     kill_at: float | None = None
     stalls_at: float | None = None
     """When it has shown no sign of life for too long."""
+    is_over: bool = False
+    mutex: threading.Lock = field(default_factory=threading.Lock)
+    """Held while it is made to end: meanwhile its slot does not go on to the next claim, which must not be hit."""
 
     def limit_reached(self, now: float) -> StopReason | None:
         """Return which of its limits is over, once."""
@@ -141,8 +143,9 @@ class Pool(ABC):
         """Nothing can begin now, so that what waits is better off elsewhere."""
         self._clock = clock
         self._changed = threading.Condition()
-        self._backlog: list[tuple[int, int, Claim]] = []
-        self._order = itertools.count()
+        """Held by who hands out claims and seats or takes them back, and by slots with nothing to do; never by a slot
+        that goes on from one attempt to the next."""
+        self._line = Line()
         self._sink: AttemptSink
         self._seats: set[PoolSeat] = set()
         self._attempts: set[Running] = set()
@@ -168,10 +171,7 @@ class Pool(ABC):
         with self._changed:
             if self.is_stuck:
                 return 0
-            ahead = 0
-            if self._mean_run_s is not None:
-                ahead = min(_AHEAD_LIMIT, int(self.slots * _AHEAD_S / max(self._mean_run_s, 1e-6)))
-            return max(0, self.slots + ahead - self._taken())
+            return max(0, self.slots + self._ahead() - self._taken())
 
     def reserve(self, owner: str) -> PoolSeat | None:
         """Keep a free slot for a task that is being submitted; ``None`` when there is none. Any thread may call it."""
@@ -191,7 +191,7 @@ class Pool(ABC):
                 return False
             self._seats.discard(seat)
             if claim is not None:
-                self._push(claim)
+                self._line.add(claim)
                 self._let_begin(1)
         if claim is not None:
             self._sink.took(claim)
@@ -219,7 +219,7 @@ class Pool(ABC):
         """Queue *claims*; a higher priority overtakes what was given earlier and has not started."""
         with self._changed:
             for claim in claims:
-                self._push(claim)
+                self._line.add(claim)
             self._let_begin(len(claims))
 
     def hold(self) -> None:
@@ -230,16 +230,24 @@ class Pool(ABC):
     def take_back(self, is_wanted: Callable[[Claim], bool]) -> list[Claim]:
         """Return the wanted claims whose function was never called; they are no longer the pool's."""
         with self._changed:
-            taken = [claim for _, _, claim in self._backlog if is_wanted(claim)]
-            if taken:
-                self._backlog = [entry for entry in self._backlog if not is_wanted(entry[2])]
-                heapq.heapify(self._backlog)
+            taken = self._line.take(is_wanted)
+            if self._line.waiting:  # a slot may have looked while the line was empty
+                self._let_begin(self._line.waiting)
             return taken
 
+    @property
+    def is_supplied(self) -> bool:
+        """Whether enough waits to keep the slots busy for a good while."""
+        return self._line.waiting > max(self.slots, self._ahead() // 2)
+
+    @property
+    def has_claims(self) -> bool:
+        """Whether it holds claims whose end is not reported. Any thread may ask."""
+        return bool(self._line)
+
     def held(self) -> list[Claim]:
-        """Return the claims that have not started and the attempts that run."""
-        with self._changed:
-            return [claim for _, _, claim in self._backlog] + [running.claim for running in self._attempts]
+        """Return the claims that have not started and the attempts whose end is not reported."""
+        return self._line.claims()
 
     def busy(self) -> list[Claim]:
         """Return the attempts that run now."""
@@ -266,8 +274,8 @@ class Pool(ABC):
         Returns the seconds until the next look is due.
         """
         now = self._clock.monotonic()
-        with self._changed:  # what a slot is about to take may be due that soon
-            due = [now + limit_s for _, _, claim in self._backlog if (limit_s := claim.shortest_limit_s) is not None]
+        # what a slot is about to begin may be due that soon
+        due = [now + limit_s for claim in self._line.claims() if (limit_s := claim.shortest_limit_s) is not None]
         for running in self._running(None):
             reason = running.limit_reached(now)
             if reason is not None and not self._end(running, reason):
@@ -285,16 +293,25 @@ class Pool(ABC):
             self._changed.notify_all()
 
     def _begin_next(self, place: Place, control: Control) -> Running | None:
-        """Put the first claim that waits into *place*, if there is one. ``_changed`` is held."""
-        if not self._backlog or self._is_held or self._is_closed:
+        """Put the first claim that waits into *place*, if there is one."""
+        if not self._may_begin() or (claim := self._line.next()) is None:
             return None
-        _, _, claim = heapq.heappop(self._backlog)
         context = TaskContext(claim.id, claim.name, claim.attempt, partial(place.progressed, claim))
-        place.running = Running(control, claim, context, None)
+        running = Running(control, claim, context, None)
         if claim.shortest_limit_s is not None:
-            self._keep_limits(place.running)
-        self._attempts.add(place.running)
-        return place.running
+            self._keep_limits(running)
+        place.running = running
+        self._attempts.add(running)
+        if not self._may_begin():  # any more; who said so may have missed this one
+            self._attempts.discard(running)
+            place.running = None
+            self._line.put_back(claim)
+            self._sink.record(is_idle=False)  # wakes the worker's thread, which takes it back
+            return None
+        return running
+
+    def _may_begin(self) -> bool:
+        return not (self._is_held or self._is_closed)
 
     def _keep_limits(self, running: Running) -> None:
         """Start the clocks of the attempt's limits: the stall limit's again at every sign of life."""
@@ -313,26 +330,31 @@ class Pool(ABC):
         begin()
 
     def _end_in(self, place: Place, running: Running, ending: Ending, run_s: float) -> None:
-        """Take the end of an attempt, and learn how long attempts take. ``_changed`` is held.
+        """Take the end of an attempt, and learn how long attempts take.
 
-        At no moment is the slot free without its report, or reported and not free: a worker that is woken by the report
-        finds the room that it leaves.
+        At no moment is the slot free without its report. It may be reported and not free yet: the record that follows
+        makes the worker look once more.
         """
+        self._sink.report(running.claim, ending)
+        with running.mutex:
+            running.is_over = True
         place.running = None
         self._attempts.discard(running)
-        self._sink.report(running.claim, ending)
+        self._line.end(running.claim)
         mean = self._mean_run_s
-        self._mean_run_s = run_s if mean is None else mean + 0.1 * (run_s - mean)
+        self._mean_run_s = run_s if mean is None else mean + 0.02 * (run_s - mean)
+
+    def _ahead(self) -> int:
+        """Return how many claims beyond its slots the pool holds, for so much work as it does in a moment."""
+        if self._mean_run_s is None:
+            return 0
+        return min(_AHEAD_LIMIT, int(self.slots * _AHEAD_S / max(self._mean_run_s, 1e-6)))
 
     def _taken(self) -> int:
-        return len(self._attempts) + len(self._backlog) + len(self._seats)
-
-    def _push(self, claim: Claim) -> None:
-        heapq.heappush(self._backlog, (-claim.priority, next(self._order), claim))
+        return len(self._line) + len(self._seats)
 
     def _running(self, task_id: str | None) -> list[Running]:
-        with self._changed:
-            return [each for each in self._attempts if task_id is None or each.claim.id == task_id]
+        return [each for each in list(self._attempts) if task_id is None or each.claim.id == task_id]
 
     def _ask(self, running: Running, reason: StopReason) -> None:
         if running.context.stop_reason in (None, StopReason.BLOCKING):
@@ -341,20 +363,20 @@ class Pool(ABC):
 
     def _end(self, running: Running, reason: StopReason) -> bool:
         self._ask(running, reason)
-        with self._changed:  # the slot cannot go on to its next claim meanwhile, which must not be hit
-            if running in self._attempts and running.kill_at is None and running.control.end():
+        with running.mutex:
+            if not running.is_over and running.kill_at is None and running.control.end():
                 running.kill_at = self._clock.monotonic() + GRACE_S
         return running.kill_at is not None
 
     def _kill(self, running: Running) -> None:
-        with self._changed:
+        with running.mutex:
             running.kill_at = None
-            if self.can_kill and running in self._attempts:
+            if self.can_kill and not running.is_over:
                 running.control.kill()
         if not self.can_kill:
             self._overran(running)
 
     def _overran(self, running: Running) -> None:
         """Announce that the attempt goes on, and nothing can be done about it, unless it has just ended."""
-        if running in self._attempts:
+        if not running.is_over:
             self._sink.announce(AttemptOverran(running.claim))

@@ -72,9 +72,8 @@ class SlotPool(Pool):
 
     def leave(self, slot: "Slot", running: Running, ending: Ending, run_s: float) -> Running | None:
         """Take the end of an attempt; returns the next one if one waits. Called by the slot."""
-        with self._changed:
-            self._end_in(slot, running, ending, run_s)
-            return self._begin_next(slot, slot.runner)
+        self._end_in(slot, running, ending, run_s)
+        return self._begin_next(slot, slot.runner)
 
     def _let_begin(self, claims: int) -> None:
         self._changed.notify(claims)
