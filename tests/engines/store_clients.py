@@ -210,7 +210,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "claimed out of turn": lambda: _change(
         r"AND NOT EXISTS \(SELECT 1 FROM task WHERE status = 'pending'[^)]*\)", "", "submit_claimed"
     ),
-    "paused queues are open": lambda: _change(r"WHERE paused_at IS NULL", "", "open_queues"),
+    "paused queues are open": lambda: _change(r"q.paused_at IS NULL", "true", "open_lines"),
     "a retry has no retries": lambda: _change(r"failures = 0, ", "", "retry"),
     "a request to cancel is forgotten": _forget_requests,
     "the living are robbed": _rob_the_living,

@@ -83,6 +83,7 @@ def test_a_running_task_cannot_be_deleted(engine: SQLiteEngine, stranger: Connec
 
 
 PLANS = {
+    "open_lines": ("task_runnable", ()),
     "runnable": ("task_runnable", ("q", "thread", 5)),
     "promote": ("task_due", {"now": 1, "limit": 5}),
     "next_due": ("task_due", ()),

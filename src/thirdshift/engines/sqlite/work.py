@@ -129,17 +129,14 @@ def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
 
 
 def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime) -> list[Claim]:
-    queues = [name for (name,) in connection.execute(QUERY["open_queues"])]
-    if request.queues is not None:
-        queues = [name for name in queues if name in request.queues]
-    queues = [name for name in queues if name not in request.excluded]
-    chosen: list[Row] = []
-    for pool, free in request.free.items():
-        rows: list[Row] = []
-        for queue in queues:
-            ((answer,),) = connection.execute(QUERY["runnable"], (queue, pool.value, free)).fetchall()
-            rows += runnable_rows(answer)
-        chosen += sorted(rows, key=_urgency)[:free]
+    free = {pool.value: count for pool, count in request.free.items()}
+    found: dict[str, list[Row]] = {}
+    for queue, pool in connection.execute(QUERY["open_lines"]).fetchall():
+        is_ours = queue not in request.excluded and (request.queues is None or queue in request.queues)
+        if is_ours and pool in free:
+            ((answer,),) = connection.execute(QUERY["runnable"], (queue, pool, free[pool])).fetchall()
+            found.setdefault(pool, []).extend(runnable_rows(answer))
+    chosen = [row for pool, rows in found.items() for row in sorted(rows, key=_urgency)[: free[pool]]]
     chosen.sort(key=_urgency)
     for query, seqs in in_chunks("claim", [(row[2],) for row in chosen]):
         connection.execute(query, (request.owner, to_us(now), *seqs))

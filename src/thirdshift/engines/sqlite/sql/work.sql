@@ -8,6 +8,14 @@ WHERE seq IN (
 -- name: next_due
 SELECT min(due_at) FROM task WHERE status IN ('scheduled', 'retrying');
 
+-- name: open_lines
+-- The lines in which anything waits, of queues that are not paused: one index probe for each.
+SELECT q.name, p.column1
+FROM queue AS q CROSS JOIN (VALUES ('thread'), ('process'), ('async')) AS p
+WHERE q.paused_at IS NULL
+  AND EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND queue = q.name AND pool = p.column1)
+ORDER BY q.name;
+
 -- name: open_queues
 SELECT name FROM queue WHERE paused_at IS NULL ORDER BY name;
 
