@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from thirdshift.core.errors import (
         AlreadyRunning,
         ConfigurationError,
+        LostAttempt,
         NotImportable,
         NotSerialisable,
         NotSupported,
         OutcomeUnknown,
         PayloadTooLarge,
         QueueFull,
+        ReadSnapshot,
         StoreBusy,
         StoreDamaged,
         StoreError,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         ThirdshiftError,
         UsageError,
         WaitTimeout,
+        WrongDatabase,
     )
     from thirdshift.core.health import Finding, HealthLimits
     from thirdshift.core.outcome import Cancel, Retry, Snooze
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from thirdshift.handle import TaskHandle
     from thirdshift.manager import BackgroundTaskManager, get_task_manager, submit_background_task
     from thirdshift.runtime.context import TaskContext, current_task
+    from thirdshift.transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -51,6 +55,7 @@ _HOME = {
     "ConfigurationError": "core.errors",
     "Finding": "core.health",
     "HealthLimits": "core.health",
+    "LostAttempt": "core.errors",
     "NotImportable": "core.errors",
     "NotSerialisable": "core.errors",
     "NotSupported": "core.errors",
@@ -59,6 +64,7 @@ _HOME = {
     "PruningConfig": "core.pruning",
     "RecyclingConfig": "core.recycling",
     "QueueFull": "core.errors",
+    "ReadSnapshot": "core.errors",
     "Reason": "core.reason",
     "ReasonCode": "core.reason",
     "Retry": "core.outcome",
@@ -79,8 +85,10 @@ _HOME = {
     "TaskPriority": "core.status",
     "TaskStatus": "core.status",
     "ThirdshiftError": "core.errors",
+    "Transaction": "transaction",
     "UsageError": "core.errors",
     "WaitTimeout": "core.errors",
+    "WrongDatabase": "core.errors",
     "current_task": "runtime.context",
     "get_task_manager": "manager",
     "submit_background_task": "manager",
@@ -97,6 +105,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "ConfigurationError",
     "Finding",
     "HealthLimits",
+    "LostAttempt",
     "NotImportable",
     "NotSerialisable",
     "NotSupported",
@@ -104,6 +113,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "PayloadTooLarge",
     "PruningConfig",
     "QueueFull",
+    "ReadSnapshot",
     "Reason",
     "ReasonCode",
     "RecyclingConfig",
@@ -125,8 +135,10 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskPriority",
     "TaskStatus",
     "ThirdshiftError",
+    "Transaction",
     "UsageError",
     "WaitTimeout",
+    "WrongDatabase",
     "current_task",
     "get_task_manager",
     "submit_background_task",

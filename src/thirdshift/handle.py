@@ -1,7 +1,7 @@
 """What a submit gives back: a typed handle to ask and to wait with; and a submitter that keeps its options."""
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from thirdshift.core.errors import TaskFailed, TaskNotFound, UsageError
 from thirdshift.core.status import TaskStatus
@@ -15,12 +15,30 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class StoresCalls(Protocol):
+    """Where calls are submitted: the manager, or a transaction."""
+
+    def submit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
+        """Store *calls* of *func*, all or none, and return their ids."""
+
+    async def asubmit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
+        """Do what :meth:`submit_calls` does, for coroutines."""
+
+
 class Submitter:
     """Submits with fixed options; made by :meth:`BackgroundTaskManager.options`."""
 
-    def __init__(self, manager: "BackgroundTaskManager", options: SubmitOptions) -> None:
+    def __init__(
+        self, manager: "BackgroundTaskManager", options: SubmitOptions, store: "StoresCalls | None" = None
+    ) -> None:
+        """*store* is where the tasks are submitted, the manager itself by default."""
         self._manager = manager
         self._options = options
+        self._store: StoresCalls = store or manager
+
+    def into(self, store: "StoresCalls") -> "Submitter":
+        """Return a submitter with the same options that submits to *store*."""
+        return Submitter(self._manager, self._options, store)
 
     @overload
     def submit(
@@ -30,7 +48,7 @@ class Submitter:
     def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]": ...
     def submit(self, func: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[Any]":
         """Store a call of *func* and return a typed handle of it."""
-        return TaskHandle(self._manager, self._manager.submit_calls(self._options, func, [(args, kwargs)])[0])
+        return TaskHandle(self._manager, self._store.submit_calls(self._options, func, [(args, kwargs)])[0])
 
     def submit_many(
         self,
@@ -40,7 +58,7 @@ class Submitter:
         kwargs: Iterable[Mapping[str, Any]] | None = None,
     ) -> list[str]:
         """Store one call of *func* for each tuple of *args*, all in one commit; returns their ids."""
-        return self._manager.submit_calls(self._options, func, self._calls(args, kwargs))
+        return self._store.submit_calls(self._options, func, self._calls(args, kwargs))
 
     @overload
     async def asubmit(
@@ -50,7 +68,7 @@ class Submitter:
     async def asubmit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[R]": ...
     async def asubmit(self, func: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> "TaskHandle[Any]":
         """Do what :meth:`submit` does, for coroutines."""
-        ids = await self._manager.asubmit_calls(self._options, func, [(args, kwargs)])
+        ids = await self._store.asubmit_calls(self._options, func, [(args, kwargs)])
         return TaskHandle(self._manager, ids[0])
 
     async def asubmit_many(
@@ -61,7 +79,7 @@ class Submitter:
         kwargs: Iterable[Mapping[str, Any]] | None = None,
     ) -> list[str]:
         """Do what :meth:`submit_many` does, for coroutines."""
-        return await self._manager.asubmit_calls(self._options, func, self._calls(args, kwargs))
+        return await self._store.asubmit_calls(self._options, func, self._calls(args, kwargs))
 
     def _calls(self, args: Iterable[Sequence[Any]], kwargs: Iterable[Mapping[str, Any]] | None) -> list[Call]:
         if self._options.task_id is not None:

@@ -15,14 +15,14 @@ from weakref import WeakSet
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import BulkProgress, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
+from thirdshift.core.engine import BulkProgress, Join, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
 from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.recycling import RecyclingConfig
-from thirdshift.core.reference import add_aliases
+from thirdshift.core.reference import add_aliases, resolve
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, NewTask, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
@@ -49,6 +49,7 @@ from thirdshift.submission import (
     refuse_wait,
     tags_of,
 )
+from thirdshift.transaction import Transaction
 from thirdshift.waiting import Finishes, RoomLine
 
 P = ParamSpec("P")
@@ -154,6 +155,7 @@ class BackgroundTaskManager:
         self._shutdown_timeout_s = shutdown_timeout_seconds
         self._clock = clock or SystemClock()
         self._queue_wait_s = queue_wait_seconds
+        self._durable = durable
         self._maker = TaskMaker(self._clock, queue=default_queue or DEFAULT_QUEUE, pool=pool, durable=durable)
         self._engine: WorkerEngine = SQLiteEngine.shared(Path(database), clock=self._clock)
         self._finishes = Finishes(self._engine)
@@ -272,6 +274,31 @@ class BackgroundTaskManager:
             wait=wait,
         )
         return Submitter(self, options)
+
+    def transaction(self, connection: Any, *, durability: str | None = None) -> Transaction:
+        """Return a transaction on *connection*, in which tasks are stored with the application's rows or not at all.
+
+        ::
+
+            with manager.transaction(connection) as tx:
+                connection.execute("INSERT INTO parcel (id) VALUES (?)", [parcel])
+                tx.submit(send, parcel)
+
+        *connection* is open on :attr:`database`: a ``sqlite3.Connection``, or a ``Session``, ``Connection`` or
+        ``Engine`` of SQLAlchemy; with ``async with`` its asynchronous ones too. The block begins to write when it is
+        entered, commits when it is left, and rolls back when it is left by an exception. Keep it short: nobody else can
+        write meanwhile. In a transaction of the caller that has written already it does neither: the caller commits.
+
+        *durability* is the most that a task submitted inside asks for; default: the manager's. Entering raises
+        ``StoreBusy`` after 5 seconds, :class:`WrongDatabase`, and :class:`ReadSnapshot` in a transaction of the caller
+        that has written nothing.
+        """
+        reference = self._engine.capabilities.join
+        if reference is None:
+            raise NotSupported("manager.transaction", "Submit after the commit.")
+        durable = self._durable if durability is None else known("durability", durability, DURABILITIES)
+        join: Join = resolve(reference)
+        return Transaction(self, self._maker, join(connection, self._engine.location, durable))
 
     # Submitting without blocking an event loop
 
@@ -579,6 +606,10 @@ class BackgroundTaskManager:
         if tasks:
             await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake))
         return [task.id for task in tasks]
+
+    def announce_submits(self, task_ids: Sequence[str]) -> None:  # noqa: ARG002  # a test's manager runs them
+        """Wake who works: *task_ids* were committed by somebody else; for transactions."""
+        self._engine.announce_commit()
 
     def new_worker(self, pools: Sequence[Pool], *, random: Callable[[], float], observe: Observer) -> Worker:
         """Return a worker for the queues of this manager, not yet started; for the manager, and for tests."""

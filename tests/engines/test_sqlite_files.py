@@ -157,7 +157,7 @@ def test_a_lock_that_is_not_given_back_is_named(
     engine: SQLiteEngine, stranger: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """StoreBusy after the limit, nothing written; afterwards all is well."""
-    monkeypatch.setattr(writer, "_BUSY_LIMIT_S", 0.05)
+    monkeypatch.setattr(writer, "BUSY_LIMIT_S", 0.05)
     holder = stranger()
     holder.execute("BEGIN IMMEDIATE")
     task = new_task()

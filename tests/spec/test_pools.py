@@ -70,14 +70,14 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
 def run(runner: Runner, number: int = 1) -> AttemptOutcome:
     """Run one attempt of task *number*, in this thread."""
     claim = CLAIM._replace(id=TaskId(f"{number:032x}"))
-    context = TaskContext(claim.id, claim.name, claim.attempt, lambda _facts: None)
+    context = TaskContext(claim.id, claim.name, claim.attempt)
     return runner.run(claim, context, lambda: None).outcome
 
 
 def test_a_child_that_dies_before_it_is_up_has_called_nothing(runner: Runner, tmp_path: Path) -> None:
     """So the attempt never stood in the slot, and a worker that dies meanwhile leaves no suspicion on it."""
     entered: list[str] = []
-    context = TaskContext(CLAIM.id, CLAIM.name, CLAIM.attempt, lambda _facts: None)
+    context = TaskContext(CLAIM.id, CLAIM.name, CLAIM.attempt)
     lock = FileLock(tmp_path / "child-0.lock")  # a child that does not get it says so and ends
     assert lock.try_acquire()
     assert runner.run(CLAIM, context, lambda: entered.append("early")).outcome is AttemptOutcome.INTERRUPTED

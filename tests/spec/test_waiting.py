@@ -184,7 +184,7 @@ def test_a_locked_store_holds_up_no_event_loop(manager: BackgroundTaskManager, m
             assert threading.active_count() < 50
             other.execute("ROLLBACK")
             results = [await (await submit).aresult(TIMEOUT_S) for submit in submits]
-            monkeypatch.setattr(writer, "_BUSY_LIMIT_S", 0.02)
+            monkeypatch.setattr(writer, "BUSY_LIMIT_S", 0.02)
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreBusy):
                 await manager.asubmit(functions.echo)

@@ -122,7 +122,7 @@ def test_an_outcome_waits_in_memory_while_the_store_is_busy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is recorded once, when the store is free again; the function does not run twice."""
-    monkeypatch.setattr(writer, "_BUSY_LIMIT_S", 0.02)
+    monkeypatch.setattr(writer, "BUSY_LIMIT_S", 0.02)
     handle = manager.submit(functions.hold, said.path, released.path)
     said.wait()
     with closing(lock(database)):
@@ -144,7 +144,7 @@ def test_a_stop_while_the_store_is_busy_gives_back_what_was_claimed_ahead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As soon as it can; the claims are not forgotten on the way."""
-    monkeypatch.setattr(writer, "_BUSY_LIMIT_S", 0.02)
+    monkeypatch.setattr(writer, "BUSY_LIMIT_S", 0.02)
     for number in range(20):  # short ones, so that the worker claims ahead
         manager.submit(functions.add, number, 1).result(TIMEOUT_S)
     manager.pause_queue("default")

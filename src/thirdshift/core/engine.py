@@ -8,14 +8,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
-from thirdshift.core.outcome import Settlement
+from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,9 @@ class Capabilities:
     strict_priority: bool
     """The highest priority among the runnable tasks of a queue is always claimed first."""
     shared_by_processes: bool
+    join: str | None = None
+    """The reference of the :data:`Join` that opens transactions on connections of the application; ``None``: there is
+    no such thing here. By its name, because tasks use it in child processes, which have no engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +133,77 @@ class Rescue:
     owner: str
     attempt: int
     is_given_up: bool = False
+
+
+class Fence(NamedTuple):
+    """What an attempt needs to record its own end, in whatever process it runs."""
+
+    join: str
+    """See :attr:`Capabilities.join`."""
+    location: str
+    seq: int
+    id: TaskId
+    attempt: int
+    owner: str
+    durable: bool
+
+
+class Joined(Protocol):
+    """A transaction on a connection of the application to the file that holds the tasks.
+
+    Its steps are plain calls; where *is_async*, each must be made through :meth:`run`. After :meth:`begin` it ends by
+    one of :meth:`commit` and :meth:`roll_back`, after which nothing of it can be used.
+    """
+
+    @property
+    def connection(self) -> Any:
+        """Return what the application works with inside the transaction."""
+
+    @property
+    def is_async(self) -> bool:
+        """Return whether the steps wait inside an event loop."""
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether it was begun here; else the caller has begun it, and commits or rolls back."""
+
+    async def run(self, step: Callable[[], R]) -> R:
+        """Make one *step*, in the running event loop."""
+
+    def begin(self) -> bool:
+        """Begin to write; False while somebody else does: call again after a moment.
+
+        Raises ``StoreBusy`` when that takes too long, ``WrongDatabase`` and ``ReadSnapshot``.
+        """
+
+    def enter(self) -> None:
+        """From now on, refuse calls from this context that would wait for the transaction's own end; not a step."""
+
+    def leave(self) -> None:
+        """Refuse them no more; not a step."""
+
+    def submit(self, tasks: Sequence[NewTask], now: datetime, queue_size: int | None) -> None:
+        """Store *tasks*, all or none, when it commits. Raises what :meth:`Engine.submit` raises."""
+
+    def check(self, fence: Fence) -> None:
+        """Raise ``LostAttempt`` unless the attempt may complete; that cannot change before the end."""
+
+    def complete(self, fence: Fence, ending: Ending) -> None:
+        """Record that the attempt has completed, when it commits. Raises ``LostAttempt``."""
+
+    def commit(self) -> None:
+        """Commit what was begun here; what the caller has begun stays open."""
+
+    def roll_back(self) -> None:
+        """Roll back what was begun here, if anything was. Raises nothing."""
+
+
+SQLITE_JOIN = "thirdshift.engines.sqlite.joined:join"
+"""The embedded engine's, also for functions that are called where there is no engine at all."""
+
+Join = Callable[[Any, str | None, bool], Joined]
+"""Takes a connection, the store's location, and whether what is written must survive power loss. Without a location it
+is any database's transaction. Raises ``UsageError`` for what it does not know."""
 
 
 class Engine(Protocol):
@@ -235,6 +311,9 @@ class Engine(Protocol):
         instead, if there is one, on a thread of the engine that it may keep busy. Where the engine knows the tasks, it
         calls *told* with their ids instead, if there is one; some of them may have been tried and not have finished.
         """
+
+    def announce_commit(self, finished: Sequence[TaskId] = ()) -> None:
+        """Wake who waits, after a commit of the application: tasks were stored, or those *finished* have."""
 
     def on_room(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* after tasks were claimed or cancelled, so that a full queue has room; returns what ends it.

@@ -8,14 +8,17 @@ Each constructor takes facts and forms the message: what happened, to what, and 
     │   ├── NotSerialisable        an argument or a result is not data
     │   ├── PayloadTooLarge        an argument or a result is larger than the limit
     │   ├── NotSupported           this engine does not keep that promise (yet)
+    │   ├── WrongDatabase          a connection of the application is open on another file
     │   ├── UnsafePath             a name or a path leads out of the folder it must stay in
     │   └── FileNotQueued          no file of this name is where the call looks for it
     ├── QueueFull                  the queue holds as many tasks as it may
     ├── TaskNotFound               no task has this id
+    ├── LostAttempt                the attempt is no longer this worker's, or its task is to be cancelled
     ├── TaskFailed                 the task ended without a result
     ├── WaitTimeout                the task was not finished in time; it goes on
     ├── StoreError                 the file that holds the tasks cannot be used
     │   ├── StoreBusy              somebody else holds the write lock
+    │   ├── ReadSnapshot           the application's transaction has read already and may never write
     │   ├── StoreFull              the disk is full
     │   ├── StoreReadOnly          the file or its folder cannot be written
     │   ├── StoreDamaged           the file is not a sound database
@@ -76,6 +79,16 @@ class NotSupported(UsageError):
         super().__init__(f"{what} is not supported here. {instead}")
 
 
+class WrongDatabase(UsageError):
+    """A connection of the application is open on another file than the tasks, so no transaction can hold both."""
+
+    def __init__(self, found: str, wanted: str) -> None:
+        super().__init__(
+            f"the connection is open on {found or 'a database in memory'}, the tasks lie in {wanted}. "
+            f"Keep the application's tables in {wanted}, and open the connection on that file."
+        )
+
+
 class UnsafePath(UsageError):
     """A name or a path leads out of the folder it must stay in."""
 
@@ -112,6 +125,15 @@ class TaskNotFound(ThirdshiftError):
         self.task_id = task_id
 
 
+class LostAttempt(ThirdshiftError):
+    """The attempt may not record its end: nothing of the transaction was written."""
+
+    def __init__(self, task_id: str, attempt: int, why: str) -> None:
+        super().__init__(f"attempt {attempt} of task {task_id} cannot commit: {why}; nothing was written")
+        self.task_id = task_id
+        self.attempt = attempt
+
+
 class TaskFailed(ThirdshiftError):
     """The task ended without a result: it failed for good or was cancelled.
 
@@ -144,10 +166,23 @@ class StoreError(ThirdshiftError):
 class StoreBusy(StoreError):
     """Somebody else holds the write lock of the file."""
 
-    def __init__(self, path: str, waited_s: float) -> None:
+    def __init__(self, path: str, waited_s: float, holder: str | None = None) -> None:
+        who = (
+            f"It is {holder}: keep such a block short."
+            if holder
+            else "Look for a program that holds a transaction open on it (a shell, a database browser, a backup) and "
+            "end that transaction."
+        )
+        super().__init__(f"{path} has been locked by another connection for {waited_s:g} s; nothing was written. {who}")
+
+
+class ReadSnapshot(StoreError):
+    """The application's transaction may have read already: it would see an old state, and never be let to write."""
+
+    def __init__(self, path: str) -> None:
         super().__init__(
-            f"{path} has been locked by another connection for {waited_s:g} s; nothing was written. Look for a program "
-            "that holds a transaction open on it (a shell, a database browser, a backup) and end that transaction."
+            f"the connection to {path} is in a transaction that has written nothing: what it has read may be out of "
+            "date, and SQLite may refuse its writes. Commit or roll back first, or begin it with BEGIN IMMEDIATE."
         )
 
 

@@ -47,6 +47,14 @@ class AttemptLost:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedAfterCommit:
+    """An attempt had recorded that it completed, by ``commit``, and then its function raised, or asked for something
+    else. The outcome stands."""
+
+    settlement: Settlement
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRescued:
     """A dead worker's task may run again."""
 
@@ -114,6 +122,7 @@ Event = (
     | AttemptsClaimed
     | AttemptsSettled
     | AttemptLost
+    | EndedAfterCommit
     | TaskRescued
     | AttemptOverran
     | LoopBlocked

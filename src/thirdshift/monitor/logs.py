@@ -11,6 +11,7 @@ from thirdshift.core.events import (
     AttemptOverran,
     AttemptsClaimed,
     AttemptsSettled,
+    EndedAfterCommit,
     Event,
     LoopBlocked,
     LoopFreed,
@@ -51,6 +52,12 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
             _logger.info("worker.stopped worker=%s running=%d", worker, running)
         case AttemptLost(settlement):
             _logger.warning("task.lost %s", _fields(settlement.claim))
+        case EndedAfterCommit(settlement):
+            ending = settlement.ending
+            _logger.warning(
+                'task.ended_after_commit %s outcome=%s error="%s"',
+                _fields(settlement.claim), ending.outcome.value, ending.error,
+            )  # fmt: skip
         case AttemptOverran(claim):
             _logger.warning("task.overran %s timeout_s=%s", _fields(claim), claim.timeout_s)
         case LoopBlocked(claim, where, silent_s):

@@ -4,11 +4,19 @@ import logging
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from thirdshift.core.clock import Clock
+from thirdshift.core.engine import SQLITE_JOIN, Fence, Join
+from thirdshift.core.errors import LostAttempt
 from thirdshift.core.plain import plain
+from thirdshift.core.reference import resolve
+from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.records import Keep, TaskLog, watch_records
 from thirdshift.runtime.tail import Tail
+
+if TYPE_CHECKING:
+    from thirdshift.runtime.block import CommitBlock
 
 
 class StopReason(Enum):
@@ -20,6 +28,23 @@ class StopReason(Enum):
     SHUTDOWN = "shutdown"
     BLOCKING = "blocking the event loop"
     """Asked of a coroutine that does not let go; any other reason takes its place."""
+
+
+class AttemptPlace(Protocol):
+    """Where an attempt runs, as its context sees it. Any thread of the attempt may call it."""
+
+    @property
+    def clock(self) -> Clock:
+        """Return what moments are read from there."""
+
+    def progressed(self, context: "TaskContext", facts: Mapping[str, Any]) -> None:
+        """Pass on what the attempt says of its progress."""
+
+    def fence(self, context: "TaskContext") -> Fence | None:
+        """Return the attempt's fence; ``None`` when it is over."""
+
+    def committed(self, context: "TaskContext") -> None:
+        """Take notice that the attempt has recorded its own end."""
 
 
 class TaskContext:
@@ -34,7 +59,7 @@ class TaskContext:
         task_id: str | None = None,
         name: str = "",
         attempt: int = 0,
-        send_progress: Callable[[Mapping[str, Any]], None] | None = None,
+        place: AttemptPlace | None = None,
     ) -> None:
         self.id = task_id
         self.name = name
@@ -50,7 +75,7 @@ class TaskContext:
         """Called when the function begins later than its runner, after an import; for runners."""
         self.keep: Keep | None = None if task_id is None else self._keep
         """Takes each log record as text; for runners, which may put another place there."""
-        self._send_progress = send_progress
+        self._place = place
         self._records: Tail | None = None
 
     @property
@@ -81,13 +106,52 @@ class TaskContext:
         """
         self.has_progress = True
         self.sign_of_life()
-        if self._send_progress is None:
+        if self._place is None:
             return
         if done is not None:
             facts["done"] = done
         if total is not None:
             facts["total"] = total
-        self._send_progress({name: plain(value) for name, value in facts.items()})
+        self._place.progressed(self, {name: plain(value) for name, value in facts.items()})
+
+    def commit(self, connection: Any) -> "CommitBlock":
+        """Record effects and the completion of this task in one transaction: both are there, or neither.
+
+        ::
+
+            with current_task().commit(connection) as done:
+                connection.execute("UPDATE account SET balance = balance + ?", [amount])
+                done.result = amount
+
+        *connection* is open on the file that holds the tasks: a ``sqlite3.Connection``, or a session, connection or
+        engine of SQLAlchemy (with ``async with`` for asynchronous ones). After the block the outcome stands: what the
+        function returns is dropped, what it raises is only logged. An exception inside rolls everything back.
+
+        Entering raises :class:`LostAttempt` when the task is no longer this attempt's, or was cancelled; ``StoreBusy``,
+        ``WrongDatabase`` and ``ReadSnapshot`` as ``manager.transaction`` does. Outside of a worker the block commits
+        the effects alone, on any database.
+        """
+        from thirdshift.runtime.block import CommitBlock  # noqa: PLC0415  # few functions need it
+
+        if self._place is None:
+            join: Join = resolve(SQLITE_JOIN)
+            return CommitBlock(join(connection, None, False), None, SystemClock(), _nothing)
+        fence = self.fence()
+        join = resolve(fence.join)
+        joined = join(connection, fence.location, fence.durable)
+        return CommitBlock(joined, fence, self._place.clock, self.note_commit)
+
+    def fence(self) -> Fence:
+        """Return what the attempt needs to record its own end; for runners. Raises ``LostAttempt`` when it is over."""
+        fence = None if self._place is None else self._place.fence(self)
+        if fence is None:
+            raise LostAttempt(self.id or "", self.attempt, "it is over")
+        return fence
+
+    def note_commit(self) -> None:
+        """Take notice that the attempt has recorded its own end; for runners."""
+        if self._place is not None:
+            self._place.committed(self)
 
     def sign_of_life(self) -> None:
         """Note that the attempt comes forward, for its stall limit; for runners."""

@@ -13,12 +13,13 @@ from datetime import datetime
 from typing import Any
 
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import ClaimRequest, Exchange, Registration, Seat, WorkerEngine
-from thirdshift.core.errors import OutcomeUnknown, StoreDamaged, StoreError
+from thirdshift.core.engine import ClaimRequest, Exchange, Fence, Registration, Seat, WorkerEngine
+from thirdshift.core.errors import NotSupported, OutcomeUnknown, StoreDamaged, StoreError
 from thirdshift.core.events import (
     AttemptLost,
     AttemptsClaimed,
     AttemptsSettled,
+    EndedAfterCommit,
     Event,
     Observer,
     StoreUnavailable,
@@ -82,6 +83,8 @@ class Worker:
         self._reports: deque[tuple[Claim, Ending]] = deque()
         self._unrecorded: list[Settlement] = []
         self._returned: list[Claim] = []
+        self._committed: set[tuple[int, int]] = set()
+        """(seq, attempt) of those that have recorded their own end and are not reported yet."""
         self._progress: dict[int, tuple[Claim, Mapping[str, Any]]] = {}
         self._progress_mutex = threading.Lock()
         self._progress_due = 0.0
@@ -305,7 +308,17 @@ class Worker:
             self.announce(AttemptsSettled([settlement for settlement, is_recorded in ends if is_recorded]))
         for settlement, is_recorded in ends:
             if not is_recorded:
-                self.announce(AttemptLost(settlement))
+                self._announce_unrecorded(settlement)
+
+    def _announce_unrecorded(self, settlement: Settlement) -> None:
+        """Say that nothing was recorded: the task is not this worker's any more, or the attempt had done it itself."""
+        claim = settlement.claim
+        if (claim.seq, claim.attempt) not in self._committed:
+            self.announce(AttemptLost(settlement))
+            return
+        self._committed.discard((claim.seq, claim.attempt))
+        if settlement.ending.outcome is not AttemptOutcome.COMPLETED:
+            self.announce(EndedAfterCommit(settlement))
 
     def _take_back(self, is_wanted: Callable[[Claim], bool]) -> None:
         """Return those claims that have not started and are wanted; others may run them."""
@@ -400,6 +413,24 @@ class Worker:
             self._progress[claim.seq] = claim, facts
         if is_first:
             self._wake.set()
+
+    @property
+    def clock(self) -> Clock:
+        """What moments are read from."""
+        return self._clock
+
+    def fence(self, claim: Claim) -> Fence:
+        """Return what the attempt needs to record its own end. Raises ``NotSupported``."""
+        join = self._engine.capabilities.join
+        if join is None:
+            raise NotSupported("current_task().commit()", "Make the effects safe to repeat, with idempotency_key.")
+        return Fence(join, self._engine.location, claim.seq, claim.id, claim.attempt, claim.owner, claim.durable)
+
+    def committed(self, claim: Claim) -> None:
+        """Take notice that the attempt has recorded that it completed; its report is still to come."""
+        self._committed.add((claim.seq, claim.attempt))
+        self._engine.announce_commit([claim.id])
+        self.announce(AttemptsSettled([settle(claim, Ending(AttemptOutcome.COMPLETED, None, self._clock.now()), 0.0)]))
 
     def _hear_of_death(self) -> None:
         """Look at once for what a dead worker left."""

@@ -230,6 +230,13 @@ class _InlineManager(BackgroundTaskManager):
                 self._run(ids)
         return ids
 
+    def announce_submits(self, task_ids: Sequence[str]) -> None:
+        """Run what a transaction has stored."""
+        with self._turn:
+            super().announce_submits(task_ids)
+            if self._depth < _DEEPEST:
+                self._run(task_ids)
+
     def _run(self, ids: Sequence[str]) -> None:
         if not self._depth:
             self._limit = _Limit(_MOST)

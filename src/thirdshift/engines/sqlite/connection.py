@@ -95,6 +95,8 @@ _BY_CODE = {
     sqlite3.SQLITE_PERM: StoreReadOnly,
     sqlite3.SQLITE_CANTOPEN: StoreReadOnly,
 }
+OF_THE_OPERATION = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+"""SQLite's errors that are about the values of one caller, not about the file."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

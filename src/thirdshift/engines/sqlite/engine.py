@@ -23,6 +23,7 @@ from uuid import uuid4
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import (
+    SQLITE_JOIN,
     BulkProgress,
     Capabilities,
     ClaimRequest,
@@ -35,14 +36,14 @@ from thirdshift.core.engine import (
     Vacuumed,
     WorkerState,
 )
-from thirdshift.core.errors import QueueFull, StoreError
+from thirdshift.core.errors import StoreError
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
-from thirdshift.engines.sqlite import manage, wake, work
+from thirdshift.engines.sqlite import manage, submit, wake, work
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
@@ -50,7 +51,7 @@ from thirdshift.engines.sqlite.deaths import DeathWatch
 from thirdshift.engines.sqlite.filters import count_query, find_query, recheck_query, seqs_query
 from thirdshift.engines.sqlite.health import Examination
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
-from thirdshift.engines.sqlite.queries import QUERY, in_chunks
+from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import (
     attempt_of_row,
     claim_of_new,
@@ -76,7 +77,9 @@ _LEAST_PAUSE_S = 0.002
 class SQLiteEngine:
     """One database file. Use :meth:`shared`: a process holds one engine, and so one write connection, for each file."""
 
-    capabilities = Capabilities(name="sqlite", survives_power_loss=True, strict_priority=True, shared_by_processes=True)
+    capabilities = Capabilities(
+        name="sqlite", survives_power_loss=True, strict_priority=True, shared_by_processes=True, join=SQLITE_JOIN
+    )
 
     _open: dict[Path, "SQLiteEngine"] = {}  # noqa: RUF012  # one table for the process, guarded by _open_mutex
     _open_mutex = threading.Lock()
@@ -242,9 +245,7 @@ class SQLiteEngine:
         new_queues = queues - self._known_queues
 
         def insert(connection: sqlite3.Connection) -> None:
-            _prepare_submit(connection, queue_size, len(rows), new_queues)
-            for query, parameters in in_chunks("submit", rows):
-                connection.execute(query, parameters)
+            submit.insert(connection, rows, queue_size, new_queues)
 
         self._writer.run(insert, durable=any(task.spec.durable for task in tasks))
         self._known_queues |= queues
@@ -273,7 +274,7 @@ class SQLiteEngine:
 
         def insert(connection: sqlite3.Connection) -> int | None:
             if new_queues or queue_size is not None:
-                _prepare_submit(connection, queue_size, 1, new_queues)
+                submit.prepare(connection, queue_size, 1, new_queues)
             if seat is not None:
                 cursor = connection.execute(QUERY["submit_claimed"], (*row, seat.owner))
                 if cursor.rowcount:
@@ -462,6 +463,12 @@ class SQLiteEngine:
     ) -> Callable[[], None]:
         """Call one of these after tasks finished. See :class:`thirdshift.core.engine.Engine`."""
         return self._hub.listen(wake.FINISHED, callback, of_others, told)
+
+    def announce_commit(self, finished: Sequence[TaskId] = ()) -> None:
+        """Wake who waits, after a commit of the application."""
+        self._hub.announce(wake.WORK)
+        if finished:
+            self._hub.announce(wake.FINISHED, finished)
 
     def on_room(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* after tasks were claimed or cancelled."""
@@ -673,21 +680,6 @@ class SQLiteEngine:
         """Return now; it never goes back within a process, so that a clock step does not reorder equal tasks."""
         self._last_now_us = now_us = max(self._last_now_us, to_us(self._clock.now()))
         return now_us
-
-
-def _prepare_submit(
-    connection: sqlite3.Connection, queue_size: int | None, more: int, new_queues: Collection[str]
-) -> None:
-    if queue_size is not None:
-        _demand_room(connection, queue_size, more)
-    if new_queues:
-        connection.executemany(QUERY["know_queue"], [(name,) for name in new_queues])
-
-
-def _demand_room(connection: sqlite3.Connection, queue_size: int, more: int) -> None:
-    (queued,) = connection.execute(QUERY["count_queued"], (queue_size,)).fetchone()
-    if queued + more > queue_size:
-        raise QueueFull(queue_size, 0.0)
 
 
 def _paced() -> Iterator[None]:

@@ -179,6 +179,15 @@ def row_of_trace(settlement: Settlement) -> Row | None:
     return settlement.claim.seq, settlement.claim.attempt, traces.stdout, traces.stderr, traces.log
 
 
+def row_of_amendment(settlement: Settlement) -> Row:
+    """Return the parameters of ``amend_attempt``."""
+    claim, ending = settlement.claim, settlement.ending
+    traces = ending.traces or Traces()
+    started_us = None if ending.started_at is None else to_us(ending.started_at)
+    used = _optional_us(traces.cpu_s), traces.peak_memory_bytes
+    return started_us, *used, claim.seq, claim.attempt, claim.owner, claim.id
+
+
 def attempt_of_row(row: Row) -> Attempt:
     """Return a row of the query ``attempts``."""
     number, outcome, worker, claimed, started, finished, result, error_type, error_message, error_traceback = row[:10]

@@ -10,6 +10,7 @@ from thirdshift.core.engine import ClaimRequest, Exchange, Rescue
 from thirdshift.core.outcome import MOST_WORKER_DEATHS, Ending, Settlement, counted, crashes_after
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
+from thirdshift.engines.sqlite.links import Statements
 from thirdshift.engines.sqlite.liveness import DeadWorker
 from thirdshift.engines.sqlite.queries import QUERY, in_chunks
 from thirdshift.engines.sqlite.rows import (
@@ -18,6 +19,7 @@ from thirdshift.engines.sqlite.rows import (
     facts_of_progress,
     fence,
     from_us,
+    row_of_amendment,
     row_of_trace,
     rows_of_ending,
     rows_of_settlement,
@@ -32,7 +34,7 @@ def exchange(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded = _settle(connection, [rows_of_settlement(settlement) for settlement in settlements])
+    recorded = settle(connection, [rows_of_settlement(settlement) for settlement in settlements])
     _record_traces(connection, settlements, recorded)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
@@ -80,7 +82,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
         ending = Ending(outcome, None, now, error=_death_of(dead, stood is not None, crashes))
         rows.append(rows_of_ending((seq, task_id, attempt, dead.id), ending, status, None, crashes))
         rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
-    _settle(connection, rows)
+    settle(connection, rows)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
     connection.executemany(QUERY["record_event"], events)
     connection.execute(QUERY["forget_worker"], (dead.id,))
@@ -107,7 +109,7 @@ def recover(
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 
-def _settle(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
+def settle(connection: Statements, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
     """Record ended attempts; returns for each whether it was. Few statements for all, unless one was lost."""
     tasks = [task for _, task in rows]
     if _run("record_attempts", connection, [attempt for attempt, _ in rows]) == len(rows):
@@ -118,12 +120,17 @@ def _settle(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> 
 
 def _record_traces(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
     for settlement, is_recorded in zip(settlements, recorded, strict=True):
-        row = row_of_trace(settlement) if is_recorded else None
+        row = row_of_trace(settlement) if is_recorded or _amend(connection, settlement) else None
         if row is not None:
             connection.execute(QUERY["record_trace"], row)
 
 
-def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+def _amend(connection: Statements, settlement: Settlement) -> bool:
+    """Add to an attempt that has recorded its own end what is known since its function returned; whether it has."""
+    return _run("amend_attempt", connection, [row_of_amendment(settlement)]) == 1
+
+
+def _run(name: str, connection: Statements, rows: Sequence[Row]) -> int:
     """Run the query *name* for all *rows*; returns how many rows of the store it changed."""
     return sum(connection.execute(query, parameters).rowcount for query, parameters in in_chunks(name, rows))
 

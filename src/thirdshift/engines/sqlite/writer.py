@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from thirdshift.core.errors import OutcomeUnknown, StoreBusy, StoreDamaged, StoreError
-from thirdshift.engines.sqlite.connection import closed, open_writer, primary_code, translated
+from thirdshift.engines.sqlite import blocks
+from thirdshift.engines.sqlite.connection import OF_THE_OPERATION, closed, open_writer, primary_code, translated
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 
 _BATCH_LIMIT = 256
-_BUSY_LIMIT_S = 5.0
+BUSY_LIMIT_S = 5.0
+"""How long the write lock is waited for."""
 _BUSY_PAUSE_S = 0.001
 """SQLite's own busy handler backs off to waits of 100 ms and starves old waiters; a short constant pause is fair."""
-_OF_THE_OPERATION = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
-"""SQLite's errors that are about the values of one caller, not about the file."""
 
 
 class _Request(Generic[T]):
@@ -72,11 +72,12 @@ class Writer:
 
         When *durable*, the commit has reached the disk on return; otherwise it survives the death of this process.
         What the operation raises is raised here and undoes that operation alone. Raises ``StoreError`` when the store
-        does not take the write.
+        does not take the write, and ``UsageError`` inside a transaction of the application on the same file.
         """
         request = _Request(operation, durable)
         with self._mutex:
             if self._is_led:
+                blocks.refuse_inside(self._path)
                 request.turn = threading.Lock()
                 request.turn.acquire()
                 self._waiting.append(request)
@@ -248,15 +249,16 @@ class Writer:
 
     def _begin(self) -> None:
         self._is_committing = False
-        deadline = time.monotonic() + _BUSY_LIMIT_S
+        deadline = time.monotonic() + BUSY_LIMIT_S
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
                 if primary_code(error) != sqlite3.SQLITE_BUSY:
                     raise self._stopping(translated(error, self._path)) from error
+                blocks.refuse_inside(self._path)
                 if time.monotonic() > deadline:
-                    raise StoreBusy(str(self._path), _BUSY_LIMIT_S) from error
+                    raise StoreBusy(str(self._path), BUSY_LIMIT_S, blocks.holder(self._path)) from error
                 time.sleep(_BUSY_PAUSE_S)
             else:
                 return
@@ -275,7 +277,7 @@ class Writer:
 
     def _refuse_store_errors(self, error: Exception) -> None:
         """Raise when *error* is about the file and not about the operation: then the whole batch has failed."""
-        if isinstance(error, sqlite3.Error) and not isinstance(error, _OF_THE_OPERATION):
+        if isinstance(error, sqlite3.Error) and not isinstance(error, OF_THE_OPERATION):
             self._roll_back()
             raise self._stopping(translated(error, self._path)) from error
 

@@ -1,8 +1,9 @@
 """What a worker and its child say to each other: JSON messages, each after its length, over one socket.
 
 ================  =========================================================================================
-worker to child   ``call`` (run an attempt), ``stop`` (set ``should_stop`` of that attempt)
+worker to child   ``call`` (run an attempt), ``stop`` (set ``should_stop`` of that attempt), ``fence`` (the answer)
 child to worker   ``ready`` (after start), ``began`` (the module is imported), ``progress``, ``alive`` (it logs),
+                  ``fence`` (asks for what it needs to record its own end), ``committed`` (it has done so),
                   ``ended`` (how the attempt ended, and what it used)
 ================  =========================================================================================
 """

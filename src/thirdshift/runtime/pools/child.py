@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from thirdshift.core.engine import Fence
 from thirdshift.core.outcome import Ending
 from thirdshift.core.reference import adopt_aliases
 from thirdshift.host.lock import FileLock
@@ -81,6 +82,8 @@ class _Calls:
         self._arrived = threading.Condition()
         self._call: tuple[dict[str, Any], TaskContext] | None = None
         self._context: TaskContext | None = None
+        self._fence: Fence | None = None
+        self.clock = SystemClock()
 
     def listen(self) -> None:
         try:
@@ -93,10 +96,14 @@ class _Calls:
         with self._arrived:
             context = self._context
             if message["kind"] == "call":
-                self._context = TaskContext(message["id"], message["name"], message["attempt"], self._send_progress)
+                self._context = TaskContext(message["id"], message["name"], message["attempt"], self)
                 self._context.keep = self._keep
+                self._fence = None
                 self._call = message, self._context
-                self._arrived.notify()
+                self._arrived.notify_all()
+            elif message["kind"] == "fence":
+                self._fence = Fence(*message["fence"])
+                self._arrived.notify_all()
             elif context is not None and (context.id, context.attempt) == (message["id"], message["attempt"]):
                 context.stop_reason = StopReason(message["reason"])
 
@@ -121,8 +128,26 @@ class _Calls:
             self._alive_at = now
             self._channel.send("alive")
 
-    def _send_progress(self, facts: Mapping[str, Any]) -> None:
-        self._channel.send("progress", facts=dict(facts))
+    # The place of its attempts
+
+    def progressed(self, context: TaskContext, facts: Mapping[str, Any]) -> None:
+        """Tell the worker."""
+        if context is self._context:
+            self._channel.send("progress", facts=dict(facts))
+
+    def fence(self, context: TaskContext) -> Fence | None:
+        """Ask the worker, once for each attempt that wants to know."""
+        with self._arrived:
+            if context is self._context and self._fence is None:
+                self._channel.send("fence")
+            while context is self._context and self._fence is None:
+                self._arrived.wait()
+            return self._fence if context is self._context else None
+
+    def committed(self, context: TaskContext) -> None:
+        """Tell the worker."""
+        if context is self._context:
+            self._channel.send("committed", id=context.id, attempt=context.attempt)
 
 
 class _Writings:

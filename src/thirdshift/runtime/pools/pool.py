@@ -8,11 +8,10 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import Registration
+from thirdshift.core.engine import Fence, Registration
 from thirdshift.core.events import AttemptOverran, Event
 from thirdshift.core.outcome import Ending
 from thirdshift.core.task import Claim, PoolKind
@@ -38,6 +37,16 @@ class AttemptSink(Protocol):
 
     def progress(self, claim: Claim, facts: Mapping[str, Any]) -> None:
         """Keep what a running attempt says of its progress."""
+
+    @property
+    def clock(self) -> Clock:
+        """Return what moments are read from."""
+
+    def fence(self, claim: Claim) -> Fence:
+        """Return what the attempt needs to record its own end. Raises ``NotSupported``."""
+
+    def committed(self, claim: Claim) -> None:
+        """Take notice that the attempt has recorded that it completed; its report is still to come."""
 
     def took(self, claim: Claim) -> None:
         """Take notice of a claim that a submitter made for the worker."""
@@ -105,12 +114,34 @@ class Place:
         """Note that the function has returned."""
         self._registration.leave_slot(self._number)
 
-    def progressed(self, claim: Claim, facts: Mapping[str, Any]) -> None:
-        """Pass on what the running attempt says. Called from any thread of the attempt."""
-        running = self.running
-        if running is not None and running.claim is claim:  # else it has ended: this slot may have gone on
+    # Called from any thread of the attempt; when it has ended, this slot may have gone on to the next
+
+    @property
+    def clock(self) -> Clock:
+        """What moments are read from."""
+        return self._sink.clock
+
+    def progressed(self, context: TaskContext, facts: Mapping[str, Any]) -> None:
+        """Pass on what the running attempt says."""
+        claim = self._claim_of(context)
+        if claim is not None:
             self._registration.note_progress(self._number)
-        self._sink.progress(claim, facts)
+            self._sink.progress(claim, facts)
+
+    def fence(self, context: TaskContext) -> Fence | None:
+        """Return the attempt's fence; ``None`` when it is over."""
+        claim = self._claim_of(context)
+        return None if claim is None else self._sink.fence(claim)
+
+    def committed(self, context: TaskContext) -> None:
+        """Take notice that the attempt has recorded its own end."""
+        claim = self._claim_of(context)
+        if claim is not None:
+            self._sink.committed(claim)
+
+    def _claim_of(self, context: TaskContext) -> Claim | None:
+        running = self.running
+        return running.claim if running is not None and running.context is context else None
 
 
 class PoolSeat:
@@ -296,7 +327,7 @@ class Pool(ABC):
         """Put the first claim that waits into *place*, if there is one."""
         if not self._may_begin() or (claim := self._line.next()) is None:
             return None
-        context = TaskContext(claim.id, claim.name, claim.attempt, partial(place.progressed, claim))
+        context = TaskContext(claim.id, claim.name, claim.attempt, place)
         running = Running(control, claim, context, None)
         if claim.shortest_limit_s is not None:
             self._keep_limits(running)

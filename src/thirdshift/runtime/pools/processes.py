@@ -216,6 +216,10 @@ class _ProcessRunner:
                     context.sign_of_life()
                 case "began":
                     context.begin()
+                case "fence":
+                    child.channel.send("fence", fence=context.fence())
+                case "committed" if (message["id"], message["attempt"]) == (context.id, context.attempt):
+                    context.note_commit()
                 case "ended":
                     return self._ending(child, message, context)
         return None

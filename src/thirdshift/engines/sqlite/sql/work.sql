@@ -73,8 +73,24 @@ FROM (WITH ended (seq, id, attempt, owner, finished_at, status, due_at, failed, 
       SELECT * FROM ended) AS e
 WHERE task.seq = e.seq AND task.id = e.id AND task.attempt = e.attempt AND task.owner = e.owner AND task.status = 'running';
 
+-- name: amend_attempt
+-- An attempt that recorded its own end, in a transaction of the application, could not know yet what it used. No other
+-- end is "completed" without a start, so this changes nothing of a task that was lost.
+UPDATE attempt SET started_at = ?, cpu_us = ?, peak_memory_bytes = ?
+WHERE task = ? AND number = ? AND worker = ? AND outcome = 'completed' AND started_at IS NULL
+  AND EXISTS (SELECT 1 FROM task WHERE seq = attempt.task AND id = ?);
+
+-- name: is_held
+-- The fence, read under the write lock: what it says stays true until the transaction ends.
+SELECT cancel_requested_at IS NOT NULL FROM task
+WHERE seq = ? AND id = ? AND attempt = ? AND owner = ? AND status = 'running';
+
+-- name: write_nothing
+-- Takes the write lock, if it can be had, and changes no row.
+UPDATE task SET seq = seq WHERE false;
+
 -- name: record_trace
--- Runs only for attempts that were recorded just before, in the same transaction.
+-- Runs only for attempts that were recorded just before, in the same transaction, or had recorded themselves.
 INSERT INTO trace (task, number, stdout, stderr, log) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: give_back
