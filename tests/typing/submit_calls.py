@@ -55,8 +55,17 @@ assert_type(manager.submit_task(send, "a", subject="b", priority=TaskPriority.LO
 assert_type(manager.submit_many(send, [("a",)], kwargs=[{"subject": "x"}]), list[str])
 wrong: str = manager.submit(plain, 1).result()  # error
 
+with manager.transaction(object()) as tx:
+    assert_type(tx.submit(send, "a@example.org", subject="hi"), TaskHandle[int])
+    assert_type(tx.options(priority=5, queue="mail").submit(plain, 1), TaskHandle[list[str]])
+    assert_type(tx.submit_many(send, [("a",)], kwargs=[{"subject": "x"}]), list[str])
+    tx.submit(send, 1, subject="hi")  # error
+    tx.options(prio=5)  # error
+
 
 async def coroutine() -> None:
+    async with manager.transaction(object()) as tx:
+        assert_type(await tx.asubmit(send, "a@example.org", subject="hi"), TaskHandle[int])
     handle = await manager.asubmit(send, "a@example.org", subject="hi")
     assert_type(handle, TaskHandle[int])
     assert_type(await handle.aresult(timeout=1), int)

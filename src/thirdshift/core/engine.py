@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
+from thirdshift.core.task import BackgroundTask, Claim, Fence, NewTask, PoolKind, TaskId
 
 R = TypeVar("R")
 
@@ -133,19 +133,6 @@ class Rescue:
     owner: str
     attempt: int
     is_given_up: bool = False
-
-
-class Fence(NamedTuple):
-    """What an attempt needs to record its own end, in whatever process it runs."""
-
-    join: str
-    """See :attr:`Capabilities.join`."""
-    location: str
-    seq: int
-    id: TaskId
-    attempt: int
-    owner: str
-    durable: bool
 
 
 class Joined(Protocol):

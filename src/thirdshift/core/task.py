@@ -95,6 +95,19 @@ class Claim(NamedTuple):
         return min(self.timeout_s, self.stall_timeout_s)
 
 
+class Fence(NamedTuple):
+    """What an attempt needs to record its own end, in whatever process it runs."""
+
+    join: str
+    """See :attr:`thirdshift.core.engine.Capabilities.join`."""
+    location: str
+    seq: int
+    id: TaskId
+    attempt: int
+    owner: str
+    durable: bool
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskError:
     """What an attempt raised: the exception's class name, its message and the formatted traceback if there is one."""

@@ -7,10 +7,11 @@ from typing import Any, Self, TypeVar
 
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import Fence, Joined
+from thirdshift.core.engine import SQLITE_JOIN, Join, Joined
 from thirdshift.core.errors import UsageError
 from thirdshift.core.outcome import Ending
-from thirdshift.core.task import AttemptOutcome
+from thirdshift.core.reference import resolve
+from thirdshift.core.task import AttemptOutcome, Fence
 
 R = TypeVar("R")
 
@@ -87,6 +88,15 @@ class TransactionBlock:
 
     def _announce(self) -> None:
         """Tell who waits for what was committed."""
+
+
+def joined_for(fence: Fence | None, connection: Any) -> Joined:
+    """Return a transaction on *connection* in which the attempt of *fence* can complete; on any database without one."""
+    if fence is None:
+        join: Join = resolve(SQLITE_JOIN)
+        return join(connection, None, False)
+    join = resolve(fence.join)
+    return join(connection, fence.location, fence.durable)
 
 
 class CommitBlock(TransactionBlock):

@@ -7,10 +7,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import SQLITE_JOIN, Fence, Join
 from thirdshift.core.errors import LostAttempt
 from thirdshift.core.plain import plain
-from thirdshift.core.reference import resolve
+from thirdshift.core.task import Fence
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.records import Keep, TaskLog, watch_records
 from thirdshift.runtime.tail import Tail
@@ -131,15 +130,12 @@ class TaskContext:
         ``WrongDatabase`` and ``ReadSnapshot`` as ``manager.transaction`` does. Outside of a worker the block commits
         the effects alone, on any database.
         """
-        from thirdshift.runtime.block import CommitBlock  # noqa: PLC0415  # few functions need it
+        from thirdshift.runtime.block import CommitBlock, joined_for  # noqa: PLC0415  # few functions need it
 
         if self._place is None:
-            join: Join = resolve(SQLITE_JOIN)
-            return CommitBlock(join(connection, None, False), None, SystemClock(), _nothing)
+            return CommitBlock(joined_for(None, connection), None, SystemClock(), _nothing)
         fence = self.fence()
-        join = resolve(fence.join)
-        joined = join(connection, fence.location, fence.durable)
-        return CommitBlock(joined, fence, self._place.clock, self.note_commit)
+        return CommitBlock(joined_for(fence, connection), fence, self._place.clock, self.note_commit)
 
     def fence(self) -> Fence:
         """Return what the attempt needs to record its own end; for runners. Raises ``LostAttempt`` when it is over."""

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import ClaimRequest, Exchange, Fence, Registration, Seat, WorkerEngine
+from thirdshift.core.engine import ClaimRequest, Exchange, Registration, Seat, WorkerEngine
 from thirdshift.core.errors import NotSupported, OutcomeUnknown, StoreDamaged, StoreError
 from thirdshift.core.events import (
     AttemptLost,
@@ -31,7 +31,7 @@ from thirdshift.core.events import (
 )
 from thirdshift.core.outcome import Ending, Settlement, is_suspect, settle
 from thirdshift.core.retry import RetryPolicy
-from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
+from thirdshift.core.task import AttemptOutcome, Claim, Fence, PoolKind
 from thirdshift.runtime.context import StopReason
 from thirdshift.runtime.pools.pool import Pool
 from thirdshift.runtime.wakes import WakeWatch

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -83,6 +84,26 @@ async def raise_interrupt() -> NoReturn:
 async def leave(status: int) -> NoReturn:
     """End the interpreter in the ordinary way."""
     sys.exit(status)
+
+
+async def credit(database: str, amount: int, mishap: str = "none") -> str:
+    """Add an entry of *amount* and complete, in one transaction on *database*; *mishap* is where it raises."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        async with current_task().commit(connection) as done:
+            connection.execute("INSERT INTO entry (amount) VALUES (?)", [amount])
+            done.result = f"credited {amount}"
+            if mishap == "inside" and current_task().attempt == 1:
+                raise ValueError("not yet")
+        if mishap == "after":
+            raise ValueError("too late")
+    return "dropped"
+
+
+async def credit_when_released(database: str, said: str, released: str) -> str:
+    """Do that after the test has had time to do something to the task."""
+    send(said)
+    await _receive(released)
+    return await credit(database, 1)
 
 
 async def stop_the_loop() -> str:

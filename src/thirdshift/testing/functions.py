@@ -3,10 +3,12 @@
 import ctypes
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -193,6 +195,26 @@ def sleep(seconds: float) -> None:
 def allocate(mebibytes: int) -> int:
     """Hold so much memory for a moment."""
     return len(bytearray(mebibytes << 20))
+
+
+def credit(database: str, amount: int, mishap: str = "none") -> str:
+    """Add an entry of *amount* and complete, in one transaction on *database*; *mishap* is where it raises."""
+    with closing(sqlite3.connect(database)) as connection:
+        with current_task().commit(connection) as done:
+            connection.execute("INSERT INTO entry (amount) VALUES (?)", [amount])
+            done.result = f"credited {amount}"
+            if mishap == "inside" and current_task().attempt == 1:
+                raise ValueError("not yet")
+        if mishap == "after":
+            raise ValueError("too late")
+    return "dropped"
+
+
+def credit_when_released(database: str, said: str, released: str) -> str:
+    """Do that after the test has had time to do something to the task."""
+    send(said)
+    receive(released)
+    return credit(database, 1)
 
 
 def stand_still() -> None:

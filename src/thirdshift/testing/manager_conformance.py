@@ -10,10 +10,11 @@ import importlib
 import os
 import select
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,13 +31,14 @@ from thirdshift.core.errors import (
     UsageError,
     WaitTimeout,
 )
+from thirdshift.core.events import AttemptLost, EndedAfterCommit, Event
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import ReasonCode
 from thirdshift.core.status import TaskPriority, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.handle import TaskHandle
 from thirdshift.manager import BackgroundTaskManager
-from thirdshift.testing import functions
+from thirdshift.testing import coroutines, functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
 
@@ -49,6 +51,8 @@ class ManagerConformance:
     """The task functions as this pool runs them."""
 
     tmp_path: Path
+    events: list[Event]
+    """What the workers of this test have said."""
     manager: BackgroundTaskManager
     _stack: ExitStack
 
@@ -56,6 +60,7 @@ class ManagerConformance:
     def a_manager(self, tmp_path: Path) -> Iterator[None]:
         """Give every test a running manager with two slots."""
         self.tmp_path = tmp_path
+        self.events = []
         with ExitStack() as self._stack:
             self.manager = self._stack.enter_context(self.open())
             yield
@@ -65,7 +70,7 @@ class ManagerConformance:
 
     def open(self, **options: Any) -> BackgroundTaskManager:
         """Open a manager on the file of this test."""
-        options = {"max_workers": 2, "shutdown_timeout_seconds": 5.0, **options}
+        options = {"max_workers": 2, "shutdown_timeout_seconds": 5.0, "observe": self.events.append, **options}
         return BackgroundTaskManager(self.worker_type, database=self.tmp_path / "tasks.db", **options)
 
     def signal(self, name: str) -> Signal:
@@ -346,6 +351,70 @@ class ManagerConformance:
         released.release()
         handle.result(TIMEOUT_S)
         assert handle.task.progress is None
+
+    def entries(self) -> list[int]:
+        """Return the amounts that ``credit`` has added."""
+        with closing(sqlite3.connect(self.manager.database)) as connection:
+            return [amount for (amount,) in connection.execute("SELECT amount FROM entry ORDER BY rowid")]
+
+    def make_ledger(self) -> str:
+        """Make the table of ``credit`` in the file that holds the tasks; return the file."""
+        with closing(sqlite3.connect(self.manager.database)) as connection:
+            connection.execute("CREATE TABLE entry (amount INTEGER)")
+        return self.manager.database
+
+    def test_effects_and_completion_are_one_transaction(self) -> None:
+        """An attempt that fails inside leaves nothing; the one that succeeds leaves both, once."""
+        ledger = self.make_ledger()
+        found = self.run(self.functions.credit, ledger, 5)
+        assert (found.result, self.entries()) == ("credited 5", [5])
+        failed = self.run(self.functions.credit, ledger, 7, "inside", max_retries=0)
+        assert (failed.status, self.entries()) == (TaskStatus.FAILED, [5])
+        assert self.manager.retry_task(failed.id)
+        again = self.manager.handle(failed.id).wait(TIMEOUT_S)
+        assert (again.result, self.entries()) == ("credited 7", [5, 7])
+
+    def test_what_is_committed_stands_whatever_the_function_does_then(self) -> None:
+        """What it raises is only said; the slot is free again."""
+        ledger = self.make_ledger()
+        self.events.clear()
+        for number in range(3):
+            found = self.run(self.functions.credit, ledger, number, "after")
+            assert found.result == f"credited {number}"
+        self.until(lambda: sum(isinstance(event, EndedAfterCommit) for event in self.events) == 3)
+        assert not any(isinstance(event, AttemptLost) for event in self.events)
+        assert self.entries() == [0, 1, 2]
+        task = self.manager.find_tasks()[0]
+        assert [attempt.outcome for attempt in task.attempts] == [AttemptOutcome.COMPLETED]
+        assert self.run(self.functions.add, 1, 1).result == 2
+
+    def test_what_an_attempt_used_is_known_after_it_has_committed(self) -> None:
+        """As for any other: its start and its end too."""
+        handle = self.manager.submit(self.functions.credit, self.make_ledger(), 1, "after")
+        handle.result(TIMEOUT_S)
+        self.until(lambda: handle.task.attempts[0].started_at is not None)
+        (attempt,) = handle.task.attempts
+        assert (attempt.traces.cpu_s is None) == (self.worker_type == "async")
+
+    def test_a_cancelled_task_commits_nothing(self) -> None:
+        """Who cancelled was told that it will not complete."""
+        said, released = self.signal("said"), self.signal("released")
+        ledger = self.make_ledger()
+        handle = self.manager.submit(self.functions.credit_when_released, ledger, said.path, released.path)
+        said.wait()
+        assert handle.cancel()
+        released.release()
+        assert handle.wait(TIMEOUT_S).status is TaskStatus.CANCELLED
+        assert self.entries() == []
+
+    def test_a_function_that_is_called_directly_commits_its_effects(self) -> None:
+        """On any database: an ordinary callable stays one."""
+        ledger = self.make_ledger()
+        assert functions.credit(ledger, 3) == "dropped"
+        assert asyncio.run(coroutines.credit(ledger, 4)) == "dropped"
+        with pytest.raises(ValueError, match="too late"):
+            functions.credit(ledger, 5, "after")
+        assert self.entries() == [3, 4, 5]
 
     def test_strange_progress_harms_nobody(self) -> None:
         """What is not JSON is stored as text."""

@@ -14,11 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from thirdshift.core.engine import Fence
 from thirdshift.core.errors import LostAttempt, ReadSnapshot, StoreBusy, UsageError, WrongDatabase
 from thirdshift.core.outcome import Ending
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import NewTask
+from thirdshift.core.task import Fence, NewTask
 from thirdshift.engines.sqlite import blocks, submit, work
 from thirdshift.engines.sqlite.connection import OF_THE_OPERATION, errors_of, open_guard, primary_code, translated
 from thirdshift.engines.sqlite.links import Link, link_of
@@ -173,8 +172,8 @@ class SQLiteJoined:
 
     def _demand_file(self, path: Path) -> None:
         """Raise unless the connection's main database is *path*, by whatever name. Only the names are looked at."""
-        files = {row[1]: os.fsdecode(row[2] or "") for row in self._link.execute("PRAGMA database_list").fetchall()}
-        found = files.get("main") or ""
+        (_, _, name), *_ = self._link.execute("PRAGMA database_list").fetchall()  # the first is always "main"
+        found = os.fsdecode(name or "")
         with contextlib.suppress(OSError):
             if found and os.path.samestat(os.stat(found), os.stat(path)):  # noqa: PTH116  # a name may be bytes
                 return

@@ -24,9 +24,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from thirdshift.core.engine import Fence
 from thirdshift.core.outcome import Ending
 from thirdshift.core.reference import adopt_aliases
+from thirdshift.core.task import Fence
 from thirdshift.host.lock import FileLock
 from thirdshift.runtime.attempt import run_attempt
 from thirdshift.runtime.clock import SystemClock

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import Fence, Registration
+from thirdshift.core.engine import Registration
 from thirdshift.core.events import AttemptOverran, Event
 from thirdshift.core.outcome import Ending
-from thirdshift.core.task import Claim, PoolKind
+from thirdshift.core.task import Claim, Fence, PoolKind
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.line import Line
 
