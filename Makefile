@@ -27,7 +27,7 @@ test: $(VENV)/.dev ## Run all tests
 torture: $(VENV)/.dev ## Run the long forms of the crash and property tests (half an hour; EXAMPLES=10000: hours)
 	THIRDSHIFT_EXAMPLES=$(EXAMPLES) THIRDSHIFT_SECONDS=$(SECONDS) THIRDSHIFT_KILLS=$(KILLS) \
 		$(BIN)/python -m pytest tests/engines/test_sqlite_stateful.py tests/crash/test_crowd.py \
-		tests/crash/test_kills.py $(ARGS)
+		tests/crash/test_kills.py tests/crash/test_transactions.py $(ARGS)
 	$(BIN)/python tests/crash/freezer.py
 	$(BIN)/python tests/crash/power_loss.py
 
