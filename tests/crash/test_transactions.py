@@ -142,7 +142,7 @@ def test_a_kill_at_any_statement_of_a_task_leaves_effect_and_completion_or_neith
 
 
 def kill_workers(victims: Victims, *, fault: str | None = None) -> tuple[dict[int, int], int]:
-    """Kill worker after worker at seeded random statements; returns how often each parcel was shipped, and the kills."""
+    """Kill worker after worker at seeded statements; returns how often each parcel was shipped, and the kills."""
     draw = random.Random(SEED)
     folder = victims.new_folder()
     victims.run("submit", folder, 4 * KILLS, fault=fault)

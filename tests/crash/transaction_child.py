@@ -115,13 +115,15 @@ def work(folder: Path, _kind: str, suicide: Suicide, _fault: str | None, _acknow
 
 def submit_all(folder: Path, function: Callable[[str, int], Any], count: int) -> None:
     """Store *count* parcels and the tasks that ship them."""
-    with BackgroundTaskManager(database=folder / FILE_NAME, start=False, durability="relaxed") as manager:
-        with closing(sqlite3.connect(manager.database)) as connection:
-            connection.execute(transactions.TABLE)
-            with manager.transaction(connection) as tx:
-                for parcel in range(count):
-                    connection.execute("INSERT INTO parcel (id) VALUES (?)", [parcel])
-                    tx.options(max_retries=0).submit(function, manager.database, parcel)
+    with (
+        BackgroundTaskManager(database=folder / FILE_NAME, start=False, durability="relaxed") as manager,
+        closing(sqlite3.connect(manager.database)) as connection,
+    ):
+        connection.execute(transactions.TABLE)
+        with manager.transaction(connection) as tx:
+            for parcel in range(count):
+                connection.execute("INSERT INTO parcel (id) VALUES (?)", [parcel])
+                tx.options(max_retries=0).submit(function, manager.database, parcel)
 
 
 def ship_steadily(database: str, parcel: int) -> None:

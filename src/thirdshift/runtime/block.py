@@ -91,7 +91,7 @@ class TransactionBlock:
 
 
 def joined_for(fence: Fence | None, connection: Any) -> Joined:
-    """Return a transaction on *connection* in which the attempt of *fence* can complete; without one, on any database."""
+    """Return a transaction on *connection* that can complete the attempt of *fence*; without one, on any database."""
     if fence is None:
         join: Join = resolve(SQLITE_JOIN)
         return join(connection, None, False)
