@@ -120,6 +120,34 @@ def open_scoped_session(path: str) -> Iterator[Any]:
         session.remove()
 
 
+class Autocommit(sqlite3.Connection):
+    """``autocommit=True``: its own commit and rollback do nothing."""
+
+    autocommit = True
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+
+class AlwaysOpen(sqlite3.Connection):
+    """``autocommit=False``: a transaction is always open."""
+
+    autocommit = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.execute("BEGIN")
+
+    def commit(self) -> None:
+        self.execute("COMMIT")
+        self.execute("BEGIN")
+
+    def rollback(self) -> None:
+        self.execute("ROLLBACK")
+        self.execute("BEGIN")
+
+
 KINDS: dict[str, Callable[[str], AbstractContextManager[Any]]] = {
     "sqlite3": open_plain,
     "sqlite3 without isolation level": lambda path: open_plain(path, isolation_level=None),
@@ -134,6 +162,9 @@ KINDS: dict[str, Callable[[str], AbstractContextManager[Any]]] = {
 if sys.version_info >= (3, 12):
     KINDS["sqlite3 with autocommit"] = lambda path: open_plain(path, autocommit=True)
     KINDS["sqlite3 without autocommit"] = lambda path: open_plain(path, autocommit=False)
+else:  # what those versions document, on this one
+    KINDS["sqlite3 with autocommit"] = lambda path: open_plain(path, isolation_level=None, factory=Autocommit)
+    KINDS["sqlite3 without autocommit"] = lambda path: open_plain(path, isolation_level=None, factory=AlwaysOpen)
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -178,7 +209,7 @@ def test_an_exception_leaves_neither(manager: BackgroundTaskManager, kind: str) 
 def test_a_transaction_that_has_only_read_is_refused(manager: BackgroundTaskManager, kind: str) -> None:
     """It might see an old state and never be let to write; it stays the caller's."""
     if kind in ("Engine", "sqlite3 without autocommit"):
-        pytest.skip("nobody can say whether it has read")
+        pytest.skip("it has no transaction of the caller")
     with KINDS[kind](manager.database) as connection:
         if isinstance(connection, sqlite3.Connection):
             connection.execute("BEGIN")
@@ -189,7 +220,7 @@ def test_a_transaction_that_has_only_read_is_refused(manager: BackgroundTaskMana
             pytest.fail("it was entered")
         owner = connection() if kind == "scoped_session" else connection
         assert owner.in_transaction if kind.startswith("sqlite3") else owner.in_transaction()
-        connection.rollback()
+        connection.execute("ROLLBACK") if kind == "sqlite3 with autocommit" else connection.rollback()
         with manager.transaction(connection) as tx:
             write(tx.connection)
     assert stored(manager) == (1, 0)
@@ -198,8 +229,8 @@ def test_a_transaction_that_has_only_read_is_refused(manager: BackgroundTaskMana
 @every_kind
 def test_a_transaction_that_has_written_stays_the_callers(manager: BackgroundTaskManager, kind: str) -> None:
     """Who commits it alone commits the task too, and who rolls it back loses both."""
-    if kind == "Engine":
-        pytest.skip("a new connection has written nothing")
+    if kind in ("Engine", "sqlite3 without autocommit"):
+        pytest.skip("it has no transaction of the caller")
     with KINDS[kind](manager.database) as connection:
         for end in ("rollback", "commit"):
             if kind in ("sqlite3 without isolation level", "sqlite3 with autocommit"):
@@ -213,6 +244,23 @@ def test_a_transaction_that_has_written_stays_the_callers(manager: BackgroundTas
             else:
                 getattr(connection, end)()
     assert stored(manager) == (1, 1)
+
+
+def test_a_connection_that_always_has_a_transaction_open_commits_it(manager: BackgroundTaskManager) -> None:
+    """With what was written before, as in ``with connection``; of blocks inside each other the outermost."""
+    with KINDS["sqlite3 without autocommit"](manager.database) as connection, connect(manager) as other:
+        assert connection.execute("SELECT count(*) FROM parcel").fetchone() == (0,)
+        with other:
+            other.execute("INSERT INTO parcel (id) VALUES (9)")
+        with manager.transaction(connection) as tx:  # what it has read is old by now: it begins anew
+            assert connection.execute("SELECT count(*) FROM parcel").fetchone() == (1,)
+            tx.submit(functions.add, 1, 2)
+        write(connection)
+        with manager.transaction(connection):
+            with manager.transaction(connection) as inner:
+                inner.submit(functions.add, 1, 2)
+            assert stored(manager) == (1, 1)
+    assert stored(manager) == (2, 2)
 
 
 @pytest.mark.parametrize("mode", ["commits", "fails"])

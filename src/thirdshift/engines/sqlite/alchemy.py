@@ -49,7 +49,7 @@ class AlchemyLink:
     """A ``Session`` or ``Connection``, or a new connection of an ``Engine``."""
 
     is_async = False
-    can_begin_anew = False
+    is_always_open = False
 
     def __init__(self, target: Any) -> None:
         self.connection = target

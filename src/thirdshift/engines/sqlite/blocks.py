@@ -12,10 +12,11 @@ from thirdshift.core.errors import UsageError
 class OpenBlock:
     """One transaction, from its BEGIN to its end. *path* is ``None`` for any other database."""
 
-    __slots__ = ("begun_at", "path", "thread_name")
+    __slots__ = ("begun_at", "connection", "path", "thread_name")
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, connection: object) -> None:
         self.path = path
+        self.connection = connection
         self.begun_at = time.monotonic()
         self.thread_name = threading.current_thread().name
 
@@ -25,9 +26,9 @@ _around: ContextVar[tuple[OpenBlock, ...]] = ContextVar("thirdshift_transactions
 """Those that this thread, or coroutine, is inside of; also what it calls in other threads of ours."""
 
 
-def enter(path: Path | None) -> OpenBlock:
-    """Note that this context is inside a transaction on *path* from now on."""
-    block = OpenBlock(path)
+def enter(path: Path | None, connection: object) -> OpenBlock:
+    """Note that this context is inside a transaction of *connection* on *path* from now on."""
+    block = OpenBlock(path, connection)
     _open.add(block)
     _around.set((*_around.get(), block))
     return block
@@ -37,6 +38,11 @@ def leave(block: OpenBlock) -> None:
     """Note that the transaction is over. A generator may be left in another context than it was entered in."""
     _open.discard(block)
     _around.set(tuple(other for other in _around.get() if other is not block))
+
+
+def is_inside(connection: object) -> bool:
+    """Return whether this context is inside a transaction of *connection*."""
+    return any(block in _open and block.connection is connection for block in _around.get())
 
 
 def refuse_inside(path: Path) -> None:

@@ -47,6 +47,7 @@ class SQLiteJoined:
         self._busy_timeout_ms = 0
         self._block: blocks.OpenBlock | None = None
         self._is_full = False
+        self._has_lock = False
         self._has_begun = False
         self._is_over = False
         self.is_own = True
@@ -70,14 +71,14 @@ class SQLiteJoined:
                 if self._deadline is None:
                     self._deadline = time.monotonic() + BUSY_LIMIT_S
                     self._prepare()
-                self._has_begun = not self.is_own or self._begins(self._deadline)
+                self._has_begun = self._has_lock or self._begins(self._deadline)
             except BaseException:
                 self.roll_back()
                 raise
         return self._has_begun
 
     def enter(self) -> None:
-        self._block = blocks.enter(self._path)
+        self._block = blocks.enter(self._path, self._link.connection)
 
     def leave(self) -> None:
         if self._block is not None:
@@ -140,12 +141,15 @@ class SQLiteJoined:
             self._demand_file(self._path)
             self._link.execute("PRAGMA wal_autocheckpoint = 0")
         self._is_full = self._synchronous() >= _FULL_SYNC
-        if not self.is_own:
-            if self._holds_write_lock():
-                return
-            if not self._link.can_begin_anew:
+        if self._link.is_always_open and not blocks.is_inside(self._link.connection):
+            self.is_own = True  # as in Python's own `with connection`, with what the caller has written before
+            self._has_lock = self._path is None or self._can_write()
+        elif not self.is_own:
+            self._has_lock = self._path is None or self._holds_write_lock(self._path)
+            if not self._has_lock:
                 raise ReadSnapshot(str(self._path))
-            self.is_own = True
+        if self._has_lock:
+            return
         if self._link.is_in_transaction:  # one that has done nothing yet
             self._link.execute("ROLLBACK")
         if self._durable and not self._is_full:
@@ -179,16 +183,16 @@ class SQLiteJoined:
                 return
         raise WrongDatabase(found, str(path))
 
-    def _holds_write_lock(self) -> bool:
+    def _holds_write_lock(self, path: Path) -> bool:
         """Return whether the caller's transaction may write.
 
         SQLite tells nobody, so another connection asks for the lock. When that is refused, the lock is the caller's if
         it can write without waiting.
         """
-        if self._path is None:
-            return True
-        if not self._link.is_in_transaction or _is_free(self._path):
-            return False
+        return self._link.is_in_transaction and not _is_free(path) and self._can_write()
+
+    def _can_write(self) -> bool:
+        """Return whether the open transaction can write now; then it holds the lock, and reads the newest state."""
         ((timeout_ms,),) = self._link.execute("PRAGMA busy_timeout").fetchall()
         self._link.execute("PRAGMA busy_timeout = 0")
         try:

@@ -36,8 +36,8 @@ class Link(Statements, Protocol):
     """What the application works with."""
     is_callers: bool
     """Set by :meth:`open`: the caller has a transaction open."""
-    can_begin_anew: bool
-    """That transaction, if it has written nothing, means nothing: the driver keeps one open at all times."""
+    is_always_open: bool
+    """The driver keeps a transaction open at all times, so that one says nothing of the caller."""
 
     def open(self) -> None:
         """Make it ready for statements."""
@@ -87,7 +87,7 @@ class PlainLink:
         self.connection = connection
         self.is_callers = False
         self._autocommit = getattr(connection, "autocommit", -1)  # since Python 3.12
-        self.can_begin_anew = self._autocommit is False
+        self.is_always_open = self._autocommit is False
 
     def open(self) -> None:
         self.is_callers = self.is_in_transaction
