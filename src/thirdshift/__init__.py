@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         OutcomeUnknown,
         PayloadTooLarge,
         QueueFull,
+        StepNotStored,
         StoreBusy,
         StoreDamaged,
         StoreError,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from thirdshift.core.reason import Reason, ReasonCode
     from thirdshift.core.recycling import RecyclingConfig
     from thirdshift.core.status import TaskPriority, TaskStatus
-    from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, TaskError
+    from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, Step, TaskError
     from thirdshift.handle import TaskHandle
     from thirdshift.manager import BackgroundTaskManager, get_task_manager, submit_background_task
     from thirdshift.runtime.context import TaskContext, current_task
@@ -63,6 +64,8 @@ _HOME = {
     "ReasonCode": "core.reason",
     "Retry": "core.outcome",
     "Snooze": "core.outcome",
+    "Step": "core.task",
+    "StepNotStored": "core.errors",
     "StoreBusy": "core.errors",
     "StoreDamaged": "core.errors",
     "StoreError": "core.errors",
@@ -109,6 +112,8 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "RecyclingConfig",
     "Retry",
     "Snooze",
+    "Step",
+    "StepNotStored",
     "StoreBusy",
     "StoreDamaged",
     "StoreError",

@@ -24,7 +24,7 @@ from thirdshift.core.reason import Reason
 from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import add_aliases
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, NewTask, PoolKind
+from thirdshift.core.task import BackgroundTask, NewTask, PoolKind, Step
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.handle import Submitter, TaskHandle
 from thirdshift.monitor.logs import log_event
@@ -370,6 +370,10 @@ class BackgroundTaskManager:
             "slots": sum(worker.slots for worker in workers),
             "busy": sum(worker.busy for worker in workers),
         }
+
+    def steps(self, task_id: str) -> Sequence[Step]:
+        """Return the steps that the task has done so far, in their order; nothing for an unknown id."""
+        return self._engine.steps(task_id)
 
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""

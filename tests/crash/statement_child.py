@@ -57,6 +57,7 @@ class Workload:
         yield "register", lambda: self.register("worker")
         yield "claim", lambda: self.claim(self.worker, 4)
         yield "progress", lambda: self.engine.record_progress([(self.claims["a"], {"done": 1})])
+        yield "step", lambda: self.engine.record_step(self.claims["a"], "one", "hash", b"[1,1]")
         yield "complete", lambda: self.end("a", AttemptOutcome.COMPLETED, b"[1,1]")
         yield "fail, retry later", lambda: self.end("b", AttemptOutcome.FAILED)
         yield "request cancel", lambda: self.engine.cancel(task_id("c"))

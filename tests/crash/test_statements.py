@@ -114,7 +114,9 @@ def state_of(file: Path) -> State:
         ).fetchall()
         paused = connection.execute("SELECT name FROM queue WHERE paused_at IS NOT NULL").fetchall()
         progress = connection.execute("SELECT task, attempt, facts FROM progress").fetchall()
-    return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress}
+        has_steps = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'step'").fetchone()  # since version 4
+        steps = connection.execute("SELECT * FROM step").fetchall() if has_steps else []
+    return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress, "steps": steps}
 
 
 def demand_consistency(file: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_hot_query_walks_the_index_made_for_it(engine: SQLiteEngine, stranger:
     assert not re.search(r"^SCAN (task|t)$", plan, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["settle", "give_back", "record_attempts", "record_progress", "claim"])
+@pytest.mark.parametrize("name", ["settle", "give_back", "record_attempts", "record_progress", "record_step", "claim"])
 def test_a_fenced_write_finds_its_row_by_key(engine: SQLiteEngine, stranger: Connect, name: str) -> None:
     """By the row's number, never by a search."""
     query = QUERY[name]

@@ -13,7 +13,7 @@ from thirdshift.cli.upkeep import prune, vacuum
 from thirdshift.core.codec import DecodeError
 from thirdshift.core.errors import TaskNotFound
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import Attempt, BackgroundTask
+from thirdshift.core.task import Attempt, BackgroundTask, Step
 from thirdshift.core.words import ago, duration
 
 N = TypeVar("N", int, float)
@@ -76,13 +76,15 @@ def show(session: Session, task_id: str) -> None:
     thirdshift tasks show 01a2014090b85ea87fe9b5cbd25f0723
     """
     with opened(session) as manager:
-        task = manager.get_task(task_id)
+        task, steps = manager.get_task(task_id), manager.steps(task_id)
     if task is None:
         raise TaskNotFound(task_id)
     if session.as_json:
-        print_json(describe(task))
+        print_json(describe(task) | {"steps": [_describe_step(step) for step in steps]})
         return
     print_facts(_facts(task))
+    for step in steps:
+        click.echo(f"step {step.name}: done in attempt {step.attempt}, {_shown(lambda step=step: repr(step.result))}")
     for attempt in task.attempts:
         click.echo()
         print_facts(_attempt_facts(attempt))
@@ -137,6 +139,15 @@ def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
         "error": None if error is None else {"type": error.type, "message": error.message},
         "traceback": None if error is None else error.traceback,
         **attempt.traces._asdict(),
+    }
+
+
+def _describe_step(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "attempt": step.attempt,
+        "finished_at": step.finished_at,
+        "result": _shown(lambda: step.result),
     }
 
 

@@ -15,7 +15,7 @@ from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +166,9 @@ class Engine(Protocol):
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task is where it is and does not run, most telling first; nothing for an unknown id."""
 
+    def steps(self, task_id: str) -> Sequence[Step]:
+        """Return the steps that the task has done, in their order; nothing for an unknown id."""
+
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
 
@@ -268,6 +271,9 @@ class WorkerEngine(Engine, Protocol):
 
     def record_progress(self, progress: Sequence[tuple[Claim, Mapping[str, Any]]]) -> None:
         """Store the newest progress of running attempts; not durable on its own."""
+
+    def record_step(self, claim: Claim, name: str, inputs: str, encoded_result: bytes) -> bool:
+        """Store a step of the attempt, as durably as its task; False when the task is no longer this attempt's."""
 
     def paused_queues(self) -> AbstractSet[str]:
         """Return the queues that are paused now."""

@@ -127,6 +127,15 @@ class TaskFailed(ThirdshiftError):
         self.traceback = traceback
 
 
+class StepNotStored(ThirdshiftError):
+    """What a step returned could not be stored, so the next attempt does the step again."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"the result of step {name!r} could not be stored: {why}")
+        self.name = name
+        self.why = why
+
+
 class WaitTimeout(ThirdshiftError, TimeoutError):
     """The task was not finished in time. The task itself goes on."""
 

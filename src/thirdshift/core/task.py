@@ -150,6 +150,24 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """A part of a task that is done: no later attempt does it again with the same arguments."""
+
+    name: str
+    inputs: str = field(repr=False)
+    """A hash of its arguments."""
+    encoded_result: bytes = field(repr=False)
+    attempt: int
+    """The number of the attempt that did it."""
+    finished_at: datetime
+
+    @property
+    def result(self) -> Any:
+        """What it returned; raises ``DecodeError`` where a class of it cannot be imported."""
+        return codec.decode_result(self.encoded_result)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BackgroundTask:
     """One durable request to run a function, as it stands in the store. Moments are aware and in UTC."""
 

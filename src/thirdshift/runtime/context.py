@@ -1,14 +1,19 @@
 """What a task function can ask and say while it runs: :func:`current_task`."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context, ContextVar
 from enum import Enum
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from thirdshift.core.plain import plain
+from thirdshift.core.task import Step
 from thirdshift.runtime.records import Keep, TaskLog, watch_records
+from thirdshift.runtime.steps import Steps
 from thirdshift.runtime.tail import Tail
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class StopReason(Enum):
@@ -20,6 +25,19 @@ class StopReason(Enum):
     SHUTDOWN = "shutdown"
     BLOCKING = "blocking the event loop"
     """Asked of a coroutine that does not let go; any other reason takes its place."""
+
+
+class Port(Protocol):
+    """What a running attempt can say to who runs it, and ask. Any thread of the attempt may use it."""
+
+    def progress(self, facts: Mapping[str, Any]) -> None:
+        """Take the newest progress."""
+
+    def steps(self) -> Sequence[Step]:
+        """Return the steps that the task has done so far."""
+
+    def keep_step(self, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step; it is as durable as its task on return. Raises ``StepNotStored``."""
 
 
 class TaskContext:
@@ -34,7 +52,7 @@ class TaskContext:
         task_id: str | None = None,
         name: str = "",
         attempt: int = 0,
-        send_progress: Callable[[Mapping[str, Any]], None] | None = None,
+        port: Port | None = None,
     ) -> None:
         self.id = task_id
         self.name = name
@@ -50,7 +68,8 @@ class TaskContext:
         """Called when the function begins later than its runner, after an import; for runners."""
         self.keep: Keep | None = None if task_id is None else self._keep
         """Takes each log record as text; for runners, which may put another place there."""
-        self._send_progress = send_progress
+        self._port = port
+        self._steps: Steps | None = None
         self._records: Tail | None = None
 
     @property
@@ -81,13 +100,49 @@ class TaskContext:
         """
         self.has_progress = True
         self.sign_of_life()
-        if self._send_progress is None:
+        if self._port is None:
             return
         if done is not None:
             facts["done"] = done
         if total is not None:
             facts["total"] = total
-        self._send_progress({name: plain(value) for name, value in facts.items()})
+        self._port.progress({name: plain(value) for name, value in facts.items()})
+
+    def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return ``function(*args, **kwargs)``, which is called only if no attempt of this task has done that step.
+
+        What it returns is stored under *name* with a hash of the arguments, as durably as the task, before this
+        returns: a crash after that does not repeat it. With other arguments it is done again. Give every call in the
+        function a name of its own (``f"page {number}"`` in a loop). Values are limited to what results may be. An
+        exception stores nothing. Raises ``StepNotStored`` when the store refuses the result. A step counts as progress.
+        """
+        return cast(R, self._own_steps().run(name, function, args, kwargs))
+
+    @overload
+    async def astep(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def astep(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def astep(self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Do what :meth:`step` does in a coroutine, without holding up the event loop; *function* may be async."""
+        return await self._own_steps().arun(name, function, args, kwargs)
+
+    def load_steps(self) -> Sequence[Step]:
+        """Return the steps of earlier attempts; for runners."""
+        return () if self._port is None or self.attempt <= 1 else self._port.steps()
+
+    def keep_step(self, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step; for runners."""
+        if self._port is not None:
+            self._port.keep_step(name, inputs, encoded_result)
+        self.has_progress = True
+        self.sign_of_life()
+
+    def _own_steps(self) -> Steps:
+        if self._steps is None:
+            self._steps = Steps(None if self.id is None else self)
+        return self._steps
 
     def sign_of_life(self) -> None:
         """Note that the attempt comes forward, for its stall limit; for runners."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import ClaimRequest, Exchange, Registration, Seat, WorkerEngine
-from thirdshift.core.errors import OutcomeUnknown, StoreDamaged, StoreError
+from thirdshift.core.errors import OutcomeUnknown, StepNotStored, StoreDamaged, StoreError
 from thirdshift.core.events import (
     AttemptLost,
     AttemptsClaimed,
@@ -30,7 +30,7 @@ from thirdshift.core.events import (
 )
 from thirdshift.core.outcome import Ending, Settlement, is_suspect, settle
 from thirdshift.core.retry import RetryPolicy
-from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
+from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, Step
 from thirdshift.runtime.context import StopReason
 from thirdshift.runtime.pools.pool import Pool
 from thirdshift.runtime.wakes import WakeWatch
@@ -400,6 +400,19 @@ class Worker:
             self._progress[claim.seq] = claim, facts
         if is_first:
             self._wake.set()
+
+    def steps(self, claim: Claim) -> Sequence[Step]:
+        """Return the steps that the attempt's task has done so far."""
+        return self._engine.steps(claim.id)
+
+    def keep_step(self, claim: Claim, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step of a running attempt, on the attempt's own thread. Raises ``StepNotStored``."""
+        try:
+            is_stored = self._engine.record_step(claim, name, inputs, encoded_result)
+        except StoreError as error:
+            raise StepNotStored(name, str(error)) from error
+        if not is_stored:
+            raise StepNotStored(name, f"task {claim.id} is no longer that of attempt {claim.attempt}")
 
     def _hear_of_death(self) -> None:
         """Look at once for what a dead worker left."""

@@ -760,6 +760,28 @@ class EngineConformance:
         assert found(tag="vi") == set()
         assert found(name="' OR 1 = 1 --") == set()
 
+    def test_a_step_is_stored_by_its_attempt_alone(self) -> None:
+        """A worker that has lost the task changes nothing; a later attempt finds the step, and may do it again."""
+        task = self.submit()
+        claim = self.claim_one()
+        assert self.engine.record_step(claim, "one", "a", b"[1,1]")
+        self.fail(claim, backoff_s=0.0)
+        assert not self.engine.record_step(claim, "two", "a", b"[1,2]")
+        again = self.claim_one()
+        assert [(step.name, step.attempt, step.result) for step in self.engine.steps(task.id)] == [("one", 1, 1)]
+        assert self.engine.record_step(again, "one", "b", b"[1,3]")
+        assert [(step.inputs, step.attempt, step.result) for step in self.engine.steps(task.id)] == [("b", 2, 3)]
+
+    def test_steps_go_with_their_task(self) -> None:
+        """And not before."""
+        task = self.submit()
+        claim = self.claim_one()
+        self.engine.record_step(claim, "one", "a", b"[1,1]")
+        self.complete(claim)
+        assert len(self.engine.steps(task.id)) == 1
+        self.engine.delete(task.id)
+        assert self.engine.steps(task.id) == []
+
     def test_progress_is_shown_of_the_running_attempt_only(self) -> None:
         """The newest report; gone when the attempt has ended."""
         task = self.submit()

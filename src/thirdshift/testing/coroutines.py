@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
-from thirdshift.core.outcome import Cancel, Snooze
+from thirdshift.core.outcome import Cancel, Retry, Snooze
 from thirdshift.runtime.context import current_task
 from thirdshift.testing import functions
 from thirdshift.testing.functions import Unspeakable
@@ -63,6 +64,37 @@ async def unserialisable() -> Any:
 async def bad_wait(seconds: Any) -> Snooze:
     """Ask for a wait that makes no sense."""
     return Snooze(seconds)
+
+
+async def note(log: str, line: str) -> str:
+    """Write *line* to *log* and return it."""
+    return functions.note(log, line)
+
+
+async def two_steps(log: str, second_with: list[str], until_attempt: int) -> Any:
+    """Do two steps, one of them with a plain function; see the plain ``two_steps``."""
+    task = current_task()
+    first = await task.astep("first", note, log, "first")
+    second = await task.astep("second", functions.note, log, second_with[min(task.attempt, len(second_with)) - 1])
+    if task.attempt < until_attempt:
+        return Retry(after=0)
+    return [first, second, await task.astep("set", set, ("b", "a"))]
+
+
+async def step_with_a_coroutine() -> None:
+    """Take a step that cannot be taken so."""
+    functions.step_with_a_coroutine()
+
+
+async def die_after_each_step(log: str, steps: int) -> list[str]:
+    """Kill this process after each step that it has done itself; see the plain ``die_after_each_step``."""
+    done: list[str] = []
+    for number in range(steps):
+        before = functions.text_of(log)
+        done.append(await current_task().astep(f"step {number}", note, log, str(number)))
+        if functions.text_of(log) != before:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return done
 
 
 async def raise_unspeakable() -> NoReturn:

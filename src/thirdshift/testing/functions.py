@@ -229,6 +229,46 @@ def log_run(log: str, signal_path: str, busy_s: float) -> None:
     append(log, f"end {task.id} {task.attempt} {os.getpid()}")
 
 
+def note(log: str, line: str) -> str:
+    """Write *line* to *log* and return it."""
+    append(log, line)
+    return line
+
+
+def text_of(log: str) -> str:
+    """Return what stands in *log*."""
+    return Path(log).read_text()
+
+
+def two_steps(log: str, second_with: list[str], until_attempt: int) -> Any:
+    """Do two steps, which write to *log*, and fail until attempt *until_attempt*; the second takes one of the texts."""
+    task = current_task()
+    first = task.step("first", note, log, "first")
+    second = task.step("second", note, log, second_with[min(task.attempt, len(second_with)) - 1])
+    if task.attempt < until_attempt:
+        return Retry(after=0)
+    return [first, second, task.step("set", set, ("b", "a"))]
+
+
+def step_with_a_coroutine() -> None:
+    """Take a step that cannot be taken so."""
+
+    async def nothing() -> None: ...
+
+    _ = current_task().step("first", nothing)
+
+
+def die_after_each_step(log: str, steps: int) -> list[str]:
+    """Do *steps* steps, which write to the file *log*; kill this process after each that it has done itself."""
+    done: list[str] = []
+    for number in range(steps):
+        before = text_of(log)
+        done.append(current_task().step(f"step {number}", note, log, str(number)))
+        if text_of(log) != before:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+
 class Kitchen:
     """Functions with an owner."""
 

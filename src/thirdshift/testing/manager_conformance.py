@@ -36,6 +36,7 @@ from thirdshift.core.status import TaskPriority, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.handle import TaskHandle
 from thirdshift.manager import BackgroundTaskManager
+from thirdshift.runtime.context import TaskContext
 from thirdshift.testing import functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
@@ -362,6 +363,41 @@ class ManagerConformance:
         }
         released.release()
         assert handle.result(TIMEOUT_S) is None
+
+    def test_a_step_is_done_once(self) -> None:
+        """The next attempt gets what it returned; with other arguments it is done again."""
+        log = self.tmp_path / "log"
+        found = self.run(self.functions.two_steps, str(log), ["one", "one", "other"], 3)
+        assert found.result == ["first", "other", {"a", "b"}]
+        assert log.read_text().split() == ["first", "one", "other"]
+        steps = self.manager.steps(found.id)
+        assert [(step.name, step.attempt, step.result) for step in steps] == [
+            ("first", 1, "first"),
+            ("second", 3, "other"),
+            ("set", 3, {"a", "b"}),
+        ]
+
+    def test_a_step_of_a_function_that_is_called_directly_is_just_done(self) -> None:
+        """No task, no store, and the same function."""
+        assert self.manager.steps("0" * 32) == []
+        assert TaskContext().step("first", sorted, [2, 1]) == [1, 2]
+
+    def test_a_completed_task_that_runs_again_does_its_steps_again(self) -> None:
+        """A failed one goes on where it was."""
+        log = self.tmp_path / "log"
+        completed = self.run(self.functions.two_steps, str(log), ["one"], 1)
+        assert self.manager.retry_task(completed.id)
+        self.manager.handle(completed.id).wait(TIMEOUT_S)
+        assert log.read_text().split() == ["first", "one"] * 2
+        failed = self.run(self.functions.two_steps, str(log), ["two"], 2, max_retries=0)
+        assert self.manager.retry_task(failed.id)
+        assert self.manager.handle(failed.id).result(TIMEOUT_S) == ["first", "two", {"a", "b"}]
+        assert log.read_text().split() == [*["first", "one"] * 2, "first", "two"]
+
+    def test_a_step_that_cannot_be_kept_fails_the_attempt(self) -> None:
+        """And says what to do."""
+        found = self.run(self.functions.step_with_a_coroutine, max_retries=0)
+        assert "await current_task().astep" in str(found.error)
 
     def test_stats_count_what_there_is(self) -> None:
         """A count for each status under its word, and the sums."""

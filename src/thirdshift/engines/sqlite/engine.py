@@ -41,7 +41,7 @@ from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskId
 from thirdshift.engines.sqlite import manage, wake, work
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
@@ -57,6 +57,7 @@ from thirdshift.engines.sqlite.rows import (
     from_us,
     row_of_new,
     row_of_worker,
+    step_of_row,
     task_of_row,
     to_us,
     worker_of_row,
@@ -335,6 +336,10 @@ class SQLiteEngine:
         with self._reading(), _one_moment(self._reader):
             return Inquiry(self._reader, self._clock.now(), partial(is_alive, self._folder)).reasons(task_id)
 
+    def steps(self, task_id: str) -> Sequence[Step]:
+        """Return the steps that the task has done, in their order."""
+        return [step_of_row(row) for row in self._read(QUERY["steps"], (task_id,))]
+
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
         counts: dict[str, dict[TaskStatus, int]] = {}
@@ -527,6 +532,11 @@ class SQLiteEngine:
         """Store the newest progress of running attempts."""
         now_us = self._now_us()
         self._writer.run(lambda connection: work.record_progress(connection, progress, now_us), durable=False)
+
+    def record_step(self, claim: Claim, name: str, inputs: str, encoded_result: bytes) -> bool:
+        """Store a step of the attempt; False when the task is no longer this attempt's."""
+        step = name, inputs, encoded_result, self._now_us()
+        return self._writer.run(lambda connection: work.record_step(connection, claim, *step), durable=claim.durable)
 
     def paused_queues(self) -> AbstractSet[str]:
         """Return the queues that are paused now."""

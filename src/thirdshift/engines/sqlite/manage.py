@@ -36,6 +36,7 @@ def cancel(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | N
 
 def retry(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | None:
     """Make a finished task pending again."""
+    connection.execute(QUERY["forget_steps"], {"id": task_id})
     if not connection.execute(QUERY["retry"], {"id": task_id, "now": now_us}).rowcount:
         return None
     _record(connection, task_id, now_us, RETRIED)

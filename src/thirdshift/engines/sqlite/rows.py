@@ -15,6 +15,7 @@ from thirdshift.core.task import (
     Claim,
     NewTask,
     PoolKind,
+    Step,
     TaskError,
     TaskId,
     TaskSpec,
@@ -177,6 +178,12 @@ def row_of_trace(settlement: Settlement) -> Row | None:
     if traces is None or not traces.has_text:
         return None
     return settlement.claim.seq, settlement.claim.attempt, traces.stdout, traces.stderr, traces.log
+
+
+def step_of_row(row: Row) -> Step:
+    """Return a row of the query ``steps``."""
+    name, inputs, result, attempt, at_us = row
+    return Step(name=name, inputs=inputs, encoded_result=result, attempt=attempt, finished_at=from_us(at_us))
 
 
 def attempt_of_row(row: Row) -> Attempt:

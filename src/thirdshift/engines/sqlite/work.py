@@ -62,6 +62,14 @@ def record_progress(
     connection.executemany(QUERY["record_progress"], rows)
 
 
+def record_step(
+    connection: sqlite3.Connection, claim: Claim, name: str, inputs: str, encoded_result: bytes, now_us: int
+) -> bool:
+    """Store a step, or another result of one; returns whether the attempt may still write."""
+    row = {**fence(claim), "name": name, "inputs": inputs, "result": encoded_result, "now": now_us}
+    return connection.execute(QUERY["record_step"], row).rowcount == 1
+
+
 def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> list[Rescue]:
     """Make the tasks of a worker that is known to be dead runnable again, and forget the worker.
 

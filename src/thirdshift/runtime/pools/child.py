@@ -12,6 +12,7 @@ import fcntl
 import itertools
 import logging
 import os
+import queue
 import signal
 import socket
 import struct
@@ -19,18 +20,20 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from thirdshift.core.errors import StepNotStored
 from thirdshift.core.outcome import Ending
 from thirdshift.core.reference import adopt_aliases
+from thirdshift.core.task import Step
 from thirdshift.host.lock import FileLock
 from thirdshift.runtime.attempt import run_attempt
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.context import StopReason, TaskContext
-from thirdshift.runtime.pools.channel import Channel
+from thirdshift.runtime.pools.channel import Channel, step_of_facts
 from thirdshift.runtime.pools.guard import ChildEnds
 from thirdshift.runtime.pools.meter import Meter, cpu_s
 from thirdshift.runtime.records import Keep, watch_records
@@ -81,6 +84,8 @@ class _Calls:
         self._arrived = threading.Condition()
         self._call: tuple[dict[str, Any], TaskContext] | None = None
         self._context: TaskContext | None = None
+        self._asking = threading.Lock()
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def listen(self) -> None:
         try:
@@ -93,10 +98,12 @@ class _Calls:
         with self._arrived:
             context = self._context
             if message["kind"] == "call":
-                self._context = TaskContext(message["id"], message["name"], message["attempt"], self._send_progress)
+                self._context = TaskContext(message["id"], message["name"], message["attempt"], self)
                 self._context.keep = self._keep
                 self._call = message, self._context
                 self._arrived.notify()
+            elif message["kind"] in ("steps", "kept"):
+                self._answers.put(message)
             elif context is not None and (context.id, context.attempt) == (message["id"], message["attempt"]):
                 context.stop_reason = StopReason(message["reason"])
 
@@ -121,8 +128,26 @@ class _Calls:
             self._alive_at = now
             self._channel.send("alive")
 
-    def _send_progress(self, facts: Mapping[str, Any]) -> None:
+    def progress(self, facts: Mapping[str, Any]) -> None:
+        """Pass it on to the worker."""
         self._channel.send("progress", facts=dict(facts))
+
+    def steps(self) -> Sequence[Step]:
+        """Return what the worker finds in the store."""
+        return [step_of_facts(facts) for facts in self._ask("recall")["steps"]]
+
+    def keep_step(self, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Have the worker store it. Raises ``StepNotStored``."""
+        result = encoded_result.decode("utf-8", "surrogatepass")
+        refusal = self._ask("keep", name=name, inputs=inputs, result=result)["refusal"]
+        if refusal is not None:
+            raise StepNotStored(name, refusal)
+
+    def _ask(self, kind: str, **facts: Any) -> dict[str, Any]:
+        """Return the worker's answer. Several threads of the function ask one after another."""
+        with self._asking:
+            self._channel.send(kind, **facts)
+            return self._answers.get()
 
 
 class _Writings:

@@ -8,14 +8,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
 from thirdshift.core.events import AttemptOverran, Event
 from thirdshift.core.outcome import Ending
-from thirdshift.core.task import Claim, PoolKind
+from thirdshift.core.task import Claim, PoolKind, Step
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.line import Line
 
@@ -38,6 +37,12 @@ class AttemptSink(Protocol):
 
     def progress(self, claim: Claim, facts: Mapping[str, Any]) -> None:
         """Keep what a running attempt says of its progress."""
+
+    def steps(self, claim: Claim) -> Sequence[Step]:
+        """Return the steps that the attempt's task has done so far."""
+
+    def keep_step(self, claim: Claim, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step of a running attempt. Raises ``StepNotStored``."""
 
     def took(self, claim: Claim) -> None:
         """Take notice of a claim that a submitter made for the worker."""
@@ -94,8 +99,8 @@ class Place:
     def __init__(self, number: int, registration: Registration, sink: AttemptSink) -> None:
         self.running: Running | None = None
         self._number = number
+        self.sink = sink
         self._registration = registration
-        self._sink = sink
 
     def enter(self, claim: Claim) -> None:
         """Note that the function is about to be called."""
@@ -105,12 +110,32 @@ class Place:
         """Note that the function has returned."""
         self._registration.leave_slot(self._number)
 
-    def progressed(self, claim: Claim, facts: Mapping[str, Any]) -> None:
-        """Pass on what the running attempt says. Called from any thread of the attempt."""
+    def came_forward(self, claim: Claim) -> AttemptSink:
+        """Note that the attempt of *claim* has; returns who wants to know more. Called by any thread of it."""
         running = self.running
         if running is not None and running.claim is claim:  # else it has ended: this slot may have gone on
             self._registration.note_progress(self._number)
-        self._sink.progress(claim, facts)
+        return self.sink
+
+
+class _Port:
+    """The way of one attempt to its worker; see :class:`thirdshift.runtime.context.Port`."""
+
+    __slots__ = ("_claim", "_place")
+
+    def __init__(self, place: Place, claim: Claim) -> None:
+        self._place = place
+        self._claim = claim
+
+    def progress(self, facts: Mapping[str, Any]) -> None:
+        self._place.came_forward(self._claim).progress(self._claim, facts)
+
+    def steps(self) -> Sequence[Step]:
+        return self._place.sink.steps(self._claim)
+
+    def keep_step(self, name: str, inputs: str, encoded_result: bytes) -> None:
+        self._place.sink.keep_step(self._claim, name, inputs, encoded_result)
+        self._place.came_forward(self._claim)
 
 
 class PoolSeat:
@@ -296,7 +321,7 @@ class Pool(ABC):
         """Put the first claim that waits into *place*, if there is one."""
         if not self._may_begin() or (claim := self._line.next()) is None:
             return None
-        context = TaskContext(claim.id, claim.name, claim.attempt, partial(place.progressed, claim))
+        context = TaskContext(claim.id, claim.name, claim.attempt, _Port(place, claim))
         running = Running(control, claim, context, None)
         if claim.shortest_limit_s is not None:
             self._keep_limits(running)

@@ -18,13 +18,14 @@ from typing import Any
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
+from thirdshift.core.errors import StepNotStored
 from thirdshift.core.outcome import Ending, is_suspect
 from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import aliases
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError, Traces
 from thirdshift.runtime.attempt import OF_REASON, OVER_LIMIT
 from thirdshift.runtime.context import StopReason, TaskContext
-from thirdshift.runtime.pools.channel import Channel
+from thirdshift.runtime.pools.channel import Channel, facts_of_step
 from thirdshift.runtime.pools.guard import STREAMS
 from thirdshift.runtime.pools.slots import Runner, SlotPool
 
@@ -216,6 +217,10 @@ class _ProcessRunner:
                     context.sign_of_life()
                 case "began":
                     context.begin()
+                case "recall":
+                    child.channel.send("steps", steps=[facts_of_step(step) for step in context.load_steps()])
+                case "keep":
+                    child.channel.send("kept", refusal=_keep_step(context, message))
                 case "ended":
                     return self._ending(child, message, context)
         return None
@@ -266,6 +271,15 @@ def _manner_of_death(status: int | None) -> str:
     if status is None:
         return "was ended by the death of its guard"
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+
+
+def _keep_step(context: TaskContext, message: dict[str, Any]) -> str | None:
+    """Store the step that the child has done; returns why it could not be."""
+    try:
+        context.keep_step(message["name"], message["inputs"], message["result"].encode("utf-8", "surrogatepass"))
+    except StepNotStored as refusal:
+        return refusal.why
+    return None
 
 
 def _ending(message: dict[str, Any], context: TaskContext, was_told_to_end: bool) -> Ending:

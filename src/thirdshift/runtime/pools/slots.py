@@ -105,7 +105,7 @@ class Slot(Place):
             ending = self._run(running)
             self.leave()
             following = self._pool.leave(self, running, ending, self._clock.monotonic() - began)
-            self._sink.record(is_idle=following is None)
+            self.sink.record(is_idle=following is None)
             running = following or self._pool.take(self)
         self.runner.close()
 
