@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from thirdshift.core.health import Finding, HealthLimits
+    from thirdshift.core.limits import QueueLimits
     from thirdshift.core.outcome import Cancel, Retry, Snooze
     from thirdshift.core.pruning import PruningConfig
     from thirdshift.core.reason import Reason, ReasonCode
@@ -60,6 +61,7 @@ _HOME = {
     "PruningConfig": "core.pruning",
     "RecyclingConfig": "core.recycling",
     "QueueFull": "core.errors",
+    "QueueLimits": "core.limits",
     "Reason": "core.reason",
     "ReasonCode": "core.reason",
     "Retry": "core.outcome",
@@ -107,6 +109,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "PayloadTooLarge",
     "PruningConfig",
     "QueueFull",
+    "QueueLimits",
     "Reason",
     "ReasonCode",
     "RecyclingConfig",

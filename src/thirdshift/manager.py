@@ -19,6 +19,7 @@ from thirdshift.core.engine import BulkProgress, QueueState, TaskFilter, Vacuume
 from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
+from thirdshift.core.limits import QueueLimits
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.recycling import RecyclingConfig
@@ -425,6 +426,16 @@ class BackgroundTaskManager:
     def pause_queue(self, queue: str) -> bool:
         """Stop claiming from *queue*, for all workers and after restarts; returns whether that changed anything."""
         return self._engine.set_paused(queue, True)
+
+    def limit_queue(
+        self, queue: str, *, concurrency: int | None = None, rate: float | None = None, burst: int | None = None
+    ) -> None:
+        """Limit *queue* for all workers together, from now on and after restarts; without limits: lift those it has.
+
+        At most *concurrency* of its tasks run at once; on average *rate* of them start in a second, and at most *burst*
+        at once after a quiet time (default: those of a second). Raises ``UsageError``.
+        """
+        self._engine.limit_queue(queue, QueueLimits(concurrency=concurrency, rate=rate, burst=burst))
 
     def resume_queue(self, queue: str) -> bool:
         """Claim from *queue* again; returns whether that changed anything."""

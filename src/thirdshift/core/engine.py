@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
+from thirdshift.core.limits import NO_LIMITS, QueueLimits
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
@@ -50,11 +51,12 @@ BulkProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueState:
-    """One queue: how many tasks it holds under each unfinished status, and since when it is paused."""
+    """One queue: how many tasks it holds under each unfinished status, since when it is paused, its limits."""
 
     name: str
     counts: Mapping[TaskStatus, int]
     paused_at: datetime | None
+    limits: QueueLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +118,9 @@ class Exchange:
     claims: Sequence[Claim]
     """The new attempts, most urgent first."""
     next_due: datetime | None
-    """When the next scheduled or retrying task is due."""
+    """When the next scheduled or retrying task is due, or the rate of a queue allows one more start."""
+    is_limited: bool = False
+    """The limits of a queue were reached: when a task of it ends, others may claim what they left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +187,9 @@ class Engine(Protocol):
 
     def examine(self, level: HealthLevel, limits: HealthLimits) -> Sequence[Finding]:
         """Look at the store and its workers; raises ``StoreError`` when the store does not answer."""
+
+    def limit_queue(self, queue: str, limits: QueueLimits) -> None:
+        """Set the limits of *queue*, known or not, in place of those it had."""
 
     def set_paused(self, queue: str, paused: bool) -> bool:
         """Pause or resume a queue for all workers, also after restarts; returns whether that changed anything."""

@@ -43,6 +43,12 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
         case ReasonCode.NO_WORKER_FOR_POOL:
             pool, queue = facts["pool"], facts["queue"]
             return f"no worker of its queue {queue} has {pool} slots: {_alive(facts['workers'])} with other pools only"
+        case ReasonCode.QUEUE_LIMITED:
+            most = _number(facts["concurrency"], "task")
+            return f"its queue {facts['queue']} may run {most} at once, and so many run"
+        case ReasonCode.RATE_LIMITED:
+            rate = f"{facts['rate']:g} starts a second"
+            return f"its queue {facts['queue']} is limited to {rate}; the next is free at {_at(facts['free_at'], now)}"
         case ReasonCode.SLOTS_BUSY:
             return _busy(facts["slots"], facts["pool"])
         case ReasonCode.TASKS_BEFORE:

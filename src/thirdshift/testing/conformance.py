@@ -22,6 +22,7 @@ from thirdshift.core import codec
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import ClaimRequest, Exchange, Registration, TaskFilter, WorkerEngine
 from thirdshift.core.errors import QueueFull
+from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Ending, Settlement, settle
 from thirdshift.core.pruning import Limit
 from thirdshift.core.reason import Reason, ReasonCode
@@ -318,6 +319,99 @@ class EngineConformance:
         assert self.claim() == []
         (queue,) = self.engine.queues()
         assert queue.paused_at == self.clock.now()
+
+    # Limits
+
+    def test_a_queue_runs_no_more_at_once_than_it_may(self) -> None:
+        """All workers together, in the order of urgency, and other queues go on."""
+        self.engine.limit_queue("mail", QueueLimits(concurrency=2))
+        mail = [self.submit(queue="mail", priority=priority) for priority in (0, 5, 1)]
+        other = self.submit(priority=-1)
+        first, second, free = self.claim()
+        assert [first.id, second.id, free.id] == [mail[1].id, mail[2].id, other.id]
+        other_worker = self.engine.register(slots=8)
+        request = ClaimRequest(owner=other_worker.id, free={PoolKind.THREAD: 8})
+        assert not self.engine.exchange([], request).claims
+        assert self.fail(first)
+        assert [claim.id for claim in self.engine.exchange([], request).claims] == [mail[0].id]
+        assert self.stored(mail[1]).status is TaskStatus.RETRYING
+
+    def test_one_limit_holds_for_all_pools_of_a_queue(self) -> None:
+        """And what one pool leaves goes to the other."""
+        self.engine.limit_queue("default", QueueLimits(concurrency=3))
+        for pool in (PoolKind.THREAD, PoolKind.PROCESS) * 3:
+            self.submit(pool=pool)
+        request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: 1, PoolKind.PROCESS: 5})
+        claims = self.engine.exchange([], request).claims
+        assert sorted(claim.pool.value for claim in claims) == ["process", "process", "thread"]
+
+    def test_a_queue_starts_no_faster_than_it_may(self) -> None:
+        """A burst after a quiet time, then one whenever the rate allows it; the claim says when that is."""
+        self.engine.limit_queue("default", QueueLimits(rate=2.0, burst=3))
+        for _ in range(8):
+            self.submit()
+        exchange = self.exchange()
+        assert len(exchange.claims) == 3
+        assert exchange.is_limited
+        assert exchange.next_due == self.clock.now() + timedelta(seconds=0.5)
+        self.clock.advance(0.499)
+        assert self.claim() == []
+        self.clock.advance(0.001)
+        assert len(self.claim()) == 1
+        self.clock.advance(0.75)
+        exchange = self.exchange()
+        assert len(exchange.claims) == 1
+        assert exchange.next_due == self.clock.now() + timedelta(seconds=0.25)
+        self.clock.advance(3600)
+        assert len(self.claim()) == 3
+
+    def test_a_clock_that_is_set_back_holds_up_no_limited_queue(self) -> None:
+        """The time that the clock lost is not waited for."""
+        self.engine.limit_queue("default", QueueLimits(rate=1.0))
+        for _ in range(3):
+            self.submit()
+        self.claim_one()
+        self.clock.step(-3600)
+        assert self.claim() == []
+        self.clock.advance(1)
+        self.claim_one()
+
+    def test_limits_can_be_changed_and_lifted(self) -> None:
+        """From now on, whatever runs or is saved up."""
+        self.engine.limit_queue("default", QueueLimits(concurrency=1, rate=1.0))
+        assert [queue.limits for queue in self.engine.queues()] == [QueueLimits(concurrency=1, rate=1.0, burst=1)]
+        for _ in range(6):
+            self.submit()
+        self.claim_one()
+        self.engine.limit_queue("default", QueueLimits(concurrency=3))
+        assert len(self.claim()) == 2
+        self.engine.limit_queue("default", QueueLimits())
+        assert len(self.claim()) == 3
+
+    def test_a_limited_queue_is_not_claimed_as_it_is_submitted_to(self) -> None:
+        """The claim is asked, which knows the limits."""
+        self.engine.limit_queue("default", QueueLimits(concurrency=1))
+        seat = FakeSeat(self.worker.id)
+        unlisten = self.engine.on_submit(lambda _queue, _pool: seat)
+        self.submit()
+        unlisten()
+        assert (seat.taken, seat.is_left) == ([], True)
+        self.claim_one()
+
+    def test_why_names_the_limit(self) -> None:
+        """The one that is reached, of those that the queue has."""
+        self.engine.limit_queue("default", QueueLimits(concurrency=1))
+        first, second = self.submit(), self.submit()
+        assert ReasonCode.QUEUE_LIMITED not in self.why(first)
+        claim = self.claim_one()
+        assert self.why(second)[ReasonCode.QUEUE_LIMITED] == {"queue": "default", "concurrency": 1}
+        self.complete(claim)
+        assert ReasonCode.QUEUE_LIMITED not in self.why(second)
+        self.engine.limit_queue("default", QueueLimits(rate=0.5))
+        self.claim_one()
+        third = self.submit()
+        free_at = self.clock.now() + timedelta(seconds=2)
+        assert self.why(third)[ReasonCode.RATE_LIMITED] == {"queue": "default", "rate": 0.5, "free_at": free_at}
 
     # Due times
 

@@ -30,6 +30,7 @@ from thirdshift.core.errors import (
     UsageError,
     WaitTimeout,
 )
+from thirdshift.core.limits import QueueLimits
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import ReasonCode
 from thirdshift.core.status import TaskPriority, TaskStatus
@@ -398,6 +399,22 @@ class ManagerConformance:
         """And says what to do."""
         found = self.run(self.functions.step_with_a_coroutine, max_retries=0)
         assert "await current_task().astep" in str(found.error)
+
+    def test_a_limited_queue_runs_no_more_at_once(self) -> None:
+        """All its tasks run, never more than two of them together, in whichever order they end."""
+        log, said = self.tmp_path / "log", self.signal("said")
+        self.manager.limit_queue("line", concurrency=2)
+        line = self.manager.options(queue="line")
+        handles = [line.submit(self.functions.log_run, str(log), said.path, 0.01) for _ in range(8)]
+        for handle in handles:
+            handle.result(TIMEOUT_S)
+        running, most = 0, 0
+        for entry in log.read_text().splitlines():
+            running += 1 if entry.startswith("start") else -1
+            most = max(most, running)
+        assert most <= 2
+        (queue,) = self.manager.queues()
+        assert queue.limits == QueueLimits(concurrency=2)
 
     def test_stats_count_what_there_is(self) -> None:
         """A count for each status under its word, and the sums."""

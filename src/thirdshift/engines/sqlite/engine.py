@@ -37,6 +37,7 @@ from thirdshift.core.engine import (
 )
 from thirdshift.core.errors import QueueFull, StoreError
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
+from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
@@ -347,9 +348,12 @@ class SQLiteEngine:
             counts.setdefault(queue, {})[TaskStatus(status)] = count
         return [
             QueueState(
-                name=name, counts=counts.get(name, {}), paused_at=None if paused_us is None else from_us(paused_us)
+                name=name,
+                counts=counts.get(name, {}),
+                paused_at=None if paused_us is None else from_us(paused_us),
+                limits=QueueLimits(concurrency=concurrency, rate=rate, burst=burst),
             )
-            for name, paused_us in self._read(QUERY["queues"])
+            for name, paused_us, concurrency, rate, burst in self._read(QUERY["queues"])
         ]
 
     def has_work(self, queues: AbstractSet[str] | None, excluded: AbstractSet[str]) -> bool:
@@ -370,6 +374,12 @@ class SQLiteEngine:
             return examination.complete(lambda: self._writer.run(lambda _: None, durable=False), self._hub.reach)
 
     # Managing
+
+    def limit_queue(self, queue: str, limits: QueueLimits) -> None:
+        """Set the limits of *queue*, known or not, in place of those it had."""
+        row = queue, limits.concurrency, limits.rate, limits.bucket, self._now_us()
+        self._writer.run(lambda connection: connection.execute(QUERY["limit_queue"], row), durable=True)
+        self._hub.announce(wake.WORK)
 
     def set_paused(self, queue: str, paused: bool) -> bool:
         """Pause or resume *queue*; returns whether that changed anything."""
@@ -518,6 +528,8 @@ class SQLiteEngine:
             self._hub.announce(wake.FINISHED, [settlement.claim.id for settlement in settlements])
         if exchange.claims:
             self._hub.announce(wake.ROOM)
+        if exchange.is_limited and settlements:
+            self._hub.announce(wake.WORK)
         # Nothing may fail between the commit and here: the claims would be lost until this process ends.
         return exchange
 

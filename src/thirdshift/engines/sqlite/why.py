@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 from thirdshift.core.engine import WorkerState
+from thirdshift.core.limits import Bucket
 from thirdshift.core.reason import Reason, ReasonCode
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import PoolKind
@@ -103,12 +104,24 @@ class Inquiry:
         slots = sum(_slots(worker, place.pool) for worker in able)
         busy = sum(self._count("busy_slots", (worker.id, place.pool.value)) for worker in able)
         before = self._count_before(place, able)
-        reasons = []
+        reasons = [*self._limited(place)]
         if busy >= slots:
             reasons.append(_reason(ReasonCode.SLOTS_BUSY, pool=place.pool.value, slots=slots))
         if before:
             reasons.append(_reason(ReasonCode.TASKS_BEFORE, count=before, is_all=before < COUNT_LIMIT))
         return reasons or [_reason(ReasonCode.NEXT)]
+
+    def _limited(self, place: _Place) -> Iterator[Reason]:
+        """Yield the limits of its queue that are reached now."""
+        row = self._connection.execute(QUERY["limits"], (place.queue,)).fetchone()
+        concurrency, rate, burst, starts, filled_us, running = row
+        if concurrency is not None and running >= concurrency:
+            yield _reason(ReasonCode.QUEUE_LIMITED, queue=place.queue, concurrency=concurrency)
+        if rate is not None:
+            bucket = Bucket(rate, burst, starts).after((self._now - from_us(filled_us)).total_seconds())
+            if not bucket.free:
+                free_at = self._now + timedelta(seconds=bucket.wait_s)
+                yield _reason(ReasonCode.RATE_LIMITED, queue=place.queue, rate=rate, free_at=free_at)
 
     # What is read
 
@@ -141,7 +154,7 @@ class Inquiry:
 
     @cached_property
     def _queues(self) -> dict[str, datetime | None]:
-        return {name: _moment(paused_us) for name, paused_us in self._connection.execute(QUERY["queues"])}
+        return {name: _moment(paused_us) for name, paused_us, *_ in self._connection.execute(QUERY["queues"])}
 
     @cached_property
     def _live_workers(self) -> list[WorkerState]:

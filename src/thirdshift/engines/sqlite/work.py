@@ -10,6 +10,7 @@ from thirdshift.core.engine import ClaimRequest, Exchange, Rescue
 from thirdshift.core.outcome import MOST_WORKER_DEATHS, Ending, Settlement, counted, crashes_after
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
+from thirdshift.engines.sqlite.limits import Allowances
 from thirdshift.engines.sqlite.liveness import DeadWorker
 from thirdshift.engines.sqlite.queries import QUERY, in_chunks
 from thirdshift.engines.sqlite.rows import (
@@ -36,12 +37,19 @@ def exchange(
     _record_traces(connection, settlements, recorded)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
+    is_limited = False
     if request is not None:
         if due_us is not None and due_us <= to_us(now):
             connection.execute(QUERY["promote"], {"now": to_us(now), "limit": _PROMOTE_LIMIT})
             due_us = _next_due(connection)
-        claims = _claim(connection, request, now)
-    return Exchange(recorded=recorded, claims=claims, next_due=None if due_us is None else from_us(due_us))
+        allowances = Allowances(connection, to_us(now))
+        claims = _claim(connection, request, now, allowances)
+        free_us = allowances.write()
+        if free_us is not None:
+            due_us = free_us if due_us is None else min(due_us, free_us)
+        is_limited = allowances.are_used_up
+    next_due = None if due_us is None else from_us(due_us)
+    return Exchange(recorded=recorded, claims=claims, next_due=next_due, is_limited=is_limited)
 
 
 def _next_due(connection: sqlite3.Connection) -> int | None:
@@ -136,16 +144,21 @@ def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
     return sum(connection.execute(query, parameters).rowcount for query, parameters in in_chunks(name, rows))
 
 
-def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime) -> list[Claim]:
+def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime, allowances: Allowances) -> list[Claim]:
     free = {pool.value: count for pool, count in request.free.items()}
-    found: dict[str, list[Row]] = {}
-    for queue, pool in connection.execute(QUERY["open_lines"]).fetchall():
+    found: list[Row] = []
+    for queue, pool, is_limited in connection.execute(QUERY["open_lines"]).fetchall():
         is_ours = queue not in request.excluded and (request.queues is None or queue in request.queues)
         if is_ours and pool in free:
-            ((answer,),) = connection.execute(QUERY["runnable"], (queue, pool, free[pool])).fetchall()
-            found.setdefault(pool, []).extend(runnable_rows(answer))
-    chosen = [row for pool, rows in found.items() for row in sorted(rows, key=_urgency)[: free[pool]]]
-    chosen.sort(key=_urgency)
+            most = min(free[pool], allowances.read(queue)) if is_limited else free[pool]
+            ((answer,),) = connection.execute(QUERY["runnable"], (queue, pool, int(most))).fetchall()
+            found += runnable_rows(answer)
+    chosen: list[Row] = []
+    for row in sorted(found, key=_urgency):
+        pool = row[9]
+        if free[pool] and allowances.take(row[8]):
+            free[pool] -= 1
+            chosen.append(row)
     for query, seqs in in_chunks("claim", [(row[2],) for row in chosen]):
         connection.execute(query, (request.owner, to_us(now), *seqs))
     return [claim_of_row(row, _arguments(connection, row), request.owner, now) for row in chosen]

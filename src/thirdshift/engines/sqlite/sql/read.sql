@@ -32,7 +32,7 @@ UNION ALL
 SELECT status, count(*) FROM task WHERE finished_at IS NOT NULL GROUP BY status;
 
 -- name: queues
-SELECT name, paused_at FROM queue ORDER BY name;
+SELECT name, paused_at, concurrency, rate, burst FROM queue ORDER BY name;
 
 -- name: unfinished_by_queue
 -- Each branch walks one partial index, so finished tasks cost nothing. Only running tasks, which are few, are looked up.

@@ -10,11 +10,20 @@ SELECT min(due_at) FROM task WHERE status IN ('scheduled', 'retrying');
 
 -- name: open_lines
 -- The lines in which anything waits, of queues that are not paused: one index probe for each.
-SELECT q.name, p.column1
+SELECT q.name, p.column1, q.concurrency IS NOT NULL OR q.rate IS NOT NULL
 FROM queue AS q CROSS JOIN (VALUES ('thread'), ('process'), ('async')) AS p
 WHERE q.paused_at IS NULL
   AND EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND queue = q.name AND pool = p.column1)
 ORDER BY q.name;
+
+-- name: limits
+-- The limits of a queue, and how many of its tasks run: there are few running ones.
+SELECT concurrency, rate, burst, starts, filled_at,
+       (SELECT count(*) FROM task WHERE status = 'running' AND queue = ?1)
+FROM queue WHERE name = ?1;
+
+-- name: take_starts
+UPDATE queue SET starts = ?2, filled_at = ?3 WHERE name = ?1;
 
 -- name: open_queues
 SELECT name FROM queue WHERE paused_at IS NULL ORDER BY name;
