@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thirdshift.core.declare import task
-    from thirdshift.core.engine import TaskFilter
+    from thirdshift.core.engine import FailureGroup, TaskFilter
     from thirdshift.core.errors import (
         AlreadyRunning,
         ConfigurationError,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from thirdshift.core.pruning import PruningConfig
     from thirdshift.core.reason import Reason, ReasonCode
     from thirdshift.core.recycling import RecyclingConfig
+    from thirdshift.core.retry import RetryPolicy
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, TaskError
     from thirdshift.handle import TaskHandle
@@ -49,6 +50,7 @@ _HOME = {
     "BackgroundTaskManager": "manager",
     "Cancel": "core.outcome",
     "ConfigurationError": "core.errors",
+    "FailureGroup": "core.engine",
     "Finding": "core.health",
     "HealthLimits": "core.health",
     "NotImportable": "core.errors",
@@ -62,6 +64,7 @@ _HOME = {
     "Reason": "core.reason",
     "ReasonCode": "core.reason",
     "Retry": "core.outcome",
+    "RetryPolicy": "core.retry",
     "Snooze": "core.outcome",
     "StoreBusy": "core.errors",
     "StoreDamaged": "core.errors",
@@ -95,6 +98,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "BackgroundTaskManager",
     "Cancel",
     "ConfigurationError",
+    "FailureGroup",
     "Finding",
     "HealthLimits",
     "NotImportable",
@@ -108,6 +112,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "ReasonCode",
     "RecyclingConfig",
     "Retry",
+    "RetryPolicy",
     "Snooze",
     "StoreBusy",
     "StoreDamaged",

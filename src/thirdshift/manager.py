@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,15 @@ from weakref import WeakSet
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import BulkProgress, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
+from thirdshift.core.engine import (
+    BulkProgress,
+    FailureGroup,
+    QueueState,
+    TaskFilter,
+    Vacuumed,
+    WorkerEngine,
+    WorkerState,
+)
 from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
@@ -62,6 +71,7 @@ _POOLS: Mapping[PoolKind, Callable[[int, Clock], Pool]] = {
     PoolKind.ASYNC: EventLoopPool,
 }
 _DEFAULT_WORKERS = 4
+_FAILURES = frozenset({TaskStatus.FAILED, TaskStatus.RETRYING})
 _HEALTH_LEVELS = {level.value: level for level in HealthLevel}
 _all: WeakSet["BackgroundTaskManager"] = WeakSet()
 _running: set["BackgroundTaskManager"] = set()
@@ -336,6 +346,15 @@ class BackgroundTaskManager:
     def count_tasks(self, task_filter: TaskFilter | None = None) -> Mapping[TaskStatus, int]:
         """Return how many tasks match, under every status; the filter's ``limit`` does not matter."""
         return self._engine.counts(task_filter)
+
+    def failure_groups(self, task_filter: TaskFilter | None = None) -> Sequence[FailureGroup]:
+        """Group failed tasks by what their last errors share, the largest group first.
+
+        A filter without statuses means tasks that failed for good or wait to be tried again. One group is retried by
+        ``retry_tasks(TaskFilter(fingerprint=group.fingerprint))``.
+        """
+        wanted = task_filter or TaskFilter()
+        return self._engine.failure_groups(wanted if wanted.statuses else replace(wanted, statuses=_FAILURES))
 
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task does not run, or how far it is, most telling first; raises :class:`TaskNotFound`.

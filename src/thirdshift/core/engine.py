@@ -41,11 +41,32 @@ class TaskFilter:
     submitted_before: datetime | None = None
     finished_before: datetime | None = None
     """Leaves out what is not finished."""
+    fingerprint: str | None = None
+    """Of the last attempt's error, as :class:`FailureGroup` has it."""
     limit: int = 50
 
 
 BulkProgress = Callable[[int, int], None]
 """Told after each batch of a long change: how many tasks were looked at so far, and how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailureGroup:
+    """Tasks whose last attempts ended with errors of one cause."""
+
+    fingerprint: str
+    """What the errors share: their type, and the functions that they came through."""
+    type: str
+    where: tuple[str, ...]
+    """``module:name``, where they were raised first; empty when nobody knows."""
+    count: int
+    first_seen: datetime
+    """When the first of these attempts ended."""
+    last_seen: datetime
+    example: TaskId
+    """The task that was submitted last."""
+    message: str
+    """Of its error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +183,12 @@ class Engine(Protocol):
 
     def counts(self, task_filter: TaskFilter | None = None) -> Mapping[TaskStatus, int]:
         """Return how many tasks there are under every status, of those that match when a filter is given."""
+
+    def failure_groups(self, task_filter: TaskFilter) -> Sequence[FailureGroup]:
+        """Group the tasks that match by the error of their last attempt, the largest group first.
+
+        What ended without an error is in none; the filter's ``limit`` bounds the groups.
+        """
 
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task is where it is and does not run, most telling first; nothing for an unknown id."""

@@ -27,6 +27,7 @@ from thirdshift.core.engine import (
     Capabilities,
     ClaimRequest,
     Exchange,
+    FailureGroup,
     QueueState,
     Rescue,
     ReserveSeat,
@@ -47,7 +48,7 @@ from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
 from thirdshift.engines.sqlite.deaths import DeathWatch
-from thirdshift.engines.sqlite.filters import count_query, find_query, recheck_query, seqs_query
+from thirdshift.engines.sqlite.filters import count_query, find_query, groups_query, recheck_query, seqs_query
 from thirdshift.engines.sqlite.health import Examination
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
 from thirdshift.engines.sqlite.queries import QUERY, in_chunks
@@ -55,6 +56,7 @@ from thirdshift.engines.sqlite.rows import (
     attempt_of_row,
     claim_of_new,
     from_us,
+    group_of_row,
     row_of_new,
     row_of_worker,
     task_of_row,
@@ -329,6 +331,10 @@ class SQLiteEngine:
         else:
             found = dict(self._read_long(*count_query(task_filter)))
         return {status: found.get(status.value, 0) for status in TaskStatus}
+
+    def failure_groups(self, task_filter: TaskFilter) -> Sequence[FailureGroup]:
+        """Group the tasks that match by the error of their last attempt, the largest group first."""
+        return [group_of_row(row) for row in self._read_long(*groups_query(task_filter))]
 
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task is where it is and does not run, most telling first."""

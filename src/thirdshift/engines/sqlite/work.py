@@ -33,7 +33,7 @@ def exchange(
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
     recorded = _settle(connection, [rows_of_settlement(settlement) for settlement in settlements])
-    _record_traces(connection, settlements, recorded)
+    _record_rest(connection, settlements, recorded)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
     if request is not None:
@@ -116,11 +116,16 @@ def _settle(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> 
     return [_run("settle", connection, [task]) == 1 for task in tasks]
 
 
-def _record_traces(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
+def _record_rest(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
+    """Record what few attempts have: something that was written, an error."""
     for settlement, is_recorded in zip(settlements, recorded, strict=True):
         row = row_of_trace(settlement) if is_recorded else None
         if row is not None:
             connection.execute(QUERY["record_trace"], row)
+        error = settlement.ending.error
+        if error is not None and error.where and is_recorded:
+            claim = settlement.claim
+            connection.execute(QUERY["record_fingerprint"], (error.fingerprint, claim.seq, claim.attempt))
 
 
 def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:

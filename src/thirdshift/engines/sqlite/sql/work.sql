@@ -77,6 +77,10 @@ WHERE task.seq = e.seq AND task.id = e.id AND task.attempt = e.attempt AND task.
 -- Runs only for attempts that were recorded just before, in the same transaction.
 INSERT INTO trace (task, number, stdout, stderr, log) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
+-- name: record_fingerprint
+-- As record_trace, for errors that came from somewhere; that of the others is their type.
+UPDATE attempt SET error_fingerprint = ? WHERE task = ? AND number = ?;
+
 -- name: give_back
 -- The function was never called: no attempt row, and the due time that keeps its place in the line. One whose
 -- cancellation was asked for meanwhile is cancelled instead.
