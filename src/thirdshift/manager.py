@@ -28,6 +28,7 @@ from thirdshift.core.engine import (
 from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
+from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.recycling import RecyclingConfig
@@ -71,6 +72,7 @@ _POOLS: Mapping[PoolKind, Callable[[int, Clock], Pool]] = {
     PoolKind.ASYNC: EventLoopPool,
 }
 _DEFAULT_WORKERS = 4
+_MOST_HOURS = LONGEST_WAIT_S / 3600
 _FAILURES = frozenset({TaskStatus.FAILED, TaskStatus.RETRYING})
 _HEALTH_LEVELS = {level.value: level for level in HealthLevel}
 _all: WeakSet["BackgroundTaskManager"] = WeakSet()
@@ -115,6 +117,8 @@ class BackgroundTaskManager:
     ``aliases``
         Functions and classes that were moved or renamed, so that tasks stored before still run:
         ``{"old.module:send": "new.module:send"}``. They hold for the whole process and its children.
+    ``unknown_after_hours``
+        A task fails when no worker could find its function for so long.
     ``name``
         What people call this worker, in lists and log lines.
     ``observe``
@@ -141,6 +145,7 @@ class BackgroundTaskManager:
         queue_wait_seconds: float = 0.0,
         aliases: Mapping[str, str] | None = None,
         pools: Mapping[str, int] | None = None,
+        unknown_after_hours: float = 24.0,
         name: str | None = None,
         observe: Observer | None = None,
         clock: Clock | None = None,
@@ -154,6 +159,8 @@ class BackgroundTaskManager:
         refuse_wait(queue_wait_seconds=queue_wait_seconds)
         pool: PoolKind = known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
         sizes = _pool_sizes(worker_type, max_workers, pools or {})
+        if not 0 <= unknown_after_hours <= _MOST_HOURS:
+            raise UsageError(f"unknown_after_hours is {unknown_after_hours}; it must be from 0 to {_MOST_HOURS:.0f}")
         durable = known("durability", durability, DURABILITIES)
         add_aliases(aliases or {})
         self.worker_type = worker_type
@@ -175,6 +182,7 @@ class BackgroundTaskManager:
         self._excluded_queues = frozenset(excluded_queues)
         self._worker: Worker | None = None
         self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
+        self._unknown_after = timedelta(hours=unknown_after_hours)
         self._name = name
         self._observe = observe
         self._sizes = sizes
@@ -472,6 +480,7 @@ class BackgroundTaskManager:
     def wait_until_drained(self, timeout: float | None = None) -> bool:
         """Wait until nothing is left to run, now or later, in any queue of ours that is not paused; whether that is so.
 
+        Tasks of functions that cannot be found here are left to other workers, and not waited for.
         At most *timeout* seconds; less when the worker gives up or the manager is shut down.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -610,6 +619,7 @@ class BackgroundTaskManager:
             queues=self._queues,
             excluded=self._excluded_queues,
             name=self._name,
+            unknown_after=self._unknown_after,
         )
 
     # Inside
@@ -641,7 +651,8 @@ class BackgroundTaskManager:
         """Return whether anything is left to run; no question to the store while the worker itself can tell."""
         if self._worker is not None and self._worker.has_claims:
             return True
-        return self._engine.has_work(self._queues, self._excluded_queues)
+        unknown = frozenset() if self._worker is None else self._worker.unknown_functions
+        return self._engine.has_work(self._queues, self._excluded_queues, unknown)
 
     def begin_anew_in_forked_child(self) -> None:
         """Be a manager without a worker."""
@@ -686,6 +697,7 @@ def get_task_manager() -> BackgroundTaskManager:
                 recycling=settings.recycling,
                 queue_wait_seconds=worker.queue_wait_seconds,
                 aliases=settings.aliases,
+                unknown_after_hours=settings.unknown_after_hours,
             )
         return _shared
 

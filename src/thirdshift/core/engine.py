@@ -7,7 +7,7 @@ be called from any thread. Every write of an attempt is fenced by its :class:`~t
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
@@ -15,7 +15,7 @@ from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskError, TaskId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +106,10 @@ class WorkerState:
         """Return whether it works on *queue*."""
         return (self.queues is None or queue in self.queues) and queue not in self.excluded
 
+    def slots_for(self, pool: PoolKind) -> int:
+        """Return its slots for *pool*; one that did not say what it has may have it."""
+        return self.pools.get(pool, 0) if self.pools else self.slots
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vacuumed:
@@ -126,6 +130,8 @@ class ClaimRequest:
     free: Mapping[PoolKind, int]
     queues: frozenset[str] | None = None
     excluded: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+    """Functions that the worker cannot find: their tasks are left to others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,10 +202,12 @@ class Engine(Protocol):
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
 
-    def has_work(self, queues: AbstractSet[str] | None, excluded: AbstractSet[str]) -> bool:
+    def has_work(
+        self, queues: AbstractSet[str] | None, excluded: AbstractSet[str], unknown: AbstractSet[str] = frozenset()
+    ) -> bool:
         """Return whether anything is left to run, now or later, in those queues that are not paused.
 
-        ``None`` stands for all queues, but never for those *excluded*.
+        ``None`` stands for all queues, but never for those *excluded*. Tasks of the functions *unknown* do not count.
         """
 
     def workers(self) -> Sequence[WorkerState]:
@@ -292,6 +300,16 @@ class WorkerEngine(Engine, Protocol):
 
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Return claimed tasks whose function was never called; that is no attempt."""
+
+    def decline(self, refusals: Sequence[tuple[Claim, TaskError]], unknown_after: timedelta) -> Sequence[Settlement]:
+        """Return claimed tasks whose function their worker cannot find, and remember how: that is no attempt.
+
+        When a task was due for *unknown_after*, and for so long no worker that takes it could find its function, it
+        fails with that error instead. Returns what failed.
+        """
+
+    def found(self, owner: str, functions: Collection[str]) -> None:
+        """Take notice that *owner* finds functions now of which it has declined tasks."""
 
     def record_progress(self, progress: Sequence[tuple[Claim, Mapping[str, Any]]]) -> None:
         """Store the newest progress of running attempts; not durable on its own."""

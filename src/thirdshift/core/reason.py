@@ -37,6 +37,9 @@ class ReasonCode(Enum):
     """``queue``, ``workers``: so many are alive, and none takes this queue."""
     NO_WORKER_FOR_POOL = "no_worker_for_pool"
     """``queue``, ``pool``, ``workers``: so many take the queue, and none has this pool."""
+    UNKNOWN_FUNCTION = "unknown_function"
+    """``function``, ``workers`` (``worker``, ``error`` and ``at`` of each that could not find it), ``others``: so many
+    more take the task and may find it."""
     SLOTS_BUSY = "slots_busy"
     """``pool``, ``slots``: of all workers that could take it."""
     TASKS_BEFORE = "tasks_before"

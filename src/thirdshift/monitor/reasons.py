@@ -43,6 +43,8 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
         case ReasonCode.NO_WORKER_FOR_POOL:
             pool, queue = facts["pool"], facts["queue"]
             return f"no worker of its queue {queue} has {pool} slots: {_alive(facts['workers'])} with other pools only"
+        case ReasonCode.UNKNOWN_FUNCTION:
+            return _unknown(facts)
         case ReasonCode.SLOTS_BUSY:
             return _busy(facts["slots"], facts["pool"])
         case ReasonCode.TASKS_BEFORE:
@@ -64,6 +66,14 @@ def _retrying(facts: Any, now: datetime) -> str:
     left = facts["max_retries"] - facts["failures"]
     words = f"it failed ({_first_line(facts['error'])}) and is tried again" if facts["error"] else "it is tried again"
     return f"{words} at {_at(facts['due_at'], now)}; {_number(left + 1, 'attempt')} left"
+
+
+def _unknown(facts: Any) -> str:
+    hows = ", ".join(f"worker {each['worker']} ({_first_line(each['error'])})" for each in facts["workers"])
+    rest = (
+        "wait for another one" if facts["others"] else "and no other worker takes it; install it there, or restart them"
+    )
+    return f"its function {facts['function']} cannot be found by {hows}: {rest}"
 
 
 def _busy(slots: int, pool: str) -> str:

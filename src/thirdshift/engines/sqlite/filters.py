@@ -19,9 +19,8 @@ _PLACE = {
     **{status: f"status = '{status.value}' AND finished_at IS NOT NULL" for status in TaskStatus if status.is_finished},
 }
 """For a status, the condition that leads to its partial index."""
-
-
 _FINGERPRINT = "coalesce(error_fingerprint, error_type)"
+_LAST_FINGERPRINT = f"(SELECT {_FINGERPRINT} FROM attempt WHERE task = seq ORDER BY number DESC LIMIT 1)"  # noqa: S608
 
 
 def find_query(wanted: TaskFilter) -> Query:
@@ -47,7 +46,7 @@ def recheck_query(wanted: TaskFilter) -> Query:
 
 
 def groups_query(wanted: TaskFilter) -> Query:
-    """Return the query for groups of failures, the largest first: one row, in the order of ``group_of_row``, for each."""
+    """Return the query for groups of failures, the largest first, as ``group_of_row`` takes its rows."""
     seqs, parameters = seqs_query(wanted)
     query = f"""
         WITH newest AS (
@@ -56,7 +55,8 @@ def groups_query(wanted: TaskFilter) -> Query:
             SELECT task, number, finished_at, {_FINGERPRINT} AS fingerprint
             FROM newest JOIN attempt USING (task, number) WHERE error_type IS NOT NULL
         ), cause AS (
-            SELECT fingerprint, count(*) AS count, min(finished_at) AS first, max(finished_at) AS last, max(task) AS task
+            SELECT fingerprint, count(*) AS count, min(finished_at) AS first, max(finished_at) AS last,
+                   max(task) AS task
             FROM error GROUP BY fingerprint ORDER BY count DESC, fingerprint LIMIT ?
         )
         SELECT c.fingerprint, a.error_type, c.count, c.first, c.last, t.id, a.error_message
@@ -87,7 +87,7 @@ def _condition(wanted: TaskFilter) -> Query:
             conditions.append(f"{column} < ?")
             parameters.append(to_us(moment))
     if wanted.fingerprint is not None:
-        conditions.append(f"(SELECT {_FINGERPRINT} FROM attempt WHERE task = seq ORDER BY number DESC LIMIT 1) = ?")
+        conditions.append(f"{_LAST_FINGERPRINT} = ?")
         parameters.append(wanted.fingerprint)
     if wanted.tag is not None:
         conditions.append("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")

@@ -11,7 +11,7 @@ from thirdshift.core.outcome import MOST_WORKER_DEATHS, Ending, Settlement, coun
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
 from thirdshift.engines.sqlite.liveness import DeadWorker
-from thirdshift.engines.sqlite.queries import QUERY, in_chunks
+from thirdshift.engines.sqlite.queries import QUERY, in_chunks, leaving_out
 from thirdshift.engines.sqlite.rows import (
     Row,
     claim_of_row,
@@ -32,8 +32,7 @@ def exchange(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded = _settle(connection, [rows_of_settlement(settlement) for settlement in settlements])
-    _record_rest(connection, settlements, recorded)
+    recorded = settle(connection, settlements)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
     if request is not None:
@@ -42,6 +41,13 @@ def exchange(
             due_us = _next_due(connection)
         claims = _claim(connection, request, now)
     return Exchange(recorded=recorded, claims=claims, next_due=None if due_us is None else from_us(due_us))
+
+
+def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:
+    """Record what ended; returns for each whether it was, which a lost attempt is not."""
+    recorded = _record(connection, [rows_of_settlement(settlement) for settlement in settlements])
+    _record_rest(connection, settlements, recorded)
+    return recorded
 
 
 def _next_due(connection: sqlite3.Connection) -> int | None:
@@ -80,7 +86,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
         ending = Ending(outcome, None, now, error=_death_of(dead, stood is not None, crashes))
         rows.append(rows_of_ending((seq, task_id, attempt, dead.id), ending, status, None, crashes))
         rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
-    _settle(connection, rows)
+    _record(connection, rows)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
     connection.executemany(QUERY["record_event"], events)
     connection.execute(QUERY["forget_worker"], (dead.id,))
@@ -107,7 +113,7 @@ def recover(
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 
-def _settle(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
+def _record(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
     """Record ended attempts; returns for each whether it was. Few statements for all, unless one was lost."""
     tasks = [task for _, task in rows]
     if _run("record_attempts", connection, [attempt for attempt, _ in rows]) == len(rows):
@@ -135,11 +141,12 @@ def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
 
 def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime) -> list[Claim]:
     free = {pool.value: count for pool, count in request.free.items()}
+    query, unknown = (QUERY["runnable"], ()) if not request.unknown else leaving_out("runnable", request.unknown)
     found: dict[str, list[Row]] = {}
     for queue, pool in connection.execute(QUERY["open_lines"]).fetchall():
         is_ours = queue not in request.excluded and (request.queues is None or queue in request.queues)
         if is_ours and pool in free:
-            ((answer,),) = connection.execute(QUERY["runnable"], (queue, pool, free[pool])).fetchall()
+            ((answer,),) = connection.execute(query, (queue, pool, free[pool], *unknown)).fetchall()
             found.setdefault(pool, []).extend(runnable_rows(answer))
     chosen = [row for pool, rows in found.items() for row in sorted(rows, key=_urgency)[: free[pool]]]
     chosen.sort(key=_urgency)

@@ -28,9 +28,9 @@ SELECT CAST(json_group_array(json_array(
            iif(length(arguments) <= 1000, CAST(arguments AS TEXT), NULL),
            queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us)) AS BLOB)
 FROM (SELECT * FROM task
-      WHERE status = 'pending' AND queue = ? AND pool = ?
+      WHERE status = 'pending' AND queue = ?1 AND pool = ?2
       ORDER BY priority DESC, due_at, seq
-      LIMIT ?);
+      LIMIT ?3);
 
 -- name: arguments
 SELECT arguments FROM task WHERE seq = ?;
