@@ -33,17 +33,6 @@ class TestThreads(ManagerConformance):
             assert self.manager.handle(held.handle.id).result(TIMEOUT_S) == "released"
             assert len(self.manager.handle(held.handle.id).task.attempts) == 1
 
-    def test_a_function_that_is_gone_fails_its_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The name that was stored is named."""
-        self.manager.pause_queue("later")
-        handle = self.manager.options(queue="later", max_retries=0).submit(functions.echo, 1)
-        monkeypatch.delattr(functions, "echo")
-        self.manager.resume_queue("later")
-        found = handle.wait(TIMEOUT_S)
-        assert found.error is not None
-        assert found.error.type == "AttributeError"
-        assert "echo" in found.error.message
-
 
 class TestProcesses(ProcessConformance):
     """The suite with functions in child processes."""

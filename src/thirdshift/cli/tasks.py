@@ -166,7 +166,9 @@ def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
         "started_at": attempt.started_at,
         "finished_at": attempt.finished_at,
         "run_time_s": attempt.run_time,
-        "error": None if error is None else {"type": error.type, "message": error.message},
+        "error": None
+        if error is None
+        else {"type": error.type, "message": error.message, "fingerprint": error.fingerprint},
         "traceback": None if error is None else error.traceback,
         **attempt.traces._asdict(),
     }
