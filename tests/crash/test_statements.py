@@ -110,11 +110,13 @@ def state_of(file: Path) -> State:
             "SELECT id, status, attempt, failures, due_at, owner IS NULL, cancel_requested_at, finished_at FROM task"
         ).fetchall()
         attempts = connection.execute(
-            "SELECT id, number, outcome, result, error_type FROM attempt JOIN task ON seq = task ORDER BY id, number"
+            "SELECT id, number, outcome, result, error_type, error_fingerprint FROM attempt JOIN task ON seq = task ORDER BY id, number"
         ).fetchall()
         paused = connection.execute("SELECT name FROM queue WHERE paused_at IS NOT NULL").fetchall()
         progress = connection.execute("SELECT task, attempt, facts FROM progress").fetchall()
-    return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress}
+        unknown = connection.execute("SELECT * FROM unknown_function").fetchall()
+        unknown += connection.execute("SELECT function, error, at FROM unknown_to").fetchall()
+    return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress, "unknown": unknown}
 
 
 def demand_consistency(file: Path) -> None:

@@ -55,6 +55,8 @@ class TestCoroutines(ManagerConformance):
         ({"max_workers": 0}, "max_workers is 0; it must be 1 or more"),
         ({"queue_size": 0}, "queue_size is 0; it must be 1 or more"),
         ({"queue_wait_seconds": -1}, "queue_wait_seconds is -1; it is in seconds"),
+        ({"unknown_after_hours": -1}, "unknown_after_hours is -1; it must be from 0 to"),
+        ({"unknown_after_hours": float("inf")}, "unknown_after_hours is inf; it must be from 0 to"),
         ({"aliases": {"old:send": "no_such_module:send"}}, "aliases: old:send is to be no_such_module:send"),
     ],
 )

@@ -70,10 +70,10 @@ def _retrying(facts: Any, now: datetime) -> str:
 
 def _unknown(facts: Any) -> str:
     hows = ", ".join(f"worker {each['worker']} ({_first_line(each['error'])})" for each in facts["workers"])
-    rest = (
-        "wait for another one" if facts["others"] else "and no other worker takes it; install it there, or restart them"
-    )
-    return f"its function {facts['function']} cannot be found by {hows}: {rest}"
+    words = f"its function {facts['function']} cannot be found by {hows}"
+    if facts["others"]:
+        return f"{words}; it waits for another one"
+    return f"{words}, and no other worker takes it; install it there, or start a worker that has it"
 
 
 def _busy(slots: int, pool: str) -> str:
