@@ -97,7 +97,7 @@ def states(kills: list[Kill]) -> list[State]:
     first: dict[int, State] = {}
     for kill in kills:
         if len(kill.acknowledged) not in first:
-            first[len(kill.acknowledged)] = state_of(kill.folder / FILE_NAME)
+            first[len(kill.acknowledged)] = whole_state_of(kill.folder / FILE_NAME)
     return [first[number] for number in range(len(first))]
 
 
@@ -110,13 +110,20 @@ def state_of(file: Path) -> State:
             "SELECT id, status, attempt, failures, due_at, owner IS NULL, cancel_requested_at, finished_at FROM task"
         ).fetchall()
         attempts = connection.execute(
-            "SELECT id, number, outcome, result, error_type, error_fingerprint FROM attempt JOIN task ON seq = task ORDER BY id, number"
+            "SELECT id, number, outcome, result, error_type FROM attempt JOIN task ON seq = task ORDER BY id, number"
         ).fetchall()
         paused = connection.execute("SELECT name FROM queue WHERE paused_at IS NOT NULL").fetchall()
         progress = connection.execute("SELECT task, attempt, facts FROM progress").fetchall()
+    return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress}
+
+
+def whole_state_of(file: Path) -> State:
+    """The same of the newest schema, with what older ones did not know."""
+    with closing(sqlite3.connect(file)) as connection:
+        causes = connection.execute("SELECT task, number, error_fingerprint FROM attempt").fetchall()
         unknown = connection.execute("SELECT * FROM unknown_function").fetchall()
-        unknown += connection.execute("SELECT function, error, at FROM unknown_to").fetchall()
-    return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress, "unknown": unknown}
+        unknown_to = connection.execute("SELECT function, error, at FROM unknown_to").fetchall()
+    return {**state_of(file), "causes": causes, "unknown": unknown, "unknown_to": unknown_to}
 
 
 def demand_consistency(file: Path) -> None:
@@ -161,7 +168,7 @@ def demand_liveness(file: Path, *, failed: int = 0) -> None:
 
 def check(folder: Path, acknowledged: list[str], states: list[State]) -> None:
     """What was acknowledged stands; what was under way is done whole or not at all."""
-    found = state_of(folder / FILE_NAME)
+    found = whole_state_of(folder / FILE_NAME)
     done = len(acknowledged)
     allowed = states[done : done + 2]
     assert found in allowed, f"killed after {acknowledged[-1:]}: what is stored is no state between two steps"

@@ -13,7 +13,7 @@ SELECT max(u.since, coalesce((SELECT due_at FROM task WHERE seq = ?2), u.met_at)
 FROM unknown_function u WHERE u.function = ?1;
 
 -- name: unknown_to
-SELECT worker, error, at FROM unknown_to WHERE function = ? ORDER BY at, worker;
+SELECT worker, error, at FROM unknown_to WHERE function = ?;
 
 -- name: forget_unknown_to
 DELETE FROM unknown_to WHERE worker = ?1 AND function IN (SELECT value FROM json_each(?2));
