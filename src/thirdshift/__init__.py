@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thirdshift.core.declare import task
-    from thirdshift.core.engine import TaskFilter
+    from thirdshift.core.engine import FailureGroup, TaskFilter
     from thirdshift.core.errors import (
         AlreadyRunning,
         ConfigurationError,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from thirdshift.core.pruning import PruningConfig
     from thirdshift.core.reason import Reason, ReasonCode
     from thirdshift.core.recycling import RecyclingConfig
+    from thirdshift.core.retry import RetryPolicy
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, Step, TaskError
     from thirdshift.handle import TaskHandle
@@ -51,6 +52,7 @@ _HOME = {
     "BackgroundTaskManager": "manager",
     "Cancel": "core.outcome",
     "ConfigurationError": "core.errors",
+    "FailureGroup": "core.engine",
     "Finding": "core.health",
     "HealthLimits": "core.health",
     "NotImportable": "core.errors",
@@ -65,6 +67,7 @@ _HOME = {
     "Reason": "core.reason",
     "ReasonCode": "core.reason",
     "Retry": "core.outcome",
+    "RetryPolicy": "core.retry",
     "Snooze": "core.outcome",
     "Step": "core.task",
     "StepNotStored": "core.errors",
@@ -100,6 +103,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "BackgroundTaskManager",
     "Cancel",
     "ConfigurationError",
+    "FailureGroup",
     "Finding",
     "HealthLimits",
     "NotImportable",
@@ -114,6 +118,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "ReasonCode",
     "RecyclingConfig",
     "Retry",
+    "RetryPolicy",
     "Snooze",
     "Step",
     "StepNotStored",

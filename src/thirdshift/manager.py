@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +16,20 @@ from weakref import WeakSet
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import BulkProgress, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
+from thirdshift.core.engine import (
+    BulkProgress,
+    FailureGroup,
+    QueueState,
+    TaskFilter,
+    Vacuumed,
+    WorkerEngine,
+    WorkerState,
+)
 from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.limits import QueueLimits
+from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.recycling import RecyclingConfig
@@ -63,6 +73,8 @@ _POOLS: Mapping[PoolKind, Callable[[int, Clock], Pool]] = {
     PoolKind.ASYNC: EventLoopPool,
 }
 _DEFAULT_WORKERS = 4
+_MOST_HOURS = LONGEST_WAIT_S / 3600
+_FAILURES = frozenset({TaskStatus.FAILED, TaskStatus.RETRYING})
 _HEALTH_LEVELS = {level.value: level for level in HealthLevel}
 _all: WeakSet["BackgroundTaskManager"] = WeakSet()
 _running: set["BackgroundTaskManager"] = set()
@@ -106,6 +118,8 @@ class BackgroundTaskManager:
     ``aliases``
         Functions and classes that were moved or renamed, so that tasks stored before still run:
         ``{"old.module:send": "new.module:send"}``. They hold for the whole process and its children.
+    ``unknown_after_hours``
+        A task fails when no worker could find its function for so long.
     ``name``
         What people call this worker, in lists and log lines.
     ``observe``
@@ -132,6 +146,7 @@ class BackgroundTaskManager:
         queue_wait_seconds: float = 0.0,
         aliases: Mapping[str, str] | None = None,
         pools: Mapping[str, int] | None = None,
+        unknown_after_hours: float = 24.0,
         name: str | None = None,
         observe: Observer | None = None,
         clock: Clock | None = None,
@@ -145,6 +160,8 @@ class BackgroundTaskManager:
         refuse_wait(queue_wait_seconds=queue_wait_seconds)
         pool: PoolKind = known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
         sizes = _pool_sizes(worker_type, max_workers, pools or {})
+        if not 0 <= unknown_after_hours <= _MOST_HOURS:
+            raise UsageError(f"unknown_after_hours is {unknown_after_hours}; it must be from 0 to {_MOST_HOURS:.0f}")
         durable = known("durability", durability, DURABILITIES)
         add_aliases(aliases or {})
         self.worker_type = worker_type
@@ -166,6 +183,7 @@ class BackgroundTaskManager:
         self._excluded_queues = frozenset(excluded_queues)
         self._worker: Worker | None = None
         self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
+        self._unknown_after = timedelta(hours=unknown_after_hours)
         self._name = name
         self._observe = observe
         self._sizes = sizes
@@ -338,6 +356,15 @@ class BackgroundTaskManager:
         """Return how many tasks match, under every status; the filter's ``limit`` does not matter."""
         return self._engine.counts(task_filter)
 
+    def failure_groups(self, task_filter: TaskFilter | None = None) -> Sequence[FailureGroup]:
+        """Group failed tasks by what their last errors share, the largest group first.
+
+        A filter without statuses means tasks that failed for good or wait to be tried again. One group is retried by
+        ``retry_tasks(TaskFilter(fingerprint=group.fingerprint))``.
+        """
+        wanted = task_filter or TaskFilter()
+        return self._engine.failure_groups(wanted if wanted.statuses else replace(wanted, statuses=_FAILURES))
+
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task does not run, or how far it is, most telling first; raises :class:`TaskNotFound`.
 
@@ -468,6 +495,7 @@ class BackgroundTaskManager:
     def wait_until_drained(self, timeout: float | None = None) -> bool:
         """Wait until nothing is left to run, now or later, in any queue of ours that is not paused; whether that is so.
 
+        Tasks of functions that cannot be found here are left to other workers, and not waited for.
         At most *timeout* seconds; less when the worker gives up or the manager is shut down.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -606,6 +634,7 @@ class BackgroundTaskManager:
             queues=self._queues,
             excluded=self._excluded_queues,
             name=self._name,
+            unknown_after=self._unknown_after,
         )
 
     # Inside
@@ -637,7 +666,8 @@ class BackgroundTaskManager:
         """Return whether anything is left to run; no question to the store while the worker itself can tell."""
         if self._worker is not None and self._worker.has_claims:
             return True
-        return self._engine.has_work(self._queues, self._excluded_queues)
+        unknown = frozenset() if self._worker is None else self._worker.unknown_functions
+        return self._engine.has_work(self._queues, self._excluded_queues, unknown)
 
     def begin_anew_in_forked_child(self) -> None:
         """Be a manager without a worker."""
@@ -682,6 +712,7 @@ def get_task_manager() -> BackgroundTaskManager:
                 recycling=settings.recycling,
                 queue_wait_seconds=worker.queue_wait_seconds,
                 aliases=settings.aliases,
+                unknown_after_hours=settings.unknown_after_hours,
             )
         return _shared
 

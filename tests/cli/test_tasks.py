@@ -95,6 +95,30 @@ with BackgroundTaskManager(database=sys.argv[1], start=False) as manager:
     assert "cannot be imported here" in shell.json("tasks", "show", task_id)["arguments"]
 
 
+def test_failures_by_their_cause(shell, work) -> None:
+    """One line for each, the largest first; one of them is retried alone, by its fingerprint."""
+    failing = [shell.submit("functions:fail", text, "--max-retries", "0", "--queue", "mail") for text in ("a", "b")]
+    other = shell.submit("functions:add", "1", json.dumps("x"), "--max-retries", "0")
+    manager = work()
+    for task_id in (*failing, other):
+        manager.handle(task_id).wait(timeout=30)
+    manager.shutdown()
+    head, first, second = shell("tasks", "failures").stdout.splitlines()
+    assert head.split("\t") == ["tasks", "fingerprint", "last", "first", "example", "message"]
+    count, fingerprint, _, _, example, message = first.split("\t")
+    assert (count, fingerprint, example, message) == ("2", "ValueError@functions:fail", failing[1], "b")
+    assert second.split("\t")[:2] == ["1", "TypeError@functions:add"]
+    (group,) = shell.json("tasks", "failures", "--queue", "mail")
+    assert (group["fingerprint"], group["type"], group["where"]) == (fingerprint, "ValueError", ["functions:fail"])
+    assert (group["count"], group["example"], group["message"]) == (2, failing[1], "b")
+    error = shell.json("tasks", "show", example)["attempts"][0]["error"]
+    assert error["fingerprint"] == fingerprint
+    done = shell("tasks", "retry", "--fingerprint", fingerprint, "--yes")
+    assert done.stdout == "retried 2 of 2 tasks (2 failed)\n"
+    assert shell.json("tasks", "show", other)["status"] == "failed"
+    assert len(shell.json("tasks", "failures")) == 1
+
+
 def test_cancel_and_retry(shell) -> None:
     """Each says what became of the task; the second time there is nothing to do, and the exit code is 1."""
     task_id = shell.submit("functions:add", "1")

@@ -323,6 +323,21 @@ def test_what_cannot_be_imported_is_said_once(
 
 
 @pytest.mark.parametrize("pool", ["thread", "process"])
+def test_what_cannot_be_imported_is_left_to_a_worker_that_can(
+    shell, start: Start, manager: BackgroundTaskManager, tmp_path: Path, pool: str
+) -> None:
+    """Without an attempt, and without waiting for it."""
+    task_id = submit(manager, "note", shell.workspace / "log", 1, pool=pool, max_retries=0)
+    elsewhere = start("--json", "worker", "--drain", cwd=tmp_path)
+    printed, _ = elsewhere.process.communicate(timeout=TIMEOUT_S)
+    assert (elsewhere.process.returncode, json.loads(printed)["not_importable"]) == (0, ["chores:note"])
+    assert manager.handle(task_id).task.attempts == ()
+    assert start("worker", "--drain").end() == 0
+    found = manager.handle(task_id).task
+    assert (found.status, len(found.attempts)) == (TaskStatus.COMPLETED, 1)
+
+
+@pytest.mark.parametrize("pool", ["thread", "process"])
 def test_a_functions_own_error_is_no_matter_of_importing(
     shell, start: Start, manager: BackgroundTaskManager, pool: str
 ) -> None:

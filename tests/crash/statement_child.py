@@ -78,6 +78,9 @@ class Workload:
         yield "pause", lambda: self.engine.set_paused("default", True)
         yield "interrupt", lambda: self.end("f", AttemptOutcome.INTERRUPTED)
         yield "resume", lambda: self.engine.set_paused("default", False)
+        yield "claim what is not there", lambda: self.claim(self.worker, 2)
+        yield "decline", self.decline
+        yield "find", lambda: self.engine.found(self.worker.id, [self.claims["f"].function])
         yield "cancel all", lambda: self.engine.cancel_all(TaskFilter(statuses=frozenset({TaskStatus.PENDING})))
         yield "prune", lambda: self.engine.prune({TaskStatus.CANCELLED: Limit(rows=1)})
         yield "retry all", lambda: self.engine.retry_all(TaskFilter(statuses=frozenset({TaskStatus.CANCELLED})))
@@ -109,6 +112,13 @@ class Workload:
         exchange = self.engine.exchange([settle(claim, ending, 0.0) for claim in self.lost], None)
         assert self.fault is not None or not any(exchange.recorded)
 
+    def decline(self) -> None:
+        """Say of what runs that its function is not there."""
+        running = [claim for claim in self.claims.values() if self.engine.status(claim.id) is TaskStatus.RUNNING]
+        assert len(running) >= 2
+        refusals = [(claim, TaskError(type="ModuleNotFoundError", message="m")) for claim in running]
+        assert self.engine.decline(refusals, timedelta(hours=24)) == []
+
     def end(
         self,
         name: str,
@@ -118,7 +128,7 @@ class Workload:
         and_claim: int = 0,
     ) -> None:
         now = self.clock.now()
-        error = TaskError(type="E", message="m") if outcome is AttemptOutcome.FAILED else None
+        error = TaskError(type="E", message="m", where=("m:f",)) if outcome is AttemptOutcome.FAILED else None
         claim = self.claims[name]
         ending = Ending(outcome, now, now, encoded_result=result, error=error)
         request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: and_claim}) if and_claim else None

@@ -97,7 +97,7 @@ def states(kills: list[Kill]) -> list[State]:
     first: dict[int, State] = {}
     for kill in kills:
         if len(kill.acknowledged) not in first:
-            first[len(kill.acknowledged)] = state_of(kill.folder / FILE_NAME)
+            first[len(kill.acknowledged)] = whole_state_of(kill.folder / FILE_NAME)
     return [first[number] for number in range(len(first))]
 
 
@@ -117,6 +117,15 @@ def state_of(file: Path) -> State:
         has_steps = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'step'").fetchone()  # since version 4
         steps = connection.execute("SELECT * FROM step").fetchall() if has_steps else []
     return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress, "steps": steps}
+
+
+def whole_state_of(file: Path) -> State:
+    """The same of the newest schema, with what older ones did not know."""
+    with closing(sqlite3.connect(file)) as connection:
+        causes = connection.execute("SELECT task, number, error_fingerprint FROM attempt").fetchall()
+        unknown = connection.execute("SELECT * FROM unknown_function").fetchall()
+        unknown_to = connection.execute("SELECT function, error, at FROM unknown_to").fetchall()
+    return {**state_of(file), "causes": causes, "unknown": unknown, "unknown_to": unknown_to}
 
 
 def demand_consistency(file: Path) -> None:
@@ -161,7 +170,7 @@ def demand_liveness(file: Path, *, failed: int = 0) -> None:
 
 def check(folder: Path, acknowledged: list[str], states: list[State]) -> None:
     """What was acknowledged stands; what was under way is done whole or not at all."""
-    found = state_of(folder / FILE_NAME)
+    found = whole_state_of(folder / FILE_NAME)
     done = len(acknowledged)
     allowed = states[done : done + 2]
     assert found in allowed, f"killed after {acknowledged[-1:]}: what is stored is no state between two steps"

@@ -133,7 +133,7 @@ def test_a_newer_version_is_refused(path: Path, clock: FakeClock) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
         connection.execute("PRAGMA journal_mode = DELETE")
-    refused(path, clock, StoreTooNew, r"has schema version 99; this version of Thirdshift knows 3")
+    refused(path, clock, StoreTooNew, r"has schema version 99; this version of Thirdshift knows 4")
 
 
 def test_a_path_below_a_file_is_refused(tmp_path: Path, clock: FakeClock) -> None:

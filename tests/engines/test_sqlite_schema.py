@@ -14,7 +14,7 @@ from thirdshift.core.status import TRANSITIONS, TaskStatus
 from thirdshift.core.task import AttemptOutcome, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.engines.sqlite.filters import Query, count_query, seqs_query
-from thirdshift.engines.sqlite.queries import QUERY, migrations
+from thirdshift.engines.sqlite.queries import QUERY, leaving_out, migrations
 from thirdshift.testing.conformance import new_task
 
 Connect = Callable[[], sqlite3.Connection]
@@ -102,6 +102,9 @@ PLANS = {
     "last_attempt": ("PRIMARY KEY", (1,)),
     "delete_finished": ("task_finished", {"before": 1, "limit": 5}),
     "attempts": ("PRIMARY KEY", (1, True)),
+    "record_fingerprint": ("PRIMARY KEY", ("f", 1, 1)),
+    "unknown_since": ("PRIMARY KEY", ("f", 1)),
+    "unknown_to": ("PRIMARY KEY", ("f",)),
     "task": ("sqlite_autoindex_task_1", ("0" * 32,)),
 }
 
@@ -115,6 +118,15 @@ def test_a_hot_query_walks_the_index_made_for_it(engine: SQLiteEngine, stranger:
     assert index in plan
     assert "TEMP B-TREE" not in plan
     assert not re.search(r"^SCAN (task|t)$", plan, re.MULTILINE)
+
+
+def test_leaving_functions_out_walks_the_same_index(engine: SQLiteEngine, stranger: Connect) -> None:
+    """In its order, without a sort."""
+    query, left_out = leaving_out("runnable", ["shop:send"])
+    rows = stranger().execute(f"EXPLAIN QUERY PLAN {query}", ("q", "thread", 5, *left_out)).fetchall()
+    plan = "\n".join(row[3] for row in rows)
+    assert "USING INDEX task_runnable (queue=? AND pool=?)" in plan
+    assert "TEMP B-TREE" not in plan
 
 
 @pytest.mark.parametrize("name", ["settle", "give_back", "record_attempts", "record_progress", "record_step", "claim"])

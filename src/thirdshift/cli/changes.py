@@ -93,6 +93,7 @@ def _chosen(function: F) -> F:
         click.option(
             "--older-than", callback=_span, metavar="SPAN", help="Only tasks older than this: 90s, 30min, 12h, 7d."
         ),
+        click.option("--fingerprint", help="Only tasks whose last error has this cause; see `tasks failures`."),
         click.option("--tag", help="Only tasks with this tag."),
         click.option("--queue", help="Only tasks of this queue."),
         click.option("--name", help="Only tasks of this name."),
@@ -136,6 +137,7 @@ def retry(session: Session, /, **chosen: Any) -> None:
     \b
     thirdshift tasks retry 01a2014090b85ea87fe9b5cbd25f0723
     thirdshift tasks retry --status failed --queue mail
+    thirdshift tasks retry --fingerprint ValueError@shop.mail:send
     thirdshift --json tasks retry --status failed --older-than 1h --yes
     """
     _make(_RETRY, session, **chosen)
@@ -168,8 +170,8 @@ def _make(
     is_filtered = bool(statuses) or older_than is not None or any(value is not None for value in others.values())
     if bool(task_ids) is is_filtered:
         raise UsageError(
-            f"Name the tasks to {change.verb} by their ids, or choose them by --status, --name, --queue, --tag or "
-            f"--older-than{', not both' if is_filtered else ''}."
+            f"Name the tasks to {change.verb} by their ids, or choose them by --status, --name, --queue, --tag, "
+            f"--fingerprint or --older-than{', not both' if is_filtered else ''}."
         )
     if task_ids:
         _change_by_id(change, session, task_ids)

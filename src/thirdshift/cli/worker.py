@@ -16,17 +16,14 @@ from thirdshift.cli.output import Session, print_json
 from thirdshift.cli.running import prepare, start_worker
 from thirdshift.config import BackgroundTaskConfig, load_settings
 from thirdshift.core.errors import StoreError, UsageError
-from thirdshift.core.status import FINISHED, TaskStatus
+from thirdshift.core.status import TaskStatus
 from thirdshift.host.signals import StopSignals
 
 if TYPE_CHECKING:
     from thirdshift.core.events import Event
-    from thirdshift.core.outcome import Settlement
     from thirdshift.manager import BackgroundTaskManager
 
 _LIFE_S = 60.0
-_SAMPLE = 200
-"""Waiting tasks whose functions are imported at the start, to say early what cannot be."""
 _OF_THE_DAEMON = frozenset({"training", "maintenance"})
 """Queues that the training daemon works on itself; tests compare the names."""
 
@@ -90,7 +87,6 @@ def worker(
         try:
             desk = Desk(manager, tally, name, quiet=quiet)
             desk.open(chosen, excluded)
-            desk.warn_of_functions()
             if drain:
                 _watch_for_the_end(manager, tally, signals)
             desk.sit(signals)
@@ -127,9 +123,9 @@ class Tally:
                 words = Counter(settlement.status.value for settlement in settlements)
                 with self._mutex:
                     self._ends += words
-                for settlement in settlements:
-                    if settlement.ending.error is not None:
-                        self._look_at(settlement)
+            case events.FunctionUnknown(function, error):
+                self.not_importable.add(function)
+                _warn_of_function(function, str(error))
             case events.WorkerStarted(worker, _):
                 self.worker = worker
             case events.WakesLost(count):
@@ -141,26 +137,6 @@ class Tally:
         """Return how many attempts left their task under each status."""
         with self._mutex:
             return Counter(self._ends)
-
-    def _look_at(self, settlement: "Settlement") -> None:
-        """Say once of each function that it cannot be imported here; what it imports itself is its own affair."""
-        function, error = settlement.claim.function, settlement.ending.error
-        if error is None or error.type not in _IMPORT_ERRORS or function in self.not_importable:
-            return
-        is_elsewhere = settlement.claim.pool.value == "process"  # what only a child imports must not be imported here
-        if _names_module(error.message, function) if is_elsewhere else _why_not_importable(function):
-            self.not_importable.add(function)
-            _warn_of_function(function, str(error))
-
-
-_IMPORT_ERRORS = ("ImportError", "ModuleNotFoundError", "AttributeError")
-
-
-def _names_module(message: str, function: str) -> bool:
-    """Return whether Python's *message* is that the module of *function*, or a package around it, is not there."""
-    packages = function.partition(":")[0].split(".")
-    modules = [".".join(packages[: count + 1]) for count in range(len(packages))]
-    return any(message.startswith(f"No module named {module!r}") for module in modules)
 
 
 class Desk:
@@ -183,20 +159,6 @@ class Desk:
         _say(f"worker     {self._title()}, process {os.getpid()}; tasks at once: {slots}")
         _say(f"queues     {works_on}")
         _say("stop       Ctrl-C finishes the work in hand; Ctrl-C twice stops at once")
-
-    def warn_of_functions(self) -> None:
-        """Try to import what waits to run here in threads, and say what cannot be."""
-        from thirdshift.core.engine import TaskFilter  # noqa: PLC0415  # loaded by now
-        from thirdshift.core.task import PoolKind  # noqa: PLC0415
-
-        (state,) = (worker for worker in self._manager.workers() if worker.id == self._tally.worker)
-        waiting = self._manager.find_tasks(TaskFilter(statuses=frozenset(TaskStatus) - FINISHED, limit=_SAMPLE))
-        ours = [task for task in waiting if state.takes(task.queue) and task.pool is PoolKind.THREAD]
-        for function in dict.fromkeys(task.function for task in ours):
-            why = _why_not_importable(function)
-            if why is not None and function not in self._tally.not_importable:
-                self._tally.not_importable.add(function)
-                _warn_of_function(function, why)
 
     def sit(self, signals: StopSignals) -> None:
         """Wait for a reason to stop, and say now and then that the worker lives."""
@@ -282,20 +244,10 @@ def _watch_for_the_end(manager: "BackgroundTaskManager", tally: Tally, signals: 
     threading.Thread(target=watch, name="thirdshift-drain", daemon=True).start()
 
 
-def _why_not_importable(function: str) -> str | None:
-    from thirdshift.core.reference import resolve  # noqa: PLC0415  # loaded by now
-
-    try:
-        resolve(function)
-    except Exception as error:  # noqa: BLE001  # whatever the module raises while it is imported
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
 def _warn_of_function(function: str, why: str) -> None:
     _say(
-        f"warning: {function} cannot be imported here ({why.splitlines()[0]}), so its tasks fail on this worker; name "
-        "its folder with --app-dir, or leave its queue to another worker"
+        f"warning: {function} cannot be imported here ({why.splitlines()[0]}), so its tasks are left to other workers; "
+        "name its folder with --app-dir, or leave its queue to another worker"
     )
 
 

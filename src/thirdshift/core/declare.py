@@ -1,11 +1,12 @@
 """``@task``: what a function says about itself, once, where it is written."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from thirdshift.core.errors import UsageError
+from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import PoolKind
 
 P = ParamSpec("P")
@@ -24,6 +25,16 @@ class TaskDeclaration:
     timeout_s: float | None = None
     pool: PoolKind | None = None
     stall_timeout_s: float | None = None
+    retry_on: tuple[type[BaseException], ...] | None = None
+    """Only these errors are worth another attempt; ``None``: all of them."""
+    give_up_on: tuple[type[BaseException], ...] = ()
+    """These never are."""
+    backoff: RetryPolicy | None = None
+
+    def gives_up(self, error: BaseException) -> bool:
+        """Return whether *error* makes further attempts pointless."""
+        is_wanted = self.retry_on is None or isinstance(error, self.retry_on)
+        return not is_wanted or isinstance(error, self.give_up_on)
 
 
 @overload
@@ -37,6 +48,9 @@ def task(
     timeout: float | None = None,
     pool: Literal["thread", "process", "async"] | None = None,
     stall_timeout: float | None = None,
+    retry_on: Collection[type[BaseException]] | None = None,
+    give_up_on: Collection[type[BaseException]] = (),
+    backoff: RetryPolicy | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def task(
     function: Callable[..., Any] | None = None,
@@ -48,14 +62,23 @@ def task(
     timeout: float | None = None,
     pool: Literal["thread", "process", "async"] | None = None,
     stall_timeout: float | None = None,
+    retry_on: Collection[type[BaseException]] | None = None,
+    give_up_on: Collection[type[BaseException]] = (),
+    backoff: RetryPolicy | None = None,
 ) -> Any:
     """Declare options of a task function. The function stays an ordinary callable. Timeouts are in seconds. ::
 
     @task(queue="mail", max_retries=5, timeout=30, pool="process")
     def send(to: str) -> None: ...
 
-    ``stall_timeout`` ends an attempt that neither reports progress nor logs for so long. An ``async def`` function runs
-    in the event loop without being told; raises ``UsageError`` for any other ``pool``.
+    ``stall_timeout`` ends an attempt that neither reports progress nor logs for so long.
+
+    An error of a class in ``retry_on`` is worth another attempt and no other one is; one of a class in ``give_up_on``
+    never is. Subclasses count. ``backoff`` is the wait in between, ``RetryPolicy(first_s=1.0, most_s=3600.0)`` unless
+    said; ``Retry(after=…)`` overrides it. These hold where the function runs, also for tasks submitted earlier.
+
+    An ``async def`` function runs in the event loop without being told. Raises ``UsageError`` for any other ``pool``,
+    and for what is no exception class.
     """
     declaration = TaskDeclaration(
         name=name,
@@ -64,6 +87,9 @@ def task(
         timeout_s=timeout,
         pool=None if pool is None else PoolKind(pool),
         stall_timeout_s=stall_timeout,
+        retry_on=None if retry_on is None else _error_classes("retry_on", retry_on),
+        give_up_on=_error_classes("give_up_on", give_up_on),
+        backoff=_policy(backoff),
     )
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,6 +98,20 @@ def task(
         return function
 
     return declare if function is None else declare(function)
+
+
+def _error_classes(option: str, given: object) -> tuple[type[BaseException], ...]:
+    classes = tuple(given) if isinstance(given, Collection) and not isinstance(given, str) else (given,)
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise UsageError(f"{option} was given {each!r}, which is no exception class; write {option}=(ValueError,)")
+    return classes
+
+
+def _policy(given: RetryPolicy | None) -> RetryPolicy | None:
+    if given is not None and not isinstance(given, RetryPolicy):
+        raise UsageError(f"backoff was given {given!r}; write backoff=RetryPolicy(first_s=1.0, most_s=60.0)")
+    return given
 
 
 def is_coroutine_function(function: Callable[..., Any]) -> bool:

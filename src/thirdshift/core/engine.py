@@ -7,7 +7,7 @@ be called from any thread. Every write of an attempt is fenced by its :class:`~t
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
@@ -16,7 +16,7 @@ from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskId
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskError, TaskId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +42,32 @@ class TaskFilter:
     submitted_before: datetime | None = None
     finished_before: datetime | None = None
     """Leaves out what is not finished."""
+    fingerprint: str | None = None
+    """Of the last attempt's error, as :class:`FailureGroup` has it."""
     limit: int = 50
 
 
 BulkProgress = Callable[[int, int], None]
 """Told after each batch of a long change: how many tasks were looked at so far, and how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailureGroup:
+    """Tasks whose last attempts ended with errors of one cause."""
+
+    fingerprint: str
+    """What the errors share: their type, and the functions that they came through."""
+    type: str
+    where: tuple[str, ...]
+    """``module:name``, where they were raised first; empty when nobody knows."""
+    count: int
+    first_seen: datetime
+    """When the first of these attempts ended."""
+    last_seen: datetime
+    example: TaskId
+    """The task that was submitted last."""
+    message: str
+    """Of its error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +108,10 @@ class WorkerState:
         """Return whether it works on *queue*."""
         return (self.queues is None or queue in self.queues) and queue not in self.excluded
 
+    def slots_for(self, pool: PoolKind) -> int:
+        """Return its slots for *pool*; one that did not say what it has may have it."""
+        return self.pools.get(pool, 0) if self.pools else self.slots
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vacuumed:
@@ -107,6 +132,8 @@ class ClaimRequest:
     free: Mapping[PoolKind, int]
     queues: frozenset[str] | None = None
     excluded: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+    """Functions that the worker cannot find: their tasks are left to others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +194,12 @@ class Engine(Protocol):
     def counts(self, task_filter: TaskFilter | None = None) -> Mapping[TaskStatus, int]:
         """Return how many tasks there are under every status, of those that match when a filter is given."""
 
+    def failure_groups(self, task_filter: TaskFilter) -> Sequence[FailureGroup]:
+        """Group the tasks that match by the error of their last attempt, the largest group first.
+
+        What ended without an error is in none; the filter's ``limit`` bounds the groups.
+        """
+
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task is where it is and does not run, most telling first; nothing for an unknown id."""
 
@@ -176,10 +209,12 @@ class Engine(Protocol):
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
 
-    def has_work(self, queues: AbstractSet[str] | None, excluded: AbstractSet[str]) -> bool:
+    def has_work(
+        self, queues: AbstractSet[str] | None, excluded: AbstractSet[str], unknown: AbstractSet[str] = frozenset()
+    ) -> bool:
         """Return whether anything is left to run, now or later, in those queues that are not paused.
 
-        ``None`` stands for all queues, but never for those *excluded*.
+        ``None`` stands for all queues, but never for those *excluded*. Tasks of the functions *unknown* do not count.
         """
 
     def workers(self) -> Sequence[WorkerState]:
@@ -275,6 +310,16 @@ class WorkerEngine(Engine, Protocol):
 
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Return claimed tasks whose function was never called; that is no attempt."""
+
+    def decline(self, refusals: Sequence[tuple[Claim, TaskError]], unknown_after: timedelta) -> Sequence[Settlement]:
+        """Return claimed tasks whose function their worker cannot find, and remember how: that is no attempt.
+
+        When a task was due for *unknown_after*, and for so long no worker that takes it could find its function, it
+        fails with that error instead. Returns what failed.
+        """
+
+    def found(self, owner: str, functions: Collection[str]) -> None:
+        """Take notice that *owner* finds functions now of which it has declined tasks."""
 
     def record_progress(self, progress: Sequence[tuple[Claim, Mapping[str, Any]]]) -> None:
         """Store the newest progress of running attempts; not durable on its own."""

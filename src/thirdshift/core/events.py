@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from thirdshift.core.engine import Rescue
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import Claim
+from thirdshift.core.task import Claim, TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,14 @@ class TaskRescued:
     """A dead worker's task may run again."""
 
     rescue: Rescue
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionUnknown:
+    """A worker cannot find a function, for the first time; it leaves the tasks of it to others."""
+
+    function: str
+    error: TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ Event = (
     | AttemptsSettled
     | AttemptLost
     | TaskRescued
+    | FunctionUnknown
     | AttemptOverran
     | LoopBlocked
     | LoopFreed

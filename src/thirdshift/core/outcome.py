@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from thirdshift.core.errors import UsageError
+from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, Traces
 
@@ -70,6 +71,12 @@ class Ending(NamedTuple):
     """Set when the process died that ran it: had the attempt reported progress by then?"""
     traces: Traces | None = None
     """What it used and wrote, as far as anybody knows."""
+    is_final: bool = False
+    """The function's declaration says that another attempt is pointless."""
+    backoff: RetryPolicy | None = None
+    """The declared wait before the next attempt, of one that failed."""
+    is_unknown: bool = False
+    """The function could not be found here, so this was no attempt: others may find it. ``error`` says how."""
 
 
 class Settlement(NamedTuple):
@@ -98,7 +105,7 @@ def settle(claim: Claim, ending: Ending, backoff_s: float) -> Settlement:
         case AttemptOutcome.SNOOZED:
             return _later(claim, ending, TaskStatus.SCHEDULED, ending.after_s or 0.0)
         case AttemptOutcome.FAILED | AttemptOutcome.TIMED_OUT:
-            if claim.failures >= claim.max_retries:
+            if ending.is_final or claim.failures >= claim.max_retries:
                 return Settlement(claim, ending, TaskStatus.FAILED)
             return _later(claim, ending, TaskStatus.RETRYING, backoff_s if ending.after_s is None else ending.after_s)
 

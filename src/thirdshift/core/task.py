@@ -102,9 +102,16 @@ class TaskError:
     type: str
     message: str
     traceback: str | None = None
+    where: tuple[str, ...] = ()
+    """The innermost functions of the application that it came through, ``module:name``, where it was raised first."""
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What errors of one cause share, ``ValueError@shop.mail:send,shop.jobs:run``: no values, no line numbers."""
+        return f"{self.type}@{','.join(self.where)}" if self.where else self.type
 
 
 class Traces(NamedTuple):

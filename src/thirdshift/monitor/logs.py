@@ -12,6 +12,7 @@ from thirdshift.core.events import (
     AttemptsClaimed,
     AttemptsSettled,
     Event,
+    FunctionUnknown,
     LoopBlocked,
     LoopFreed,
     StoreUnavailable,
@@ -51,6 +52,8 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
             _logger.info("worker.stopped worker=%s running=%d", worker, running)
         case AttemptLost(settlement):
             _logger.warning("task.lost %s", _fields(settlement.claim))
+        case FunctionUnknown(function, error):
+            _logger.warning('function.unknown function=%s error="%s"', function, error)
         case AttemptOverran(claim):
             _logger.warning("task.overran %s timeout_s=%s", _fields(claim), claim.timeout_s)
         case LoopBlocked(claim, where, silent_s):

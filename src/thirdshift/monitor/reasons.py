@@ -49,6 +49,8 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
         case ReasonCode.RATE_LIMITED:
             rate = f"{facts['rate']:g} starts a second"
             return f"its queue {facts['queue']} is limited to {rate}; the next is free at {_at(facts['free_at'], now)}"
+        case ReasonCode.UNKNOWN_FUNCTION:
+            return _unknown(facts)
         case ReasonCode.SLOTS_BUSY:
             return _busy(facts["slots"], facts["pool"])
         case ReasonCode.TASKS_BEFORE:
@@ -70,6 +72,14 @@ def _retrying(facts: Any, now: datetime) -> str:
     left = facts["max_retries"] - facts["failures"]
     words = f"it failed ({_first_line(facts['error'])}) and is tried again" if facts["error"] else "it is tried again"
     return f"{words} at {_at(facts['due_at'], now)}; {_number(left + 1, 'attempt')} left"
+
+
+def _unknown(facts: Any) -> str:
+    hows = ", ".join(f"worker {each['worker']} ({_first_line(each['error'])})" for each in facts["workers"])
+    words = f"its function {facts['function']} cannot be found by {hows}"
+    if facts["others"]:
+        return f"{words}; it waits for another one"
+    return f"{words}, and no other worker takes it; install it there, or start a worker that has it"
 
 
 def _busy(slots: int, pool: str) -> str:

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from thirdshift.core.clock import Clock
@@ -20,6 +20,7 @@ from thirdshift.core.events import (
     AttemptsClaimed,
     AttemptsSettled,
     Event,
+    FunctionUnknown,
     Observer,
     StoreUnavailable,
     TaskRescued,
@@ -30,12 +31,16 @@ from thirdshift.core.events import (
 )
 from thirdshift.core.outcome import Ending, Settlement, is_suspect, settle
 from thirdshift.core.retry import RetryPolicy
-from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, Step
+from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, Step, TaskError
 from thirdshift.runtime.context import StopReason
 from thirdshift.runtime.pools.pool import Pool
+from thirdshift.runtime.unknown import UnknownFunctions
 from thirdshift.runtime.wakes import WakeWatch
 
 _logger = logging.getLogger("thirdshift.worker")
+
+UNKNOWN_AFTER = timedelta(hours=24)
+"""A task fails when no worker could find its function for so long."""
 
 SAFETY_INTERVAL_S = 1.0
 """Longest sleep: finds what a lost wake missed, and dead workers."""
@@ -62,6 +67,7 @@ class Worker:
         excluded: frozenset[str] = frozenset(),
         retry: RetryPolicy | None = None,
         name: str | None = None,
+        unknown_after: timedelta = UNKNOWN_AFTER,
     ) -> None:
         self._engine = engine
         self._pools: Mapping[PoolKind, Pool] = {pool.kind: pool for pool in pools}
@@ -72,6 +78,8 @@ class Worker:
         self._observe = observe
         self._retry = retry or RetryPolicy()
         self._name = name
+        self._unknown_after = unknown_after
+        self._unknown = UnknownFunctions(clock)
         self._wakes = WakeWatch(clock)
         self._registration: Registration | None = None
         self._unlisten: list[Callable[[], None]] = []
@@ -82,6 +90,8 @@ class Worker:
         self._reports: deque[tuple[Claim, Ending]] = deque()
         self._unrecorded: list[Settlement] = []
         self._returned: list[Claim] = []
+        self._declined: list[tuple[Claim, TaskError]] = []
+        self._found: set[str] = set()
         self._progress: dict[int, tuple[Claim, Mapping[str, Any]]] = {}
         self._progress_mutex = threading.Lock()
         self._progress_due = 0.0
@@ -163,16 +173,24 @@ class Worker:
         """Whether it holds claims whose end is not reported."""
         return any(pool.has_claims for pool in self._pools.values())
 
+    @property
+    def unknown_functions(self) -> frozenset[str]:
+        """The functions that it cannot find: their tasks are left to others."""
+        return self._unknown.all
+
     def tick(self, *, is_by_timer: bool = False) -> float:
         """Make one pass; returns the seconds until the next one is due. *is_by_timer*: nobody asked for it."""
         is_unannounced = self._wakes.is_unannounced() and is_by_timer
         with self._passing:
             next_due = self._pass(is_unannounced=is_unannounced)
+        if self._declined or self._found:
+            self._report_functions()
         self._look_for_lost_wakes()
         if self._clock.monotonic() >= self._safety_due:
             self._safety_due = self._clock.monotonic() + SAFETY_INTERVAL_S
             self._has_news = True
             self._rescue()
+            self._try_again()
         if self._has_news:
             self._has_news = False
             self._obey()
@@ -210,7 +228,8 @@ class Worker:
             return False
         with self._passing:  # else another thread may hold claims that it has not handed out yet
             self._take_back(lambda _claim: True)
-            return not (self._has_seats() or self.has_claims or self._reports or self._unrecorded or self._returned)
+            in_hand = self._reports or self._unrecorded or self._returned or self._declined
+            return not (self._has_seats() or self.has_claims or in_hand)
 
     def _end(self) -> None:
         for unlisten in self._unlisten:
@@ -269,10 +288,23 @@ class Worker:
         settlements: list[Settlement] = []
         while self._reports:
             claim, ending = self._reports.popleft()
-            is_wanted = ending.outcome is not AttemptOutcome.COMPLETED
-            backoff_s = self._retry.wait_s(claim.failures, self._random()) if is_wanted else 0.0
+            backoff_s = 0.0
+            if ending.outcome is not AttemptOutcome.COMPLETED:
+                if ending.is_unknown and ending.error is not None:
+                    self._leave_alone(claim, ending.error)
+                    continue
+                backoff_s = (ending.backoff or self._retry).wait_s(claim.failures, self._random())
             settlements.append(settle(claim, ending, backoff_s))
+        if self._unknown.is_trying:
+            self._found.update(self._unknown.found(settlement.claim.function for settlement in settlements))
         return settlements
+
+    def _leave_alone(self, claim: Claim, error: TaskError) -> None:
+        """Claim no more tasks of a function that cannot be found here; the worker's thread gives this one back."""
+        self._declined.append((claim, error))
+        self._wake.set()
+        if self._unknown.meet(claim.function):
+            self.announce(FunctionUnknown(claim.function, error))
 
     def _request(self) -> ClaimRequest | None:
         if self._is_draining.is_set():
@@ -280,7 +312,8 @@ class Worker:
         free = {kind: room for kind, pool in self._pools.items() if (room := pool.room())}
         if not free:
             return None
-        return ClaimRequest(owner=self._owner, free=free, queues=self._queues, excluded=self._excluded)
+        unknown = self._unknown.left_alone
+        return ClaimRequest(owner=self._owner, free=free, queues=self._queues, excluded=self._excluded, unknown=unknown)
 
     def _hand_out(self, exchange: Exchange) -> None:
         for kind, pool in self._pools.items():
@@ -313,6 +346,29 @@ class Worker:
         if self._returned:
             self._engine.give_back(self._returned)
             self._returned = []
+
+    def _report_functions(self) -> None:
+        """Give back what cannot be found here, with all that waits for the same functions; say what is found again."""
+        if found := frozenset(self._found):  # a pass on another thread may add to it meanwhile
+            self._engine.found(self._owner, found)
+            self._found -= found
+        unknown = self._unknown.left_alone
+        self._take_back(lambda claim: claim.function in unknown)
+        declined = list(self._declined)
+        failed = self._engine.decline(declined, self._unknown_after) if declined else ()
+        del self._declined[: len(declined)]
+        if failed:
+            self.announce(AttemptsSettled(failed))
+            with self._passing:  # the next of their tasks have probably waited for too long as well
+                self._unknown.try_again(settlement.claim.function for settlement in failed)
+            self._wake.set()
+
+    def _try_again(self) -> None:
+        """Claim tasks again of functions that have been left alone for a while."""
+        if self._unknown.left_alone:
+            with self._passing:
+                if self._unknown.try_again():
+                    self._wakes.hear()  # they were announced long ago
 
     def _obey(self) -> None:
         """End what was cancelled while it ran; return what was claimed ahead and is cancelled or paused by now."""
@@ -354,6 +410,7 @@ class Worker:
         claims += [claim for claim, _ in self._reports]
         claims += [settlement.claim for settlement in self._unrecorded]
         claims += self._returned
+        claims += [claim for claim, _ in self._declined]
         return {(claim.seq, claim.attempt) for claim in claims}
 
     def _look_at_pools(self) -> float:
@@ -445,6 +502,8 @@ class Worker:
         """Keep a free slot for a task that is being submitted to *queue*, if this worker works on that queue."""
         pool = self._pools.get(kind)
         if pool is None or queue in self._excluded or (self._queues is not None and queue not in self._queues):
+            return None
+        if self._unknown.left_alone:  # the task may be of such a function: let a claim decide
             return None
         return pool.reserve(self._owner)
 

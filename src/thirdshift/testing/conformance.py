@@ -20,7 +20,7 @@ import pytest
 
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import ClaimRequest, Exchange, Registration, TaskFilter, WorkerEngine
+from thirdshift.core.engine import ClaimRequest, Exchange, FailureGroup, Registration, TaskFilter, WorkerEngine
 from thirdshift.core.errors import QueueFull
 from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Ending, Settlement, settle
@@ -31,6 +31,8 @@ from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, NewTask,
 from thirdshift.testing.clock import FakeClock
 
 BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
+NOT_THERE = TaskError(type="ModuleNotFoundError", message="No module named 'shop'")
+LOST = TaskError(type="KeyError", message="'x'", traceback="Traceback …", where=("shop:find", "shop:run"))
 _ids = count(1)
 _FINISHED = (TaskStatus.CANCELLED, TaskStatus.COMPLETED, TaskStatus.FAILED)
 _UNREACHED = frozenset({TaskStatus.WAITING})
@@ -559,6 +561,191 @@ class EngineConformance:
         assert list(exchange.recorded) == [True]
         assert [claim.attempt for claim in exchange.claims] == [2]
         assert self.stored(task).status is TaskStatus.RUNNING
+
+    # Functions that are not there
+
+    def decline(self, claim: Claim, *, after: timedelta = timedelta(hours=24)) -> bool:
+        """Say that the worker of *claim* cannot find its function; returns whether the task failed for that."""
+        return bool(self.engine.decline([(claim, NOT_THERE)], after))
+
+    def test_a_task_whose_function_is_not_there_is_given_back_uncounted(self) -> None:
+        """It is no attempt, and the task keeps its place in the line."""
+        first, second = self.submit(), self.submit()
+        assert not self.decline(self.claim()[0])
+        found = self.stored(first)
+        assert (found.status, found.attempts, found.failures) == (TaskStatus.PENDING, (), 0)
+        assert [claim.id for claim in self.claim()] == [first.id]
+        assert self.stored(second).status is TaskStatus.RUNNING
+
+    def test_a_worker_leaves_the_tasks_of_some_functions_to_others(self) -> None:
+        """In every queue; the others come as before, and nobody waits for those."""
+        self.submit(function="shop:send", priority=TaskPriority.HIGH)
+        self.submit(function="shop:send", queue="mail")
+        unknown = frozenset({"shop:send"})
+        assert not self.engine.has_work(None, set(), unknown)
+        assert self.engine.has_work(None, set())
+        mine = self.submit()
+        request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: 8}, unknown=unknown)
+        assert [claim.id for claim in self.engine.exchange([], request).claims] == [mine.id]
+        assert self.engine.has_work(None, set(), unknown)
+        assert len(self.claim()) == 2
+
+    def test_a_task_fails_when_nobody_could_find_its_function_for_long(self) -> None:
+        """With the error of the last worker; also when workers come and go meanwhile. Its retries do not matter."""
+        task = self.submit(max_retries=3)
+        for _ in range(24):
+            assert not self.decline(self.claim_one())
+            self.worker.close()
+            self.worker = self.engine.register(slots=8)
+            self.clock.advance(3600)
+        assert self.decline(self.claim_one())
+        found = self.stored(task)
+        assert (found.status, [attempt.outcome for attempt in found.attempts]) == (
+            TaskStatus.FAILED,
+            [AttemptOutcome.FAILED],
+        )
+        assert found.error == NOT_THERE
+        assert found.attempts[0].worker == self.worker.id
+
+    def test_a_task_that_came_later_has_its_own_time(self) -> None:
+        """It waits as long as the others did, although its function was not there before."""
+        self.submit()
+        self.decline(self.claim_one())
+        self.clock.advance(timedelta(hours=24).total_seconds())
+        self.submit()
+        early, late = self.claim()
+        assert [self.decline(claim) for claim in (early, late)] == [True, False]
+
+    def test_a_function_that_was_not_there_long_ago_is_new(self) -> None:
+        """What happened before it was found is forgotten."""
+        task = self.submit()
+        self.decline(self.claim_one())
+        self.engine.set_paused("default", True)
+        self.clock.advance(timedelta(hours=25).total_seconds())
+        self.engine.set_paused("default", False)
+        assert not self.decline(self.claim_one())
+        assert self.stored(task).status is TaskStatus.PENDING
+
+    def test_a_task_does_not_fail_while_another_worker_may_find_its_function(self) -> None:
+        """Only workers that take the task count, and a worker that is there for a while makes the time start again."""
+        elsewhere = self.engine.register(slots=1, queues=frozenset({"mail"}))
+        other = self.engine.register(slots=1)
+        self.clock.advance(60)
+        self.submit()
+        now = timedelta(0)
+        assert not self.decline(self.claim_one(), after=now)
+        self.clock.advance(3600)
+        assert not self.decline(self.claim_one(), after=timedelta(minutes=30))
+        other.close()
+        assert not self.decline(self.claim_one(), after=timedelta(minutes=30))
+        assert self.decline(self.claim_one(), after=now)
+        elsewhere.close()
+
+    def test_when_every_worker_has_said_that_it_cannot_find_it_the_task_fails(self) -> None:
+        """Each for itself; one that finds it after all takes that back."""
+        other = self.engine.register(slots=1)
+        request = ClaimRequest(owner=other.id, free={PoolKind.THREAD: 1})
+        now = timedelta(0)
+        self.submit(function="shop:send")
+        assert not self.decline(self.claim_one(), after=now)
+        self.engine.found(self.worker.id, ["shop:send"])
+        assert not self.decline(self.engine.exchange([], request).claims[0], after=now)
+        assert self.decline(self.claim_one(), after=now)
+        other.close()
+
+    def test_a_declined_task_that_was_cancelled_ends_cancelled(self) -> None:
+        """Whether its function is there does not matter any more."""
+        task = self.submit()
+        claim = self.claim_one()
+        assert self.engine.cancel(task.id)
+        assert not self.decline(claim)
+        assert self.stored(task).status is TaskStatus.CANCELLED
+
+    def test_a_lost_claim_that_is_declined_changes_nothing(self) -> None:
+        """It is another worker's by now."""
+        task = self.submit()
+        lost = self.claim_one()
+        self.engine.give_back([lost])
+        claim = self.claim_one()
+        assert not self.decline(lost, after=timedelta(0))
+        assert self.complete(claim)
+        assert self.stored(task).status is TaskStatus.COMPLETED
+
+    def test_why_a_task_of_an_unknown_function_does_not_run(self) -> None:
+        """Which workers could not find it and how, as long as they are there; first when no other one takes it."""
+        task = self.submit(function="shop:send")
+        at = self.clock.now()
+        self.decline(self.claim_one())
+        facts = {"function": "shop:send", "workers": [{"worker": self.worker.id, "error": str(NOT_THERE), "at": at}]}
+        assert self.why(task) == {ReasonCode.UNKNOWN_FUNCTION: {**facts, "others": 0}}
+        other = self.engine.register(slots=1)
+        assert self.why(task) == {ReasonCode.NEXT: {}, ReasonCode.UNKNOWN_FUNCTION: {**facts, "others": 1}}
+        other.close()
+        self.engine.found(self.worker.id, ["shop:send"])
+        assert self.why(task) == {ReasonCode.NEXT: {}}
+        self.decline(self.claim_one())
+        self.worker.close()
+        assert self.why(task) == {ReasonCode.NO_WORKER: {}}
+
+    # Failures of one cause
+
+    def failed_of(self, error: TaskError, **changes: object) -> NewTask:
+        """Submit a task that fails of *error* for good."""
+        task = self.submit(max_retries=0, **changes)
+        self.end(self.claim_one(), AttemptOutcome.FAILED, error=error)
+        return task
+
+    def test_errors_say_where_they_came_from(self) -> None:
+        """The functions come back with the error."""
+        task = self.failed_of(LOST)
+        assert self.stored(task).error == LOST
+        assert LOST.fingerprint == "KeyError@shop:find,shop:run"
+
+    def test_failures_are_grouped_by_their_cause(self) -> None:
+        """The largest group first, whatever the messages say; what did not fail is in none."""
+        first_seen = self.clock.now()
+        other = self.failed_of(BOOM)
+        self.failed_of(LOST)
+        self.clock.advance(60)
+        newest = self.failed_of(replace(LOST, message="another one"), queue="mail")
+        self.in_status(TaskStatus.COMPLETED)
+        self.in_status(TaskStatus.PENDING)
+        large, small = self.engine.failure_groups(TaskFilter())
+        assert large == FailureGroup(
+            fingerprint=LOST.fingerprint,
+            type="KeyError",
+            where=("shop:find", "shop:run"),
+            count=2,
+            first_seen=first_seen,
+            last_seen=self.clock.now(),
+            example=newest.id,
+            message="another one",
+        )
+        assert (small.fingerprint, small.count, small.where, small.example) == ("ValueError", 1, (), other.id)
+        assert [group.count for group in self.engine.failure_groups(TaskFilter(queue="mail"))] == [1]
+        assert len(self.engine.failure_groups(TaskFilter(limit=1))) == 1
+
+    def test_the_last_attempt_says_what_a_task_failed_of(self) -> None:
+        """It is in one group, not in as many as it has attempts."""
+        task = self.submit(max_retries=1)
+        self.end(self.claim_one(), AttemptOutcome.FAILED, backoff_s=0.0, error=BOOM)
+        self.end(self.claim_one(), AttemptOutcome.FAILED, error=LOST)
+        (group,) = self.engine.failure_groups(TaskFilter())
+        assert (group.fingerprint, group.example) == (LOST.fingerprint, task.id)
+
+    def test_one_group_is_retried_at_once(self) -> None:
+        """The others stay as they are."""
+        tasks = [self.failed_of(LOST), self.failed_of(LOST)]
+        other = self.failed_of(BOOM)
+        cause = TaskFilter(fingerprint=LOST.fingerprint)
+        assert self.engine.counts(cause)[TaskStatus.FAILED] == 2
+        assert {found.id for found in self.engine.find(cause)} == {task.id for task in tasks}
+        assert self.engine.retry_all(cause) == 2
+        assert [self.stored(task).status for task in (*tasks, other)] == [
+            TaskStatus.PENDING,
+            TaskStatus.PENDING,
+            TaskStatus.FAILED,
+        ]
 
     # Fencing
 

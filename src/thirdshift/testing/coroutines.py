@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
+from thirdshift.core.declare import task
 from thirdshift.core.outcome import Cancel, Retry, Snooze
 from thirdshift.runtime.context import current_task
 from thirdshift.testing import functions
@@ -54,6 +55,24 @@ async def snooze_before_attempt(number: int, seconds: float = 0.0) -> Any:
 async def call_off(reason: str) -> Cancel:
     """End the task as cancelled."""
     return Cancel(reason)
+
+
+@task(retry_on=(OSError,), give_up_on=(FileNotFoundError,), backoff=functions.AT_ONCE)
+async def fail_of(kind: str) -> NoReturn:
+    """Raise an error of this kind."""
+    functions.fail_of(kind)
+
+
+@task(backoff=functions.NEXT_YEAR)
+async def fail_until_next_year(message: str) -> NoReturn:
+    """Raise an error that says *message*."""
+    raise ValueError(message)
+
+
+@task(backoff=functions.NEXT_YEAR)
+async def ask_for_a_retry(after: float | None) -> Retry | int:
+    """Ask for one."""
+    return functions.ask_for_a_retry(after)
 
 
 async def unserialisable() -> Any:

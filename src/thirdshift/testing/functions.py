@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from thirdshift.core.declare import task
 from thirdshift.core.outcome import Cancel, Retry, Snooze
+from thirdshift.core.retry import RetryPolicy
 from thirdshift.host.processes import parent_of
 from thirdshift.runtime.context import current_task
 from thirdshift.testing.signals import append, receive, send
@@ -56,6 +58,32 @@ def snooze_before_attempt(number: int, seconds: float = 0.0) -> Any:
 def call_off(reason: str) -> Cancel:
     """End the task as cancelled."""
     return Cancel(reason)
+
+
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (OSError, TimeoutError, FileNotFoundError, ValueError)
+}
+AT_ONCE = RetryPolicy(first_s=0.0)
+NEXT_YEAR = RetryPolicy(first_s=1e9, most_s=1e9)
+
+
+@task(retry_on=(OSError,), give_up_on=(FileNotFoundError,), backoff=AT_ONCE)
+def fail_of(kind: str) -> NoReturn:
+    """Raise an error of this kind."""
+    raise _KINDS[kind]("no")
+
+
+@task(backoff=NEXT_YEAR)
+def fail_until_next_year(message: str) -> NoReturn:
+    """Raise an error that says *message*."""
+    raise ValueError(message)
+
+
+@task(backoff=NEXT_YEAR)
+def ask_for_a_retry(after: float | None) -> Retry | int:
+    """Ask for one."""
+    attempt = current_task().attempt
+    return Retry(after=after) if attempt == 1 else attempt
 
 
 def unserialisable() -> Any:

@@ -37,9 +37,12 @@ from thirdshift.core.status import TaskPriority, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.handle import TaskHandle
 from thirdshift.manager import BackgroundTaskManager
+from thirdshift.runtime import unknown
 from thirdshift.runtime.context import TaskContext
 from thirdshift.testing import functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
+
+SEND = "def send(what):\n    return f'sent {what}'\n"
 
 
 class ManagerConformance:
@@ -251,6 +254,37 @@ class ManagerConformance:
         assert found.error.type == "UsageError"
         assert "Snooze(seconds=…) was given" in found.error.message
         assert self.run(self.functions.add, 1, 1).result == 2
+
+    @pytest.mark.parametrize(
+        ("kind", "attempts"), [("OSError", 3), ("TimeoutError", 3), ("FileNotFoundError", 1), ("ValueError", 1)]
+    )
+    def test_a_function_says_which_errors_are_worth_another_attempt(self, kind: str, attempts: int) -> None:
+        """Subclasses count, and giving up comes before trying again."""
+        found = self.run(self.functions.fail_of, kind, max_retries=2)
+        assert (found.status, found.failures) == (TaskStatus.FAILED, attempts)
+        assert found.error is not None
+        assert found.error.type == kind
+
+    def test_a_function_says_how_long_to_wait_before_another_attempt(self) -> None:
+        """After an error, and when it asks for one without a time of its own; with one, that is kept."""
+        for function, argument in ((self.functions.fail_until_next_year, "x"), (self.functions.ask_for_a_retry, None)):
+            handle = self.manager.submit(function, argument)
+            self.until(lambda handle=handle: handle.status is TaskStatus.RETRYING)  # type: ignore[misc]
+            found = handle.task
+            assert found.due_at - found.attempts[0].finished_at > timedelta(hours=1)
+        assert self.run(self.functions.ask_for_a_retry, 0.0).result == 2
+
+    def test_errors_of_one_cause_are_one_group(self) -> None:
+        """Whatever they say; it is retried as one."""
+        for message in ("a", "b"):
+            self.run(self.functions.fail, message, max_retries=0)
+        self.run(self.functions.fail_of, "ValueError")
+        first, second = self.manager.failure_groups()
+        assert (first.type, first.count, second.count) == ("ValueError", 2, 1)
+        assert first.where == (f"{self.functions.__name__}:fail",)
+        self.manager.pause_queue("default")
+        assert self.manager.retry_tasks(TaskFilter(fingerprint=first.fingerprint)) == 2
+        assert [group.fingerprint for group in self.manager.failure_groups()] == [second.fingerprint]
 
     def test_a_finished_task_runs_again_by_hand(self) -> None:
         """With all its retries."""
@@ -635,6 +669,87 @@ class ManagerConformance:
         (self.tmp_path / f"{name}.py").write_text(f"import enum\n\n{code}")
         importlib.invalidate_caches()
         return importlib.import_module(name)
+
+    # Functions that are not there
+
+    def shop(self, code: str) -> Path:
+        """Make the module ``shop_…`` with a function ``send``; returns its file."""
+        path = self.tmp_path / f"shop_{self.worker_type}.py"
+        define = "async def" if self.worker_type == "async" else "def"
+        path.write_text(code.replace("def", define))
+        sys.modules.pop(path.stem, None)
+        importlib.invalidate_caches()
+        return path
+
+    def submit_to_shop(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> TaskHandle[Any]:
+        """Store a call of its function from where it is there; no worker runs."""
+        monkeypatch.syspath_prepend(self.tmp_path)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        self.manager.shutdown()
+        send = importlib.import_module(self.shop(SEND).stem).send
+        with self.open(start=False) as self.manager:
+            return self.manager.options(**options).submit(send, "a letter")
+
+    @pytest.mark.parametrize(("code", "error"), [(None, "ModuleNotFoundError"), ("SENDER = 1\n", "AttributeError")])
+    def test_a_task_waits_for_a_worker_that_can_find_its_function(
+        self, monkeypatch: pytest.MonkeyPatch, code: str | None, error: str
+    ) -> None:
+        """One that cannot gives it back uncounted and says how it failed; it goes on with other tasks."""
+        task_id = self.submit_to_shop(monkeypatch).id
+        path = self.shop(code or "")
+        if code is None:
+            path.unlink()
+        with self.open() as self.manager:
+            self.until(lambda: self.unknown_to(task_id) != [])
+            found = self.manager.handle(task_id).task
+            assert (found.status, found.attempts, found.failures) == (TaskStatus.PENDING, (), 0)
+            assert [each["error"].partition(":")[0] for each in self.unknown_to(task_id)] == [error]
+            assert self.run(self.functions.add, 1, 2).result == 3
+            assert self.manager.wait_until_drained(TIMEOUT_S)
+        self.shop(SEND)
+        with self.open() as self.manager:
+            found = self.manager.handle(task_id).wait(TIMEOUT_S)
+            assert (found.result, len(found.attempts)) == ("sent a letter", 1)
+
+    def unknown_to(self, task_id: str) -> Any:
+        """Return which workers cannot find its function."""
+        reasons = self.manager.why(task_id)
+        return next((each.facts["workers"] for each in reasons if each.code is ReasonCode.UNKNOWN_FUNCTION), [])
+
+    def test_a_function_that_is_installed_later_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The worker looks again after a while."""
+        monkeypatch.setattr(unknown, "TRY_AGAIN_S", 0.0)
+        task_id = self.submit_to_shop(monkeypatch).id
+        path = self.shop(SEND)
+        path.rename(path.with_suffix(".not-yet"))
+        with self.open() as self.manager:
+            self.until(lambda: self.unknown_to(task_id) != [])
+            path.with_suffix(".not-yet").rename(path)
+            found = self.manager.handle(task_id).wait(TIMEOUT_S)
+            assert (found.result, len(found.attempts)) == ("sent a letter", 1)
+
+    def test_a_task_fails_when_no_worker_finds_its_function_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With the error, although it has retries left; so do all that have waited for as long."""
+        task_id = self.submit_to_shop(monkeypatch).id
+        self.shop("").unlink()
+        with self.open(unknown_after_hours=0) as self.manager:
+            found = self.manager.handle(task_id).wait(TIMEOUT_S)
+        assert found.status is TaskStatus.FAILED
+        assert [str(attempt.error) for attempt in found.attempts] == [
+            f"ModuleNotFoundError: No module named 'shop_{self.worker_type}'"
+        ]
+
+    def test_a_module_that_fails_while_it_is_imported_fails_its_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is there, so that is an error like any other, with its traceback."""
+        task_id = self.submit_to_shop(monkeypatch, max_retries=0).id
+        self.shop("import no_such_module_of_the_shop\n")
+        with self.open() as self.manager:
+            found = self.manager.handle(task_id).wait(TIMEOUT_S)
+        assert found.status is TaskStatus.FAILED
+        assert found.error is not None
+        assert found.error.type == "ModuleNotFoundError"
+        assert found.error.traceback is not None
+        assert "import no_such_module_of_the_shop" in found.error.traceback
 
     # Many at once, and why
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from thirdshift.core.engine import (
     Capabilities,
     ClaimRequest,
     Exchange,
+    FailureGroup,
     QueueState,
     Rescue,
     ReserveSeat,
@@ -42,20 +43,21 @@ from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskId
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskError, TaskId
 from thirdshift.engines.sqlite import manage, wake, work
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
 from thirdshift.engines.sqlite.deaths import DeathWatch
-from thirdshift.engines.sqlite.filters import count_query, find_query, recheck_query, seqs_query
+from thirdshift.engines.sqlite.filters import count_query, find_query, groups_query, recheck_query, seqs_query
 from thirdshift.engines.sqlite.health import Examination
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
-from thirdshift.engines.sqlite.queries import QUERY, in_chunks
+from thirdshift.engines.sqlite.queries import QUERY, in_chunks, leaving_out
 from thirdshift.engines.sqlite.rows import (
     attempt_of_row,
     claim_of_new,
     from_us,
+    group_of_row,
     row_of_new,
     row_of_worker,
     step_of_row,
@@ -63,6 +65,7 @@ from thirdshift.engines.sqlite.rows import (
     to_us,
     worker_of_row,
 )
+from thirdshift.engines.sqlite.unknown import decline, found
 from thirdshift.engines.sqlite.why import Inquiry
 from thirdshift.engines.sqlite.writer import Writer
 from thirdshift.host.files import make_folders
@@ -332,6 +335,10 @@ class SQLiteEngine:
             found = dict(self._read_long(*count_query(task_filter)))
         return {status: found.get(status.value, 0) for status in TaskStatus}
 
+    def failure_groups(self, task_filter: TaskFilter) -> Sequence[FailureGroup]:
+        """Group the tasks that match by the error of their last attempt, the largest group first."""
+        return [group_of_row(row) for row in self._read_long(*groups_query(task_filter))]
+
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task is where it is and does not run, most telling first."""
         with self._reading(), _one_moment(self._reader):
@@ -356,10 +363,13 @@ class SQLiteEngine:
             for name, paused_us, concurrency, rate, burst in self._read(QUERY["queues"])
         ]
 
-    def has_work(self, queues: AbstractSet[str] | None, excluded: AbstractSet[str]) -> bool:
+    def has_work(
+        self, queues: AbstractSet[str] | None, excluded: AbstractSet[str], unknown: AbstractSet[str] = frozenset()
+    ) -> bool:
         """Return whether anything is left to run, now or later, in those queues that are not paused."""
         ours = [name for (name,) in self._read(QUERY["open_queues"]) if name not in excluded]
-        return any(self._read(QUERY["has_work"], (name,))[0][0] for name in ours if queues is None or name in queues)
+        query, left_out = leaving_out("has_work", unknown)
+        return any(self._read(query, (name, *left_out))[0][0] for name in ours if queues is None or name in queues)
 
     def workers(self) -> Sequence[WorkerState]:
         """Return the workers that are registered, oldest first."""
@@ -539,6 +549,22 @@ class SQLiteEngine:
         self._writer.run(lambda connection: work.give_back(connection, claims, now_us), durable=False)
         self._hub.announce(wake.WORK)
         self._hub.announce(wake.FINISHED, [claim.id for claim in claims])  # one that was to be cancelled is
+
+    def decline(self, refusals: Sequence[tuple[Claim, TaskError]], unknown_after: timedelta) -> Sequence[Settlement]:
+        """Return claimed tasks whose function their worker cannot find, or fail them. See ``WorkerEngine``."""
+        now = self._clock.now()
+        failed = self._writer.run(
+            lambda connection: decline(connection, refusals, now, unknown_after),
+            durable=any(claim.durable for claim, _ in refusals),
+        )
+        self._hub.announce(wake.WORK)
+        self._hub.announce(wake.FINISHED, [claim.id for claim, _ in refusals])  # failed, or to be cancelled
+        return failed
+
+    def found(self, owner: str, functions: Collection[str]) -> None:
+        """Take notice that *owner* finds functions now of which it has declined tasks."""
+        now_us = self._now_us()
+        self._writer.run(lambda connection: found(connection, owner, functions, now_us), durable=False)
 
     def record_progress(self, progress: Sequence[tuple[Claim, Mapping[str, Any]]]) -> None:
         """Store the newest progress of running attempts."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from thirdshift.core.engine import WorkerState
+from thirdshift.core.engine import FailureGroup, WorkerState
 from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import (
@@ -189,10 +189,11 @@ def step_of_row(row: Row) -> Step:
 def attempt_of_row(row: Row) -> Attempt:
     """Return a row of the query ``attempts``."""
     number, outcome, worker, claimed, started, finished, result, error_type, error_message, error_traceback = row[:10]
-    cpu_us, peak_memory_bytes, stdout, stderr, log = row[10:]
+    fingerprint, cpu_us, peak_memory_bytes, stdout, stderr, log = row[10:]
     error = None
     if error_type is not None:
-        error = TaskError(type=error_type, message=error_message or "", traceback=error_traceback)
+        where = () if fingerprint is None else _where_of(error_type, fingerprint)
+        error = TaskError(type=error_type, message=error_message or "", traceback=error_traceback, where=where)
     return Attempt(
         number=number,
         outcome=AttemptOutcome(outcome),
@@ -204,6 +205,27 @@ def attempt_of_row(row: Row) -> Attempt:
         encoded_result=result,
         traces=Traces(None if cpu_us is None else cpu_us / 1e6, peak_memory_bytes, stdout, stderr, log),
     )
+
+
+def group_of_row(row: Row) -> FailureGroup:
+    """Return a row of the query that groups failures."""
+    fingerprint, error_type, count, first, last, task_id, message = row
+    return FailureGroup(
+        fingerprint=fingerprint,
+        type=error_type,
+        where=_where_of(error_type, fingerprint),
+        count=count,
+        first_seen=from_us(first),
+        last_seen=from_us(last),
+        example=TaskId(task_id),
+        message=message or "",
+    )
+
+
+def _where_of(error_type: str, fingerprint: str) -> tuple[str, ...]:
+    """Return the functions that a fingerprint names."""
+    _, _, names = fingerprint.removeprefix(error_type).partition("@")
+    return tuple(names.split(",")) if names else ()
 
 
 def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:

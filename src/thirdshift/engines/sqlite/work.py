@@ -12,7 +12,7 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
 from thirdshift.engines.sqlite.limits import Allowances
 from thirdshift.engines.sqlite.liveness import DeadWorker
-from thirdshift.engines.sqlite.queries import QUERY, in_chunks
+from thirdshift.engines.sqlite.queries import QUERY, in_chunks, leaving_out
 from thirdshift.engines.sqlite.rows import (
     Row,
     claim_of_row,
@@ -33,8 +33,7 @@ def exchange(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded = _settle(connection, [rows_of_settlement(settlement) for settlement in settlements])
-    _record_traces(connection, settlements, recorded)
+    recorded = settle(connection, settlements)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
     is_limited = False
@@ -50,6 +49,13 @@ def exchange(
         is_limited = allowances.are_used_up
     next_due = None if due_us is None else from_us(due_us)
     return Exchange(recorded=recorded, claims=claims, next_due=next_due, is_limited=is_limited)
+
+
+def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:
+    """Record what ended; returns for each whether it was, which a lost attempt is not."""
+    recorded = _record(connection, [rows_of_settlement(settlement) for settlement in settlements])
+    _record_rest(connection, settlements, recorded)
+    return recorded
 
 
 def _next_due(connection: sqlite3.Connection) -> int | None:
@@ -96,7 +102,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
         ending = Ending(outcome, None, now, error=_death_of(dead, stood is not None, crashes))
         rows.append(rows_of_ending((seq, task_id, attempt, dead.id), ending, status, None, crashes))
         rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
-    _settle(connection, rows)
+    _record(connection, rows)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
     connection.executemany(QUERY["record_event"], events)
     connection.execute(QUERY["forget_worker"], (dead.id,))
@@ -123,7 +129,7 @@ def recover(
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 
-def _settle(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
+def _record(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
     """Record ended attempts; returns for each whether it was. Few statements for all, unless one was lost."""
     tasks = [task for _, task in rows]
     if _run("record_attempts", connection, [attempt for attempt, _ in rows]) == len(rows):
@@ -132,11 +138,16 @@ def _settle(connection: sqlite3.Connection, rows: Sequence[tuple[Row, Row]]) -> 
     return [_run("settle", connection, [task]) == 1 for task in tasks]
 
 
-def _record_traces(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
+def _record_rest(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
+    """Record what few attempts have: something that was written, an error."""
     for settlement, is_recorded in zip(settlements, recorded, strict=True):
         row = row_of_trace(settlement) if is_recorded else None
         if row is not None:
             connection.execute(QUERY["record_trace"], row)
+        error = settlement.ending.error
+        if error is not None and error.where and is_recorded:
+            claim = settlement.claim
+            connection.execute(QUERY["record_fingerprint"], (error.fingerprint, claim.seq, claim.attempt))
 
 
 def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
@@ -146,12 +157,13 @@ def _run(name: str, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
 
 def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime, allowances: Allowances) -> list[Claim]:
     free = {pool.value: count for pool, count in request.free.items()}
+    query, unknown = (QUERY["runnable"], ()) if not request.unknown else leaving_out("runnable", request.unknown)
     found: list[Row] = []
     for queue, pool, is_limited in connection.execute(QUERY["open_lines"]).fetchall():
         is_ours = queue not in request.excluded and (request.queues is None or queue in request.queues)
         if is_ours and pool in free:
             most = min(free[pool], allowances.read(queue)) if is_limited else free[pool]
-            ((answer,),) = connection.execute(QUERY["runnable"], (queue, pool, int(most))).fetchall()
+            ((answer,),) = connection.execute(query, (queue, pool, int(most), *unknown)).fetchall()
             found += runnable_rows(answer)
     chosen: list[Row] = []
     for row in sorted(found, key=_urgency):

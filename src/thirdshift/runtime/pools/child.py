@@ -200,8 +200,19 @@ def _facts(ending: Ending) -> dict[str, Any]:
         "started_at": ending.started_at and ending.started_at.isoformat(),
         "finished_at": ending.finished_at.isoformat(),
         "result": None if result is None else result.decode("utf-8", "surrogatepass"),
-        "error": None if error is None else [error.type, error.message, error.traceback],
+        "error": None if error is None else [error.type, error.message, error.traceback, error.where],
         "after_s": ending.after_s,
+        **({} if error is None else _facts_of_failure(ending)),
+    }
+
+
+def _facts_of_failure(ending: Ending) -> dict[str, Any]:
+    """Return what the worker must know of an attempt that failed, and of no other one."""
+    backoff = ending.backoff
+    return {
+        "is_final": ending.is_final,
+        "backoff": None if backoff is None else [backoff.first_s, backoff.most_s],
+        "is_unknown": ending.is_unknown,
     }
 
 

@@ -22,6 +22,7 @@ from thirdshift.core.errors import StepNotStored
 from thirdshift.core.outcome import Ending, is_suspect
 from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import aliases
+from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError, Traces
 from thirdshift.runtime.attempt import OF_REASON, OVER_LIMIT
 from thirdshift.runtime.context import StopReason, TaskContext
@@ -233,6 +234,8 @@ class _ProcessRunner:
             child.first_resident_bytes = message["resident_bytes"]
         if self._is_worn(child, message["resident_bytes"]):
             self.close()
+        elif message.get("is_unknown"):
+            self.close()  # a fresh one finds what is installed meanwhile
         traces = Traces(message["cpu_s"], message["peak_memory_bytes"], *_texts(written))
         return _ending(message, context, self._was_told_to_end)._replace(traces=traces)
 
@@ -289,14 +292,18 @@ def _ending(message: dict[str, Any], context: TaskContext, was_told_to_end: bool
     has_failed = was_told_to_end and outcome is AttemptOutcome.FAILED  # by our SIGTERM, as the function saw it
     if context.stop_reason in OVER_LIMIT or (has_failed and context.stop_reason is not None):
         outcome, told = _ending_of_death(context.stop_reason, 0)
-        error = [told.type, told.message, error and error[2]]
+        error = [told.type, told.message, error and error[2], ()]
+    backoff = message.get("backoff")
     return Ending(
         outcome=outcome,
         started_at=datetime.fromisoformat(message["started_at"]),
         finished_at=datetime.fromisoformat(message["finished_at"]),
         encoded_result=result.encode("utf-8", "surrogatepass") if outcome is AttemptOutcome.COMPLETED else None,
-        error=None if error is None else TaskError(type=error[0], message=error[1], traceback=error[2]),
+        error=error and TaskError(type=error[0], message=error[1], traceback=error[2], where=tuple(error[3])),
         after_s=message["after_s"],
+        is_final=outcome is AttemptOutcome.FAILED and message.get("is_final", False),
+        backoff=backoff and RetryPolicy(first_s=backoff[0], most_s=backoff[1]),
+        is_unknown=message.get("is_unknown", False),
     )
 
 

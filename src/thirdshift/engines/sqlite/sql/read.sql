@@ -15,7 +15,7 @@ SELECT json_group_object(t.id, t.status) FROM json_each(?) AS wanted CROSS JOIN 
 -- name: attempts
 -- The texts, which may be long, only where they are wanted.
 SELECT a.number, a.outcome, a.worker, a.claimed_at, a.started_at, a.finished_at, a.result, a.error_type, a.error_message,
-       a.error_traceback, a.cpu_us, a.peak_memory_bytes, t.stdout, t.stderr, t.log
+       a.error_traceback, a.error_fingerprint, a.cpu_us, a.peak_memory_bytes, t.stdout, t.stderr, t.log
 FROM attempt a LEFT JOIN trace t ON ?2 AND t.task = a.task AND t.number = a.number
 WHERE a.task = ?1 ORDER BY a.number;
 

@@ -37,9 +37,9 @@ SELECT CAST(json_group_array(json_array(
            iif(length(arguments) <= 1000, CAST(arguments AS TEXT), NULL),
            queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us)) AS BLOB)
 FROM (SELECT * FROM task
-      WHERE status = 'pending' AND queue = ? AND pool = ?
+      WHERE status = 'pending' AND queue = ?1 AND pool = ?2
       ORDER BY priority DESC, due_at, seq
-      LIMIT ?);
+      LIMIT ?3);
 
 -- name: arguments
 SELECT arguments FROM task WHERE seq = ?;
@@ -85,6 +85,10 @@ WHERE task.seq = e.seq AND task.id = e.id AND task.attempt = e.attempt AND task.
 -- name: record_trace
 -- Runs only for attempts that were recorded just before, in the same transaction.
 INSERT INTO trace (task, number, stdout, stderr, log) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: record_fingerprint
+-- As record_trace, for errors that came from somewhere; that of the others is their type.
+UPDATE attempt SET error_fingerprint = ? WHERE task = ? AND number = ?;
 
 -- name: give_back
 -- The function was never called: no attempt row, and the due time that keeps its place in the line. One whose
