@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from thirdshift.core.errors import UsageError
+from thirdshift.core.outcome import check_wait
 from thirdshift.core.task import PoolKind
 
 P = ParamSpec("P")
@@ -24,6 +25,8 @@ class TaskDeclaration:
     timeout_s: float | None = None
     pool: PoolKind | None = None
     stall_timeout_s: float | None = None
+    interrupt: bool = False
+    detach_after_s: float | None = None
 
 
 @overload
@@ -37,6 +40,8 @@ def task(
     timeout: float | None = None,
     pool: Literal["thread", "process", "async"] | None = None,
     stall_timeout: float | None = None,
+    interrupt: bool = False,
+    detach_after: float | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def task(
     function: Callable[..., Any] | None = None,
@@ -48,6 +53,8 @@ def task(
     timeout: float | None = None,
     pool: Literal["thread", "process", "async"] | None = None,
     stall_timeout: float | None = None,
+    interrupt: bool = False,
+    detach_after: float | None = None,
 ) -> Any:
     """Declare options of a task function. The function stays an ordinary callable. Timeouts are in seconds. ::
 
@@ -56,6 +63,11 @@ def task(
 
     ``stall_timeout`` ends an attempt that neither reports progress nor logs for so long. An ``async def`` function runs
     in the event loop without being told; raises ``UsageError`` for any other ``pool``.
+
+    A thread cannot be killed; two options say what is to become of one that has to end. ``interrupt``:
+    ``TaskInterrupted`` is raised into the function, wherever its Python code is; make sure that it survives that.
+    ``detach_after``: so many seconds after the limit the attempt is recorded as ended, and may be retried, while its
+    function still runs; make sure that two of it do no harm. Where attempts are ended for real, ``UsageError``.
     """
     declaration = TaskDeclaration(
         name=name,
@@ -64,10 +76,15 @@ def task(
         timeout_s=timeout,
         pool=None if pool is None else PoolKind(pool),
         stall_timeout_s=stall_timeout,
+        interrupt=interrupt,
+        detach_after_s=detach_after,
     )
+    if detach_after is not None:
+        check_wait("detach_after", detach_after)
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         refuse_wrong_pool(function, declaration.pool)
+        _refuse_where_attempts_end(function, declaration)
         setattr(function, _ATTRIBUTE, declaration)
         return function
 
@@ -91,6 +108,28 @@ def refuse_wrong_pool(function: Callable[..., Any], pool: PoolKind | None) -> No
             "it a plain function that calls asyncio.run."
         )
     raise UsageError(f"pool='async': {name} is a plain function. Define it by 'async def', or leave out pool.")
+
+
+def _refuse_where_attempts_end(function: Callable[..., Any], declaration: TaskDeclaration) -> None:
+    """Refuse what is for threads alone: elsewhere an attempt that has to end is ended."""
+    is_async = is_coroutine_function(function)
+    if not is_async and declaration.pool in (None, PoolKind.THREAD):
+        return
+    for option, is_given in (
+        ("interrupt", declaration.interrupt),
+        ("detach_after", declaration.detach_after_s is not None),
+    ):
+        if is_given:
+            where = "the event loop" if is_async else "a child process"
+            raise UsageError(
+                f"{option}: {function.__qualname__} runs in {where}, where attempts are ended. Leave it out."
+            )
+
+
+def is_interruptible(function: Callable[..., Any]) -> bool:
+    """Return whether *function* declares that an exception may be raised into it; asked before every call in threads."""
+    declaration = getattr(function, _ATTRIBUTE, None)
+    return isinstance(declaration, TaskDeclaration) and declaration.interrupt
 
 
 def declaration_of(function: Callable[..., Any]) -> TaskDeclaration:

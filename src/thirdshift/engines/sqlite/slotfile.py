@@ -25,7 +25,7 @@ class Stood:
 
 
 class SlotFile:
-    """The slots of a worker of this process. Each slot is written by its own thread only."""
+    """The slots of a worker of this process, each written by its own thread. The file is unmapped with the object."""
 
     def __init__(self, path: Path, slots: int) -> None:
         self._slots = slots
@@ -47,10 +47,6 @@ class SlotFile:
     def leave(self, slot: int) -> None:
         """Note that *slot* is empty."""
         _SLOT.pack_into(self._map, slot * _SLOT.size, 0, 0, 0)
-
-    def close(self) -> None:
-        """Unmap the file, which stays."""
-        self._map.close()
 
 
 def read_slots(path: Path) -> Mapping[tuple[int, int], Stood]:
