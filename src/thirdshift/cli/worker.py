@@ -61,9 +61,11 @@ def worker(
     """Run background tasks: in threads, and where a task's function asks for it, in child processes or an event loop.
 
     Ctrl-C or SIGTERM finishes the work in hand and leaves the rest; a second one stops at once, and what it interrupts
-    runs again elsewhere. SIGUSR2 shows where every thread is. When tasks that do not end have used up the
-    threads and as many replacements, it finishes the rest and starts itself anew. A child process is started when a task first needs it; 0
+    runs again elsewhere. SIGUSR2 shows where every thread is. A child process is started when a task first needs it; 0
     leaves a pool out, and its tasks to other workers.
+
+    Tasks in threads that do not end when they must lose their places. When no more places can be had, the worker
+    finishes the rest and starts anew in the same process; at their third start such tasks run in child processes.
 
     \b
     thirdshift worker --threads 8
@@ -222,9 +224,7 @@ class Desk:
             if not self._quiet:
                 _say(f"stopping after {signals.received.name}: finishing the work in hand, at most {limit}")
         elif self._tally.is_stuck:
-            _say(
-                f"its threads are stuck in tasks that do not end: finishing the rest, at most {limit}, then starting anew"
-            )
+            _say(f"its threads are stuck in tasks that do not end: finishing the rest, at most {limit}, then anew")
         if self._manager.failure is not None:
             _say(f"the worker gave up: {self._manager.failure}")
 
@@ -332,7 +332,7 @@ def _start_anew(folder: Path) -> NoReturn:
     """
     _flush()
     os.chdir(folder)  # a task may have gone elsewhere, and the command line may name paths from here
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # our own command line
 
 
 def _leave(code: int) -> NoReturn:
