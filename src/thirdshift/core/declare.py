@@ -129,7 +129,7 @@ def _refuse_where_attempts_end(function: Callable[..., Any], declaration: TaskDe
 def is_interruptible(function: Callable[..., Any]) -> bool:
     """Return whether *function* declares that an exception may be raised into it; threads ask before every call."""
     declaration = getattr(function, _ATTRIBUTE, None)
-    return isinstance(declaration, TaskDeclaration) and declaration.interrupt
+    return declaration is not None and isinstance(declaration, TaskDeclaration) and declaration.interrupt
 
 
 def declaration_of(function: Callable[..., Any]) -> TaskDeclaration:
