@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -263,6 +263,44 @@ def test_a_stop_does_not_wait_for_what_a_stuck_pool_runs(
         assert not any(map(held_by_somebody, tmp_path.rglob("*.child-*.lock")))
         released.release(2)
         assert {reader.handle(each.id).wait(TIMEOUT_S).status for each in held} == {TaskStatus.FAILED}
+
+
+def test_a_pool_that_gets_no_more_threads_is_stuck(
+    tmp_path: Path, manager: BackgroundTaskManager, heard: Heard, said: Signal, released: Signal
+) -> None:
+    """The system may have none; that is no reason for the worker to give up."""
+    assert manager._worker is not None
+    pool = manager._worker._pools[PoolKind.THREAD]
+
+    def refuse(_number: int) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    pool._add_slot = refuse  # type: ignore[attr-defined]
+    held = overrun(manager, said, released)
+    heard.wait(PoolStuck)
+    released.release()
+    heard.wait(PoolFreed)
+    assert held.wait(TIMEOUT_S).status is TaskStatus.FAILED
+    assert manager.submit(functions.add, 1, 2).result(TIMEOUT_S) == 3
+
+
+def test_a_thread_that_a_stop_leaves_behind_did_not_overrun(
+    tmp_path: Path, said: Signal, released: Signal, heard: Heard
+) -> None:
+    """If the process ends now, that is not its fault: its progress still counts."""
+    manager = BackgroundTaskManager(database=tmp_path / "tasks.db", max_workers=1, observe=heard)
+    handle = manager.submit(functions.progress_and_hold, said.path, released.path)
+    said.wait()
+    assert manager._worker is not None
+    assert not manager.shutdown(timeout=0)
+    (slots,) = tmp_path.rglob("*.slots")
+    (running,) = manager._worker._pools[PoolKind.THREAD]._running(handle.id)
+    wait_until(lambda: running.kill_at is None)  # its grace is over
+    assert [each.has_progress for each in read_slots(slots).values()] == [True]
+    assert heard.all(AttemptOverran) == []
+    released.release()
+    with BackgroundTaskManager(database=tmp_path / "tasks.db", start=False) as reader:
+        assert reader.handle(handle.id).result(TIMEOUT_S) == "released"
 
 
 def test_a_stuck_pool_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -67,6 +67,8 @@ class ThreadPool(SlotPool):
         """Give the attempt's place to another thread; later, where its function is declared so, let go of it."""
         with running.mutex:
             running.kill_at = None
+        if running.context.stop_reason is StopReason.SHUTDOWN:
+            return  # nothing begins any more, and that it was interrupted is not its fault
         if not running.is_overrun:
             self._overran(running)
         elif self._detach_after_s(running) is not None:
@@ -124,7 +126,7 @@ class ThreadPool(SlotPool):
 
     def _detach_after_s(self, running: Running) -> float | None:
         """Return how long after its limit the attempt may be let go of; ``None``: never."""
-        if running.context.stop_reason is not StopReason.SHUTDOWN and is_imported(running.claim.function):
+        if is_imported(running.claim.function):
             with contextlib.suppress(Exception):  # its module's own doing
                 return declaration_of(resolve(running.claim.function)).detach_after_s
         return None
