@@ -73,6 +73,7 @@ class SQLiteRegistration:
             self._forget(self.id)
         finally:
             self._lock.release()
+        self._slots.close()
         _remove_files(self._folder, self.id)
 
 

@@ -25,7 +25,7 @@ class Stood:
 
 
 class SlotFile:
-    """The slots of a worker of this process, each written by its own thread. The file is unmapped with the object."""
+    """The slots of a worker of this process. Each slot is written by its own thread only."""
 
     def __init__(self, path: Path, slots: int) -> None:
         self._slots = slots
@@ -46,7 +46,15 @@ class SlotFile:
 
     def leave(self, slot: int) -> None:
         """Note that *slot* is empty."""
-        _SLOT.pack_into(self._map, slot * _SLOT.size, 0, 0, 0)
+        try:
+            _SLOT.pack_into(self._map, slot * _SLOT.size, 0, 0, 0)
+        except ValueError:  # closed: the function of a detached attempt returns after its worker has ended
+            if not self._map.closed:
+                raise
+
+    def close(self) -> None:
+        """Unmap the file, which stays."""
+        self._map.close()
 
 
 def read_slots(path: Path) -> Mapping[tuple[int, int], Stood]:
