@@ -182,6 +182,33 @@ def test_a_stopped_guard_still_obeys(manager: BackgroundTaskManager, mark: str, 
     assert left_behind(mark, tmp_path) == set()
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_thread_that_sleeps_for_an_hour_delays_others_by_its_limit(tmp_path: Path, slots: int) -> None:
+    """And by less than a second more, with one slot too; nobody else gets its task meanwhile."""
+    database = tmp_path / "tasks.db"
+    with BackgroundTaskManager(database=database, start=False) as manager:
+        hanging = manager.options(timeout=1).submit(hostile.sleep_in_c_for_an_hour)
+        worker = subprocess.Popen([sys.executable, "-W", "error", PROGRAM, database, str(slots)])
+        try:
+            give_up_at = time.monotonic() + TIMEOUT_S
+            while hanging.status is not TaskStatus.RUNNING:
+                assert time.monotonic() < give_up_at
+                time.sleep(0.01)
+            longest_s = 0.0
+            for _ in range(30):
+                began = time.monotonic()
+                manager.submit(functions.echo).result(TIMEOUT_S)
+                longest_s = max(longest_s, time.monotonic() - began)
+            assert longest_s < 1 + LONGEST_DELAY_S
+            assert (hanging.status, hanging.task.attempts) == (TaskStatus.RUNNING, ())
+            manager.cancel_task(hanging.id)
+        finally:
+            worker.kill()
+            worker.wait()
+    with BackgroundTaskManager(max_workers=1, database=database) as manager:
+        assert manager.handle(hanging.id).wait(TIMEOUT_S).status is TaskStatus.CANCELLED
+
+
 @pytest.mark.parametrize("victims", ["worker", "worker and child"])
 def test_a_worker_that_is_killed_leaves_nothing_behind(tmp_path: Path, mark: str, victims: str) -> None:
     """Its guards notice, and end what its tasks have started; only then does a rescuer run those again."""

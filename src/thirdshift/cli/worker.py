@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -61,12 +61,16 @@ def worker(
     runs again elsewhere. SIGUSR2 shows where every thread is. A child process is started when a task first needs it; 0
     leaves a pool out, and its tasks to other workers.
 
+    Tasks in threads that do not end when they must lose their places. When no more places can be had, the worker
+    finishes the rest and starts anew in the same process; at their third start such tasks run in child processes.
+
     \b
     thirdshift worker --threads 8
     thirdshift worker --queues mail,reports --processes 2 --name mail-1
     thirdshift worker --drain
     """
     settings = load_settings(session.workspace)
+    folder = Path.cwd()
     prepare(app_dir)
     _log_to_stderr("WARNING" if quiet else settings.log_level)
     path = session.database if database is None else database.absolute()
@@ -93,6 +97,8 @@ def worker(
             desk.stop(signals, settings)
         finally:
             is_over = manager.shutdown()
+    if tally.is_stuck and signals.received is None and manager.failure is None:
+        _start_anew(folder)
     if session.as_json:
         print_json(desk.document(signals))
     code = desk.exit_code()
@@ -112,6 +118,7 @@ class Tally:
         self.worker = ""
         self.lost_wakes = 0
         self.is_drained = False
+        self.is_stuck = False
         self.not_importable: set[str] = set()
 
     def observe(self, event: "Event") -> None:
@@ -130,6 +137,9 @@ class Tally:
                 self.worker = worker
             case events.WakesLost(count):
                 self.lost_wakes = count
+            case events.PoolStuck():
+                self.is_stuck = True
+                self._signals.end_waits()
             case events.WorkerFailed():
                 self._signals.end_waits()
 
@@ -171,9 +181,12 @@ class Desk:
 
     def stop(self, signals: StopSignals, settings: BackgroundTaskConfig) -> None:
         """Finish the work in hand, for as long as the settings say."""
-        if signals.received is not None and not self._quiet:
-            limit = f"{settings.shutdown_timeout_seconds:g} s"
-            _say(f"stopping after {signals.received.name}: finishing the work in hand, at most {limit}")
+        limit = f"{settings.shutdown_timeout_seconds:g} s"
+        if signals.received is not None:
+            if not self._quiet:
+                _say(f"stopping after {signals.received.name}: finishing the work in hand, at most {limit}")
+        elif self._tally.is_stuck:
+            _say(f"its threads are stuck in tasks that do not end: finishing the rest, at most {limit}, then anew")
         if self._manager.failure is not None:
             _say(f"the worker gave up: {self._manager.failure}")
 
@@ -199,7 +212,7 @@ class Desk:
         }
 
     def _is_over(self) -> bool:
-        return self._tally.is_drained or self._manager.failure is not None
+        return self._tally.is_drained or self._tally.is_stuck or self._manager.failure is not None
 
     def _life(self, ends: Mapping[str, int]) -> str:
         """Return the line of life; a store that does not answer now is part of it."""
@@ -264,9 +277,23 @@ def _say(text: str) -> None:
         click.echo(text, err=True)
 
 
-def _leave(code: int) -> None:
+def _start_anew(folder: Path) -> NoReturn:
+    """Run the same command again in this process, which keeps its id: only so do threads end that do not return.
+
+    All locks are let go of by that, so that the tasks in those threads are rescued like those of a dead worker.
+    """
+    _flush()
+    os.chdir(folder)  # a task may have gone elsewhere, and the command line may name paths from here
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # our own command line
+
+
+def _leave(code: int) -> NoReturn:
     """End the process beside its threads."""
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
-    os._exit(code)

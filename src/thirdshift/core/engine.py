@@ -298,12 +298,16 @@ class WorkerEngine(Engine, Protocol):
         self,
         *,
         slots: int,
+        spare_slots: int = 0,
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         pools: Mapping[PoolKind, int] | None = None,
         name: str | None = None,
     ) -> "Registration":
-        """Make a new worker known, and what it takes; its registration proves that it is alive."""
+        """Make a new worker known, and what it takes; its registration proves that it is alive.
+
+        *spare_slots*: so many attempts may stand in slots beyond *slots*, which is what others see.
+        """
 
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None) -> Exchange:
         """Record ended attempts, promote what is due and claim new tasks, in one transaction."""

@@ -26,6 +26,9 @@ Each constructor takes facts and forms the message: what happened, to what, and 
     ├── AlreadyRunning             another process holds the instance lock
     ├── DiskTooFull                less space is free than the guard demands
     └── DamagedDirectory           a checkpoint or snapshot does not match its manifest
+
+``TaskInterrupted`` stands beside the tree, as ``KeyboardInterrupt`` stands beside ``Exception``: it is raised into task
+functions, not out of calls.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,6 +37,13 @@ from pathlib import Path
 
 class ThirdshiftError(Exception):
     """Base of all errors that Thirdshift raises on purpose."""
+
+
+class TaskInterrupted(BaseException):
+    """Raised inside a task function that is declared by ``@task(interrupt=True)`` and has to end.
+
+    Clean up and let it pass: the attempt ends as timed out or cancelled. It comes once.
+    """
 
 
 class UsageError(ThirdshiftError):

@@ -37,7 +37,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.after is not None:
-            _check_wait("Retry(after=…)", self.after)
+            check_wait("Retry(after=…)", self.after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Snooze:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_wait("Snooze(seconds=…)", self.seconds)
+        check_wait("Snooze(seconds=…)", self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,8 @@ def _crashed(claim: Claim, ending: Ending, has_progress: bool) -> Settlement:
     return Settlement(claim, ending._replace(outcome=AttemptOutcome.FAILED), TaskStatus.FAILED, crashes=crashes)
 
 
-def _check_wait(what: str, seconds: float) -> None:
-    """Refuse what would only fail in the worker, where it would be everybody's problem."""
+def check_wait(what: str, seconds: float) -> None:
+    """Refuse, as ``UsageError``, what would only fail in the worker, where it would be everybody's problem."""
     if not isinstance(seconds, int | float) or not math.isfinite(seconds) or not 0 <= seconds <= LONGEST_WAIT_S:
         raise UsageError(f"{what} was given {seconds!r}; it is in seconds, from 0 to {LONGEST_WAIT_S:.0f}")
 

@@ -12,13 +12,17 @@ from typing import Any
 
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
-from thirdshift.core.declare import declaration_of
+from thirdshift.core.declare import declaration_of, is_interruptible
+from thirdshift.core.errors import TaskInterrupted
 from thirdshift.core.outcome import Cancel, Ending, Retry, Snooze
 from thirdshift.core.reference import NotThere, is_imported, resolve
 from thirdshift.core.retry import RetryPolicy
-from thirdshift.core.task import AttemptOutcome, TaskError
+from thirdshift.core.task import AttemptOutcome, TaskError, Traces
+from thirdshift.runtime import interrupt
 from thirdshift.runtime.context import StopReason, TaskContext, set_current_task
 
+_OURS = (__file__, interrupt.__file__)
+"""Where functions are called from: frames of these files say nothing about the task."""
 _TRACEBACK_LIMIT = 20_000
 """Most characters of a traceback that are stored; the end says what failed, so the beginning is cut."""
 _MESSAGE_LIMIT = 10_000
@@ -31,11 +35,17 @@ _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 def run_attempt(
-    function: str, arguments: bytes, context: TaskContext, clock: Clock, began: Callable[[], None] | None = None
+    function: str,
+    arguments: bytes,
+    context: TaskContext,
+    clock: Clock,
+    began: Callable[[], None] | None = None,
+    call_interruptibly: Callable[..., Any] | None = None,
 ) -> Ending:
     """Call the function that the reference *function* names, with its stored *arguments*. Raises nothing.
 
-    Its module is imported before the attempt starts; *began* is called in between.
+    Its module is imported before the attempt starts; *began* is called in between. *call_interruptibly* calls, in
+    threads, those functions that declare that they may be interrupted.
     """
     started_at = called = None
     set_current_task(context)
@@ -45,12 +55,17 @@ def run_attempt(
         if began is not None:
             began()
         started_at = clock.now()
-        value = called(*args, **kwargs)
+        if call_interruptibly is not None and is_interruptible(called):
+            value = call_interruptibly(called, args, kwargs, context)
+        else:
+            value = called(*args, **kwargs)
         if inspect.iscoroutine(value):
             value = _finished(value)
         ending = _judged(value, called, started_at, clock)
     except BaseException as error:  # noqa: BLE001  # whatever user code raises is this attempt's error
         ending = _failed(error, called, started_at, clock)
+        if isinstance(error, TaskInterrupted):
+            ending = stopped(ending, context.stop_reason)
     finally:
         set_current_task(None)
     return _limited(ending, called, context)
@@ -90,10 +105,18 @@ def stopped(ending: Ending, reason: StopReason | None) -> Ending:
     return ending._replace(outcome=outcome, error=replace(error, traceback=trace), after_s=None, is_final=False)
 
 
+def detached(context: TaskContext, now: datetime) -> Ending:
+    """Return the ending of an attempt that had to end and is not waited for any longer, while its function runs."""
+    reason = context.stop_reason
+    outcome, error = (AttemptOutcome.TIMED_OUT, OVER_LIMIT[reason]) if reason in OVER_LIMIT else OF_REASON[reason]
+    error = replace(error, message=f"{error.message}; its function still runs, detached from its task")
+    return Ending(outcome, None, now, error=error, traces=Traces(log=context.take_log()))
+
+
 def error_of(error: BaseException) -> TaskError:
     """Return *error* as it is stored; frames of our own are left out of the traceback."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+    while frames is not None and frames.tb_frame.f_code.co_filename in _OURS:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     return TaskError(

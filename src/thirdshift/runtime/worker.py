@@ -98,6 +98,8 @@ class Worker:
         self._safety_due = 0.0
         self._has_news = False
         self._is_draining = threading.Event()
+        self._waits_in_vain = threading.Event()
+        """Nothing is left to wait for, or only functions of a stuck pool, which may never return."""
         self._is_over = threading.Event()
         self.failure: Exception | None = None
         """Why the worker gave up, if it did: the store is damaged, or a commit's outcome is unknown."""
@@ -121,6 +123,7 @@ class Worker:
         """Register and set up the pools, no thread: for who calls :meth:`tick` himself, and ends by :meth:`leave`."""
         registration = self._registration = self._engine.register(
             slots=self.slots,
+            spare_slots=sum(pool.spare_slots for pool in self._pools.values()),
             queues=self._queues,
             excluded=self._excluded,
             pools={kind: pool.slots for kind, pool in self._pools.items()},
@@ -129,7 +132,7 @@ class Worker:
         first_slot = 0
         for pool in self._pools.values():
             pool.start(registration, self, first_slot)
-            first_slot += pool.slots
+            first_slot += pool.slots + pool.spare_slots
         self.announce(WorkerStarted(registration.id, self.slots))
 
     def leave(self) -> None:
@@ -145,19 +148,22 @@ class Worker:
 
         Running functions see ``should_stop`` at once. What still runs after *timeout_s* seconds is ended where that is
         possible and runs again at the next start; a thread cannot be ended: then ``False`` is returned, the worker
-        keeps its tasks until the function returns or the process ends, and nobody else runs them meanwhile.
+        keeps its tasks until the function returns or the process ends, and nobody else runs them meanwhile. That is
+        returned at once when nothing is left but such threads of a stuck pool.
         """
         self._is_draining.set()
         for pool in self._pools.values():
             pool.hold()
             pool.ask_to_stop(StopReason.SHUTDOWN)
         self._wake.set()
-        if not self._is_over.wait(timeout_s):
+        if not self._waits_in_vain.wait(timeout_s):
             is_ending = False
             for pool in self._pools.values():
                 is_ending |= pool.end(StopReason.SHUTDOWN)
             self._wake.set()
-            self._is_over.wait(_KILL_WAIT_S if is_ending else 0.0)
+            self._waits_in_vain.wait(_KILL_WAIT_S if is_ending else 0.0)
+        if not self._is_over.is_set():
+            self._close_idle_pools()
         return self._is_over.is_set()
 
     def wait_until_over(self) -> None:
@@ -208,6 +214,8 @@ class Worker:
                 wait_s = self.tick(is_by_timer=is_by_timer)
                 if self._is_finished():
                     break
+                if self._is_draining.is_set() and self._has_only_endless_work():
+                    self._waits_in_vain.set()
             except (StoreError, OSError) as error:
                 if isinstance(error, OutcomeUnknown | StoreDamaged):
                     self.failure = error
@@ -231,6 +239,17 @@ class Worker:
             in_hand = self._reports or self._unrecorded or self._returned or self._declined
             return not (self._has_seats() or self.has_claims or in_hand)
 
+    def _has_only_endless_work(self) -> bool:
+        is_idle = not (self._reports or self._unrecorded or self._returned)
+        return is_idle and all(pool.waits_in_vain or not pool.has_claims for pool in self._pools.values())
+
+    def _close_idle_pools(self) -> None:
+        """Let go of what need not wait for the last thread, such as child processes."""
+        for pool in self._pools.values():
+            if not pool.has_claims:
+                pool.close()
+                pool.join()
+
     def _end(self) -> None:
         for unlisten in self._unlisten:
             unlisten()
@@ -244,6 +263,7 @@ class Worker:
                 pool.join()
             self._deregister()
         self._is_over.set()
+        self._waits_in_vain.set()
 
     def _deregister(self) -> None:
         if self._registration is not None:

@@ -1392,6 +1392,17 @@ class EngineConformance:
         second.close()
         assert [worker.id for worker in self.engine.workers()] == [self.worker.id]
 
+    def test_spare_slots_are_for_the_worker_alone(self) -> None:
+        """Others see its slots; an attempt may stand in any of both."""
+        self.submit()
+        second = self.engine.register(slots=1, spare_slots=2)
+        (claim,) = self.engine.exchange([], ClaimRequest(owner=second.id, free={PoolKind.THREAD: 1})).claims
+        second.enter_slot(2, claim)
+        second.note_progress(2)
+        second.leave_slot(2)
+        assert {worker.id: worker.slots for worker in self.engine.workers()}[second.id] == 1
+        second.close()
+
     def test_a_live_worker_is_never_robbed(self) -> None:
         """However long it takes."""
         self.submit()

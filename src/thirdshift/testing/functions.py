@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from thirdshift.core.declare import task
+from thirdshift.core.errors import TaskInterrupted
 from thirdshift.core.outcome import Cancel, Retry, Snooze
 from thirdshift.core.retry import RetryPolicy
 from thirdshift.host.processes import parent_of
@@ -313,3 +314,62 @@ class Kitchen:
     def bake(self, what: str) -> str:
         """An ordinary method."""
         return f"{self} baked {what}"
+
+
+@task(interrupt=True)
+def spin(said: str) -> NoReturn:
+    """Say the thread's name and work for ever, without a look at ``should_stop``."""
+    send(said, threading.current_thread().name)
+    while True:
+        pass
+
+
+@task(interrupt=True)
+def spin_and_swallow(said: str) -> str:
+    """Work until it is interrupted, and return as if nothing had happened."""
+    try:
+        spin(said)
+    except TaskInterrupted:
+        return "swallowed"
+
+
+@task(interrupt=True)
+def spin_and_fail(said: str) -> NoReturn:
+    """Work until it is interrupted, and fail while cleaning up."""
+    try:
+        spin(said)
+    finally:
+        raise RuntimeError("cleaning up failed")
+
+
+@task(interrupt=True)
+def hold_interruptibly(said: str, released: str) -> str:
+    """Wait in C, where no exception arrives, until the test lets it go on."""
+    return hold(said, released)
+
+
+@task(interrupt=True)
+def echo_interruptibly(value: Any = None) -> Any:
+    """Return *value*."""
+    return value
+
+
+@task(detach_after=0.0)
+def hold_first_attempt(said: str, released: str) -> int:
+    """Wait, in the first attempt, until the test lets it go on; returns the number of the attempt."""
+    attempt = current_task().attempt
+    if attempt == 1:
+        hold(said, released)
+    return attempt
+
+
+@task(detach_after=3_600.0)
+def hold_before_detaching(said: str, released: str) -> str:
+    """Wait until the test lets it go on, long before anybody lets go of it."""
+    return hold(said, released)
+
+
+def progress_and_hold(said: str, released: str) -> str:
+    """Come forward, and then no more."""
+    current_task().progress(1, 2)
+    return hold(said, released)

@@ -1,4 +1,4 @@
-"""Task functions that do what nobody should do to a worker: the gallery that every pool of processes has to outlive."""
+"""Task functions that do what nobody should do to a worker: the gallery that every pool has to outlive."""
 
 import contextlib
 import ctypes
@@ -29,6 +29,11 @@ def sleep_in_c() -> None:
     lock = ctypes.PyDLL(None).pthread_mutex_lock
     lock(mutex)
     lock(mutex)
+
+
+def sleep_in_c_for_an_hour() -> None:
+    """Sleep in a call of C that lets other threads run, and that nothing but its time ends."""
+    ctypes.CDLL(None).sleep(int(_FOREVER_S))
 
 
 def ignore_sigterm() -> None:

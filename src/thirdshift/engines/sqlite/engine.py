@@ -498,13 +498,14 @@ class SQLiteEngine:
         self,
         *,
         slots: int,
+        spare_slots: int = 0,
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         pools: Mapping[PoolKind, int] | None = None,
         name: str | None = None,
     ) -> SQLiteRegistration:
         """Make a new worker known, and what it takes."""
-        registration = SQLiteRegistration(self._folder, slots, forget=self._forget_worker, name=name)
+        registration = SQLiteRegistration(self._folder, slots + spare_slots, forget=self._forget_worker, name=name)
         worker = WorkerState(
             id=registration.id,
             pid=os.getpid(),

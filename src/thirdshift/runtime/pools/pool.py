@@ -61,10 +61,10 @@ class Control(Protocol):
         """
 
     def end(self) -> bool:
-        """Make the running attempt end (SIGTERM, cancellation); False where that is impossible."""
+        """Make the running attempt end (SIGTERM, cancellation, an exception); False where that is impossible."""
 
     def kill(self) -> None:
-        """End the running attempt at once (SIGKILL); called only where :meth:`end` is True, and ``Pool.can_kill``."""
+        """End the running attempt at once (SIGKILL); called only where ``Pool.can_kill``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,9 +76,14 @@ class Running:
     context: TaskContext
     deadline: float | None
     kill_at: float | None = None
+    """When its grace is over."""
+    is_ending: bool = False
+    """Whether something was done to make it end."""
     stalls_at: float | None = None
     """When it has shown no sign of life for too long."""
     is_over: bool = False
+    is_overrun: bool = False
+    """Whether it went on beyond its grace, and cannot be killed."""
     mutex: threading.Lock = field(default_factory=threading.Lock)
     """Held while it is made to end: meanwhile its slot does not go on to the next claim, which must not be hit."""
 
@@ -97,24 +102,25 @@ class Place:
     """One numbered slot of a worker: its line in the slot file, and the attempt that runs in it now."""
 
     def __init__(self, number: int, registration: Registration, sink: AttemptSink) -> None:
+        self.number = number
         self.running: Running | None = None
-        self._number = number
         self.sink = sink
         self._registration = registration
 
     def enter(self, claim: Claim) -> None:
         """Note that the function is about to be called."""
-        self._registration.enter_slot(self._number, claim)
+        self._registration.enter_slot(self.number, claim)
 
     def leave(self) -> None:
         """Note that the function has returned."""
-        self._registration.leave_slot(self._number)
+        self._registration.leave_slot(self.number)
 
     def came_forward(self, claim: Claim) -> AttemptSink:
         """Note that the attempt of *claim* has; returns who wants to know more. Called by any thread of it."""
         running = self.running
-        if running is not None and running.claim is claim:  # else it has ended: this slot may have gone on
-            self._registration.note_progress(self._number)
+        # else it has ended, and this slot may have gone on; or it goes on for too long
+        if running is not None and running.claim is claim and not running.is_overrun:
+            self._registration.note_progress(self.number)
         return self.sink
 
 
@@ -164,8 +170,12 @@ class Pool(ABC):
     def __init__(self, kind: PoolKind, slots: int, clock: Clock) -> None:
         self.kind = kind
         self.slots = slots
+        self.spare_slots = 0
+        """How many attempts beyond its slots may stand in the slot file: they go on beside what took their place."""
         self.is_stuck = False
         """Nothing can begin now, so that what waits is better off elsewhere."""
+        self._capacity = slots
+        """How many claims it holds with all slots busy: more than slots when some have lost theirs and go on."""
         self._clock = clock
         self._changed = threading.Condition()
         """Held by who hands out claims and seats or takes them back, and by slots with nothing to do; never by a slot
@@ -196,14 +206,16 @@ class Pool(ABC):
         with self._changed:
             if self.is_stuck:
                 return 0
-            return max(0, self.slots + self._ahead() - self._taken())
+            return max(0, self._capacity + self._ahead() - self._taken())
 
     def reserve(self, owner: str) -> PoolSeat | None:
         """Keep a free slot for a task that is being submitted; ``None`` when there is none. Any thread may call it."""
-        if len(self._attempts) >= self.slots:  # without the lock: the usual answer of a loaded pool costs nothing
+        if len(self._attempts) >= self._capacity:  # without the lock: the usual answer of a loaded pool costs nothing
             return None
         with self._changed:
-            if self._is_held or self._is_closed or self.is_stuck or self._is_counting or self._taken() >= self.slots:
+            if self._is_held or self._is_closed or self.is_stuck or self._is_counting:
+                return None
+            if self._taken() >= self._capacity:
                 return None
             seat = PoolSeat(self, owner, self._clock.monotonic() + _SEAT_LIMIT_S)
             self._seats.add(seat)
@@ -266,6 +278,16 @@ class Pool(ABC):
         return self._line.waiting > max(self.slots, self._ahead() // 2)
 
     @property
+    def grace_s(self) -> float:
+        """How long an attempt that was told to end may go on."""
+        return GRACE_S
+
+    @property
+    def waits_in_vain(self) -> bool:
+        """Whether it is stuck and holds nothing but attempts that overran: nobody knows whether they ever end."""
+        return self.is_stuck and len(self._line) <= self._capacity - self.slots
+
+    @property
     def has_claims(self) -> bool:
         """Whether it holds claims whose end is not reported. Any thread may ask."""
         return bool(self._line)
@@ -303,8 +325,8 @@ class Pool(ABC):
         due = [now + limit_s for claim in self._line.claims() if (limit_s := claim.shortest_limit_s) is not None]
         for running in self._running(None):
             reason = running.limit_reached(now)
-            if reason is not None and not self._end(running, reason):
-                self._overran(running)
+            if reason is not None:
+                self._end(running, reason)
             if running.kill_at is not None and running.kill_at <= now:
                 self._kill(running)
             moments = (running.deadline, running.stalls_at, running.kill_at)
@@ -389,9 +411,10 @@ class Pool(ABC):
     def _end(self, running: Running, reason: StopReason) -> bool:
         self._ask(running, reason)
         with running.mutex:
-            if not running.is_over and running.kill_at is None and running.control.end():
-                running.kill_at = self._clock.monotonic() + GRACE_S
-        return running.kill_at is not None
+            if not running.is_over and running.kill_at is None:
+                running.is_ending = running.control.end()
+                running.kill_at = self._clock.monotonic() + self.grace_s
+        return running.is_ending
 
     def _kill(self, running: Running) -> None:
         with running.mutex:
@@ -402,6 +425,7 @@ class Pool(ABC):
             self._overran(running)
 
     def _overran(self, running: Running) -> None:
-        """Announce that the attempt goes on, and nothing can be done about it, unless it has just ended."""
-        if not running.is_over:
+        """Announce once that the attempt goes on, and nothing can be done about it, unless it has just ended."""
+        if not (running.is_over or running.is_overrun):
+            running.is_overrun = True
             self._sink.announce(AttemptOverran(running.claim))
