@@ -100,7 +100,7 @@ def test_a_running_task_neither_starts_again_nor_is_ended(
 ) -> None:
     """Its worker lives, and of its minute hardly a second has passed, whatever the wall clock says."""
     _, module = POOLS[pool]
-    handle = manager.options(pool=pool, timeout=60).submit(module.hold, said.path, released.path)
+    handle = manager.options(pool=pool, timeout=60, max_retries=0).submit(module.hold, said.path, released.path)
     workers.first.tick()
     said.wait()
     for step_s in (DAY_S, -2 * DAY_S, DAY_S / 2):
