@@ -45,7 +45,8 @@ format: $(VENV)/.dev ## Format the code
 
 check: lint types test ## All that CI checks
 
-# Without redis-server or a C compiler some figures are skipped, with the reason. `make -s bench ARGS=--markdown` prints
+# Without redis-server, a C compiler or a package index (arq gets an environment of its own, at the first run, in the
+# temporary folder) some figures are skipped, with the reason. `make -s bench ARGS=--markdown` prints
 # tables for benchmarks/LOG.md, ARGS=--json everything; ARGS='--quick --alone drain' is a first look at one case.
 bench: $(VENV)/.bench ## Measure the engine beside bare loops and other libraries (ten minutes; ARGS=--quick: two)
 	$(BIN)/python benchmarks/engine.py $(ARGS)

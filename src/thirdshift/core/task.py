@@ -152,8 +152,10 @@ class Attempt:
 
     @property
     def run_time(self) -> timedelta | None:
-        """How long the function ran, ``None`` when that was not measured."""
-        return None if self.started_at is None else self.finished_at - self.started_at
+        """How long the function ran, by the wall clock; ``None`` if not measured, or if that clock was set back."""
+        if self.started_at is None or self.finished_at < self.started_at:
+            return None
+        return self.finished_at - self.started_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

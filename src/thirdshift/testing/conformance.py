@@ -1404,14 +1404,27 @@ class EngineConformance:
         second.close()
 
     def test_a_live_worker_is_never_robbed(self) -> None:
-        """However long it takes."""
-        self.submit()
+        """However long it takes, whatever the wall clock says; its outcome may be earlier than its claim."""
+        task = self.submit()
         claim = self.claim_one()
         other = self.engine.register(slots=1)
         self.clock.advance(1_000_000)
-        assert not self.engine.rescue(other.id)
+        for step_s in (0, 1_000_000, -3_000_000):
+            self.clock.step(step_s)
+            assert not self.engine.rescue(other.id)
+            assert not self.claim()
         assert self.complete(claim)
+        assert self.stored(task).finished_at == self.clock.now() < claim.claimed_at
         other.close()
+
+    def test_what_is_scheduled_follows_the_wall_clock(self) -> None:
+        """Later when it is set back, at once when it is set forward or the machine was suspended beyond the moment."""
+        task = self.submit(run_at=self.clock.now() + timedelta(hours=3))
+        self.clock.step(-3_600)
+        self.clock.advance(3 * 3_600)
+        assert not self.claim()
+        self.clock.step(3_600)
+        assert self.claim_one().id == task.id
 
     def test_the_tasks_of_a_worker_that_is_gone_run_again(self) -> None:
         """The interruption is on record and uses up no retry; what the old worker says later changes nothing."""
