@@ -419,6 +419,7 @@ def test_a_function_that_may_be_interrupted_ends(
         assert error.type == kind
         assert "in spin" in str(error.traceback)
         assert "TaskInterrupted" in str(error.traceback)
+        assert (function is functions.spin_and_fail) is ("interrupt.py" in str(error.traceback))
     wait_until(lambda: len(slot_threads()) == 1)
     assert manager.submit(functions.add, 1, 2).result(TIMEOUT_S) == 3
 

@@ -18,10 +18,10 @@ from thirdshift.core.outcome import Cancel, Ending, Retry, Snooze
 from thirdshift.core.reference import NotThere, is_imported, resolve
 from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import AttemptOutcome, TaskError, Traces
-from thirdshift.runtime import interrupt
 from thirdshift.runtime.context import StopReason, TaskContext, set_current_task
+from thirdshift.runtime.interrupt import Interrupt
 
-_OURS = (__file__, interrupt.__file__)
+_OURS = (__file__, Interrupt.call.__code__.co_filename)
 """Where functions are called from: frames of these files say nothing about the task."""
 _TRACEBACK_LIMIT = 20_000
 """Most characters of a traceback that are stored; the end says what failed, so the beginning is cut."""
@@ -40,12 +40,12 @@ def run_attempt(
     context: TaskContext,
     clock: Clock,
     began: Callable[[], None] | None = None,
-    call_interruptibly: Callable[..., Any] | None = None,
+    new_interrupt: Callable[[], Interrupt] | None = None,
 ) -> Ending:
     """Call the function that the reference *function* names, with its stored *arguments*. Raises nothing.
 
-    Its module is imported before the attempt starts; *began* is called in between. *call_interruptibly* calls, in
-    threads, those functions that declare that they may be interrupted.
+    Its module is imported before the attempt starts; *began* is called in between. *new_interrupt* makes, in threads,
+    what calls those functions that declare that they may be interrupted.
     """
     started_at = called = None
     set_current_task(context)
@@ -55,8 +55,8 @@ def run_attempt(
         if began is not None:
             began()
         started_at = clock.now()
-        if call_interruptibly is not None and is_interruptible(called):
-            value = call_interruptibly(called, args, kwargs, context)
+        if new_interrupt is not None and is_interruptible(called):
+            value = new_interrupt().call(called, args, kwargs, context)
         else:
             value = called(*args, **kwargs)
         if inspect.iscoroutine(value):

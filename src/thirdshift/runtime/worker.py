@@ -240,8 +240,9 @@ class Worker:
             return not (self._has_seats() or self.has_claims or in_hand)
 
     def _has_only_endless_work(self) -> bool:
-        is_idle = not (self._reports or self._unrecorded or self._returned)
-        return is_idle and all(pool.waits_in_vain or not pool.has_claims for pool in self._pools.values())
+        others = [pool for pool in self._pools.values() if not pool.waits_in_vain]
+        is_idle = not (self._reports or self._unrecorded or self._returned or any(pool.has_claims for pool in others))
+        return is_idle and len(others) < len(self._pools)
 
     def _close_idle_pools(self) -> None:
         """Let go of what need not wait for the last thread, such as child processes."""

@@ -48,7 +48,7 @@ class SlotFile:
         """Note that *slot* is empty."""
         try:
             _SLOT.pack_into(self._map, slot * _SLOT.size, 0, 0, 0)
-        except ValueError:  # closed: the function of a detached attempt returns after its worker has ended
+        except (TypeError, ValueError):  # closed: the function of a detached attempt returns after its worker has ended
             if not self._map.closed:
                 raise
 

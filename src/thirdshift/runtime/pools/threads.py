@@ -6,8 +6,7 @@ then its task is nobody else's. There are as many such replacements as slots; wh
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.declare import declaration_of
@@ -84,9 +83,10 @@ class ThreadPool(SlotPool):
             self._count_capacity()
             must_say = self._may_begin() and not self._replace() and not self.is_stuck
             self.is_stuck |= must_say
+            claims = [each.claim for each in self._overrun]
             self._distrust(running)
         if must_say:
-            self._sink.announce(PoolStuck(self.kind, [each.claim for each in self._overrun]))
+            self._sink.announce(PoolStuck(self.kind, claims))
         detach_after_s = self._detach_after_s(running)
         if detach_after_s is not None:
             running.kill_at = self._clock.monotonic() + max(0.0, detach_after_s - self.grace_s)
@@ -161,9 +161,7 @@ class ThreadRunner:
         """Run one attempt to its end."""
         enter()
         before_s = time.thread_time()
-        ending = run_attempt(
-            claim.function, claim.arguments, context, self._clock, call_interruptibly=self._call_interruptibly
-        )
+        ending = run_attempt(claim.function, claim.arguments, context, self._clock, new_interrupt=self._new_interrupt)
         return ending._replace(traces=Traces(cpu_s=time.thread_time() - before_s, log=context.take_log()))
 
     def pass_on_stop(self, context: TaskContext) -> None:
@@ -179,8 +177,6 @@ class ThreadRunner:
     def close(self) -> None:
         """Nothing is held between attempts."""
 
-    def _call_interruptibly(
-        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: TaskContext
-    ) -> Any:
+    def _new_interrupt(self) -> Interrupt:
         self._interrupt = Interrupt()
-        return self._interrupt.call(function, args, kwargs, context)
+        return self._interrupt
