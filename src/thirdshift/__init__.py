@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskNotFound,
         ThirdshiftError,
+        UniqueConflict,
         UsageError,
         WaitTimeout,
     )
@@ -79,6 +80,7 @@ _HOME = {
     "TaskPriority": "core.status",
     "TaskStatus": "core.status",
     "ThirdshiftError": "core.errors",
+    "UniqueConflict": "core.errors",
     "UsageError": "core.errors",
     "WaitTimeout": "core.errors",
     "current_task": "runtime.context",
@@ -125,6 +127,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskPriority",
     "TaskStatus",
     "ThirdshiftError",
+    "UniqueConflict",
     "UsageError",
     "WaitTimeout",
     "current_task",
