@@ -26,7 +26,7 @@ DEFAULT_RETRIES = 3
 DURABILITIES = {"full": True, "relaxed": False}
 _POOLS = {"thread": PoolKind.THREAD, "process": PoolKind.PROCESS, "async": PoolKind.ASYNC}
 _ON_CONFLICT = {choice.value: choice for choice in OnConflict}
-_LONGEST_KEY = 200
+_KEY = "[^\0\ud800-\udfff]{1,200}"
 _SHORTEST_TIMEOUT_S = 1e-6
 _MOST_PRIORITY = 2**31
 
@@ -198,8 +198,8 @@ def _unique_of(options: SubmitOptions) -> UniqueKey | None:
         if period is not None or on_conflict is not OnConflict.KEEP:
             raise UsageError("unique_for and on_conflict are about a unique_key; give one")
         return None
-    if not isinstance(key, str) or not 1 <= len(key) <= _LONGEST_KEY:
-        raise UsageError(f"unique_key is {key!r}; it must be a text of 1 to {_LONGEST_KEY} characters")
+    if not isinstance(key, str) or not re.fullmatch(_KEY, key):
+        raise UsageError(f"unique_key is {key!r}; it must be a text of 1 to 200 characters")
     period_s = period.total_seconds() if isinstance(period, timedelta) else period
     if period_s is not None and not _SHORTEST_TIMEOUT_S <= period_s <= LONGEST_WAIT_S:
         raise UsageError(f"unique_for is {period}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -42,7 +44,7 @@ from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId, TaskSpec
 from thirdshift.engines.sqlite import manage, unique, wake, work
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
@@ -70,6 +72,7 @@ _BATCH = 500
 """Rows that one transaction of a long change writes: some milliseconds under the write lock."""
 _QUIET_S = 5.0
 """How long a fork waits for what is being written or read."""
+_SPEC_OF = attrgetter("spec")
 _LEAST_PAUSE_S = 0.002
 """Twice the pause after which another process that found the file locked looks again."""
 
@@ -237,9 +240,9 @@ class SQLiteEngine:
         if len(tasks) == 1 and tasks[0].spec.unique is None:
             self._submit_one(tasks[0], self._now_us(), queue_size)
             return [tasks[0].id]
-        specs = {id(task.spec): task.spec for task in tasks}.values()
+        specs = [spec for spec, _ in groupby(map(_SPEC_OF, tasks))]  # the tasks of one submit mostly share theirs
         if any(spec.unique is not None for spec in specs):
-            return self._submit_unique(tasks, queue_size)
+            return self._submit_unique(tasks, specs, queue_size)
         now_us = self._now_us()
         rows = [row_of_new(task, now_us) for task in tasks]
         queues = {spec.queue for spec in specs}
@@ -255,12 +258,14 @@ class SQLiteEngine:
         self._hub.announce(wake.WORK)
         return [task.id for task in tasks]
 
-    def _submit_unique(self, tasks: Sequence[NewTask], queue_size: int | None) -> list[TaskId]:
+    def _submit_unique(
+        self, tasks: Sequence[NewTask], specs: Sequence[TaskSpec], queue_size: int | None
+    ) -> list[TaskId]:
         """Store *tasks*, of which some have a unique key, one after another in one transaction.
 
         Its moment is read under the write lock: who takes a key was submitted after the task before it had finished.
         """
-        queues = {task.spec.queue for task in tasks}
+        queues = {spec.queue for spec in specs}
 
         def insert(connection: sqlite3.Connection) -> list[unique.Landing]:
             _prepare_submit(connection, None, 0, queues - self._known_queues)
@@ -269,7 +274,7 @@ class SQLiteEngine:
                 _demand_room(connection, queue_size, 0)
             return landings
 
-        landings = self._writer.run(insert, durable=any(task.spec.durable for task in tasks))
+        landings = self._writer.run(insert, durable=any(spec.durable for spec in specs))
         self._known_queues |= queues
         if any(landing.is_new or landing.is_replaced for landing in landings):
             self._hub.announce(wake.WORK)
