@@ -410,8 +410,8 @@ class ManagerConformance:
     def test_the_last_call_of_a_key_is_the_one_that_runs(self) -> None:
         """As long as it has not started."""
         self.manager.pause_queue("later")
-        options = {"unique_key": "index", "on_conflict": "replace", "queue": "later"}
-        handles = [self.manager.options(**options).submit(self.functions.add, n, n) for n in range(3)]
+        submitter = self.manager.options(unique_key="index", on_conflict="replace", queue="later")
+        handles = [submitter.submit(self.functions.add, n, n) for n in range(3)]
         self.manager.resume_queue("later")
         assert {handle.result(TIMEOUT_S) for handle in handles} == {4}
         assert self.manager.get_stats()["total"] == 1
