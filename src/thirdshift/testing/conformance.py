@@ -856,6 +856,17 @@ class EngineConformance:
         assert self.stored(first) == before
         assert self.complete(claim)
 
+    @pytest.mark.parametrize("on_conflict", [OnConflict.KEEP, OnConflict.REPLACE])
+    def test_a_task_is_as_durable_as_any_submit_of_its_key_asked_for(self, on_conflict: OnConflict) -> None:
+        """Who asked for more is not let down by who came first, nor by who comes later."""
+        self.submit_unique(durable=False)
+        claim = self.claim_one()
+        assert not claim.durable
+        self.engine.give_back([claim])
+        for durable in (True, False):
+            self.submit_unique(on_conflict=on_conflict, durable=durable)
+        assert self.claim_one().durable
+
     def test_a_key_can_be_held_for_a_period(self) -> None:
         """From the submit, also when the task has finished or is deleted; and to the end of the task in any case."""
         first, _ = self.submit_unique(period_s=60)

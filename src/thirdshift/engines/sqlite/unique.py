@@ -26,13 +26,15 @@ def submit(connection: sqlite3.Connection, task: NewTask, now_us: int) -> Landin
         _hold(connection, unique, task.id, now_us)
         return Landing(task.id, is_new=True)
     ((holder,),) = connection.execute(QUERY["key_holder"], {"id": task.id, "key": key}).fetchall()
-    if holder == task.id or unique is None or unique.on_conflict is OnConflict.KEEP:
+    if holder == task.id or unique is None:
         return Landing(holder)
     if unique.on_conflict is OnConflict.ERROR:
         raise UniqueConflict(unique.key, holder)
-    is_replaced = _replace(connection, holder, row)
+    is_replaced = unique.on_conflict is OnConflict.REPLACE and _replace(connection, holder, row)
     if is_replaced:
         _hold(connection, unique, holder, now_us)
+    elif task.spec.durable:
+        connection.execute(QUERY["make_durable"], (holder,))
     return Landing(holder, is_replaced=is_replaced)
 
 

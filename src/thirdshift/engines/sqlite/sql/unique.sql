@@ -16,15 +16,19 @@ SELECT coalesce((SELECT id FROM task WHERE id = :id),
                 (SELECT id FROM task WHERE unique_key = :key AND finished_at IS NULL),
                 (SELECT holder FROM held_key WHERE key = :key));
 
+-- name: make_durable
+-- Who asks for durability and is led to a task gets it: this commit syncs the one that stored the task.
+UPDATE task SET durable = 1 WHERE id = ? AND durable = 0;
+
 -- name: hold_key
 INSERT INTO held_key (key, holder, expires_at) VALUES (?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at;
 
 -- name: replace
 -- What has not started becomes what was asked for last, with all its retries. Its id, its place among equals and its
--- attempts stay. Takes the parameters of submit, and the id of the task.
+-- attempts stay, and so does what was promised about power loss. Takes the parameters of submit, and the task's id.
 UPDATE task
-SET arguments = ?2, due_at = ?5, name = ?6, function = ?7, queue = ?8, pool = ?9, priority = ?10, durable = ?11,
+SET arguments = ?2, due_at = ?5, name = ?6, function = ?7, queue = ?8, pool = ?9, priority = ?10, durable = max(durable, ?11),
     max_retries = ?12, timeout_us = ?13, tags = ?14, stall_timeout_us = ?15, failures = 0, crashes = 0
 WHERE id = ?16 AND status IN ('pending', 'scheduled', 'retrying', 'waiting');
 
