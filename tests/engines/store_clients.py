@@ -228,8 +228,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "a retry has no retries": lambda: _change(r"failures = 0, ", "", "retry"),
     "a request to cancel is forgotten": _forget_requests,
     "the living are robbed": _rob_the_living,
-    "periods are forgotten": lambda: _change(r"WHERE NOT EXISTS \([^)]*\)", "WHERE true", "submit_unique"),
-    "what runs is replaced": lambda: _change(r" AND status IN \([^)]*\)", "", "replace"),
+    "a unique key is nobody's": lambda: _change(r"\?15, \?16", "?15, NULL", "submit_unique"),
+    "a replacement is forgotten": lambda: _change(r"WHERE id = \?16", "WHERE id = ?16 AND false", "replace"),
     EARLY: lambda: None,  # planted in ``_serve``
 }
 

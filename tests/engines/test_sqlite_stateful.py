@@ -664,12 +664,13 @@ class StoreMachine(RuleBasedStateMachine):
         max_retries: int,
         unique: dict[str, Any] | None,
     ) -> None:
-        ids = self.new_ids(count if unique is None else 1)
+        ids = self.new_ids(count)
         facts: dict[str, Any] = {"queue": queue, "pool": pool, "durable": durable, "max_retries": max_retries}
         if unique is None:
             self.send(data, ids, priorities, delay_s=delay_s, **facts)
-        else:
-            self.send_unique(data, {"id": ids[0], "priority": priorities[0], "unique": unique, **facts}, delay_s)
+            return
+        for task_id, priority in zip(ids, priorities, strict=False):
+            self.send_unique(data, {"id": task_id, "priority": priority, "unique": unique, **facts}, delay_s)
 
     def send(
         self, data: st.DataObject, ids: list[str], priorities: list[int], *, delay_s: int | None, **facts: Any
@@ -1004,8 +1005,8 @@ MORE_FAULTS = (
     "paused queues are open",
     "a retry has no retries",
     "a request to cancel is forgotten",
-    "periods are forgotten",
-    "what runs is replaced",
+    "a unique key is nobody's",
+    "a replacement is forgotten",
 )
 """For the long form only: some take some hundred examples."""
 
