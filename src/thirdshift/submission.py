@@ -193,11 +193,11 @@ def _pool_of(options: SubmitOptions, declared: PoolKind | None, func: Callable[.
 
 def _unique_of(options: SubmitOptions) -> UniqueKey | None:
     key, period = options.unique_key, options.unique_for
-    on_conflict: OnConflict = known("on_conflict", options.on_conflict, _ON_CONFLICT)
     if key is None:
-        if period is not None or on_conflict is not OnConflict.KEEP:
+        if period is not None or options.on_conflict != OnConflict.KEEP.value:
             raise UsageError("unique_for and on_conflict are about a unique_key; give one")
         return None
+    on_conflict: OnConflict = known("on_conflict", options.on_conflict, _ON_CONFLICT)
     if not isinstance(key, str) or not re.fullmatch(_KEY, key):
         raise UsageError(f"unique_key is {key!r}; it must be a text of 1 to 200 characters")
     period_s = period.total_seconds() if isinstance(period, timedelta) else period
