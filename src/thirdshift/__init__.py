@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TaskInterrupted,
         TaskNotFound,
         ThirdshiftError,
+        UniqueConflict,
         UsageError,
         WaitTimeout,
     )
@@ -89,6 +90,7 @@ _HOME = {
     "TaskPriority": "core.status",
     "TaskStatus": "core.status",
     "ThirdshiftError": "core.errors",
+    "UniqueConflict": "core.errors",
     "UsageError": "core.errors",
     "WaitTimeout": "core.errors",
     "current_task": "runtime.context",
@@ -141,6 +143,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskPriority",
     "TaskStatus",
     "ThirdshiftError",
+    "UniqueConflict",
     "UsageError",
     "WaitTimeout",
     "current_task",

@@ -21,6 +21,7 @@ from thirdshift.core.engine import (
     FailureGroup,
     QueueState,
     TaskFilter,
+    TellRefused,
     Vacuumed,
     WorkerEngine,
     WorkerState,
@@ -270,10 +271,17 @@ class BackgroundTaskManager:
         durability: str | None = None,
         task_id: str | None = None,
         wait: float | None = None,
+        unique_key: str | None = None,
+        unique_for: timedelta | float | None = None,
+        on_conflict: str = "keep",
     ) -> Submitter:
         """Return a submitter with these options: ``manager.options(queue="mail").submit(send, "a@example.org")``.
 
-        ``wait`` is how many seconds a submit to a full queue waits for room.
+        ``wait`` is how many seconds a submit to a full queue waits for room. While a task with a ``unique_key`` is
+        unfinished, and for ``unique_for`` (seconds or a ``timedelta``) from its submit, no other task of the store gets
+        that key: ``on_conflict`` says what a submit does that finds it held. ``keep`` returns the task that holds it,
+        ``replace`` also gives that one the new call and options if it has not started, ``error`` raises
+        :class:`UniqueConflict`.
         """
         refuse_wait(wait=wait)
         options = SubmitOptions(
@@ -289,6 +297,9 @@ class BackgroundTaskManager:
             durability=durability,
             task_id=task_id,
             wait=wait,
+            unique_key=unique_key,
+            unique_for=unique_for,
+            on_conflict=on_conflict,
         )
         return Submitter(self, options)
 
@@ -427,7 +438,10 @@ class BackgroundTaskManager:
         return await aio.in_thread(self.cancel_task, task_id)
 
     def retry_task(self, task_id: str) -> bool:
-        """Run a finished task again, with all its retries; False for an unknown or unfinished one."""
+        """Run a finished task again, with all its retries; False for an unknown or unfinished one.
+
+        Raises :class:`UniqueConflict` when an unfinished task has its unique key by now.
+        """
         return self._engine.retry(task_id)
 
     def delete_task(self, task_id: str) -> bool:
@@ -442,9 +456,14 @@ class BackgroundTaskManager:
         """
         return self._engine.cancel_all(task_filter, report)
 
-    def retry_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
-        """Run every finished task that matches now again, in batches; returns how many."""
-        return self._engine.retry_all(task_filter, report)
+    def retry_tasks(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
+        """Run every finished task that matches now again, in batches; returns how many.
+
+        Tasks whose unique key an unfinished task has by now stay as they are; *refused* is told of each, and why.
+        """
+        return self._engine.retry_all(task_filter, report, refused)
 
     def delete_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
         """Delete every finished task that matches now, in batches; returns how many."""
@@ -602,14 +621,17 @@ class BackgroundTaskManager:
         return await aio.finish(lambda wake: self._finishes.wait(task_id, timeout_s, wake), read)
 
     def submit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
-        """Store *calls* of *func*, all or none, and return their ids; every kind of submit comes here."""
+        """Store *calls* of *func*, all or none; every kind of submit comes here.
+
+        Returns their ids, or for one whose unique key another task holds the id of that task.
+        """
         tasks = self._maker.make(options, func, calls)
         wait_s = self._wait_s(options)
-        if tasks and wait_s and self.queue_size is not None:
-            self._store_waiting(tasks, self.queue_size, wait_s)
-        elif tasks:
-            self._engine.submit(tasks, queue_size=self.queue_size)
-        return [task.id for task in tasks]
+        if not tasks:
+            return []
+        if wait_s and self.queue_size is not None:
+            return self._store_waiting(tasks, self.queue_size, wait_s)
+        return list(self._engine.submit(tasks, queue_size=self.queue_size))
 
     async def asubmit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
         """Do what :meth:`submit_calls` does, for coroutines."""
@@ -619,9 +641,7 @@ class BackgroundTaskManager:
         if size is None or not wait_s:
             return await aio.in_thread(self.submit_calls, options, func, calls)
         tasks = await aio.in_thread(self._maker.make, options, func, calls)
-        if tasks:
-            await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake))
-        return [task.id for task in tasks]
+        return await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake)) if tasks else []
 
     def new_worker(self, pools: Sequence[Pool], *, random: Callable[[], float], observe: Observer) -> Worker:
         """Return a worker for the queues of this manager, not yet started; for the manager, and for tests."""
@@ -642,13 +662,14 @@ class BackgroundTaskManager:
     def _wait_s(self, options: SubmitOptions) -> float:
         return self._queue_wait_s if options.wait is None else options.wait
 
-    def _store_waiting(self, tasks: Sequence[NewTask], queue_size: int, wait_s: float) -> None:
+    def _store_waiting(self, tasks: Sequence[NewTask], queue_size: int, wait_s: float) -> list[str]:
         woken = threading.Event()
         submit = self._line.submit(tasks, queue_size, wait_s, woken.set)
         try:
             while not submit.store():
                 woken.wait(submit.left_s())
                 woken.clear()
+            return list(submit.ids)
         finally:
             submit.leave()
 

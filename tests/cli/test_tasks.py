@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from thirdshift.testing import functions
+
 
 @pytest.fixture
 def failed(shell, work) -> str:
@@ -127,6 +129,39 @@ def test_cancel_and_retry(shell) -> None:
     assert (again.returncode, again.stdout) == (1, f"{task_id} was not cancelled: it is cancelled\n")
     assert shell.json("tasks", "retry", task_id) == {"id": task_id, "retried": True, "status": "pending"}
     assert shell("tasks", "retry", task_id).returncode == 1
+
+
+@pytest.fixture
+def taken(shell, work) -> tuple[str, str]:
+    """The ids of a task that failed, and of the one that has its unique key by now."""
+    manager = work()
+    submitter = manager.options(unique_key="report-42", max_retries=0)
+    first = submitter.submit(functions.fail, "no").wait(timeout=30)
+    manager.pause_queue("default")
+    return first.id, submitter.submit(functions.fail, "no").id
+
+
+def test_a_unique_key_is_shown_and_found(shell, taken: tuple[str, str]) -> None:
+    """In both forms; a list by key has the finished tasks too."""
+    first, second = taken
+    assert "unique key  report-42\n" in shell("tasks", "show", second).stdout
+    assert shell.json("tasks", "show", second)["unique_key"] == "report-42"
+    shell.submit("functions:add", "1")
+    found = shell.json("tasks", "list", "--unique-key", "report-42")
+    assert [task["id"] for task in found] == [second, first]
+
+
+def test_a_retry_whose_unique_key_is_taken_is_refused(shell, taken: tuple[str, str]) -> None:
+    """It says by whom; among many it is counted."""
+    first, second = taken
+    done = shell("tasks", "retry", first)
+    assert done.returncode == 1
+    words = f"{first} was not retried: the unique key 'report-42' is held by task {second}"
+    assert done.stdout.startswith(words)
+    done = shell("tasks", "retry", "--status", "failed", "--yes")
+    words = "retried 0 of 1 task (1 failed); 1 left as they are: unfinished tasks have their unique keys\n"
+    assert (done.returncode, done.stdout) == (0, words)
+    assert list(shell.json("tasks", "retry", "--status", "failed", "--yes")["refused"]) == [first]
 
 
 def test_a_running_task_is_cancelled(shell, work) -> None:

@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from thirdshift.core.engine import ClaimRequest, Registration, TaskFilter
 from thirdshift.core.outcome import Ending, settle
 from thirdshift.core.pruning import Limit
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
+from thirdshift.core.task import AttemptOutcome, Claim, OnConflict, PoolKind, TaskError, UniqueKey
 from thirdshift.engines.sqlite import SQLiteEngine, connection
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.testing.clock import FakeClock
@@ -86,6 +87,13 @@ class Workload:
         yield "retry all", lambda: self.engine.retry_all(TaskFilter(statuses=frozenset({TaskStatus.CANCELLED})))
         yield "delete all", lambda: self.engine.delete_all(TaskFilter(queue="default"))
         yield "delete", lambda: self.engine.delete_finished(before=self.clock.now() + timedelta(days=1))
+        key = UniqueKey(key="k", period_s=60.0)
+        yield "submit unique", lambda: self.submit("t", unique=key)
+        yield "keep", lambda: self.submit("u", unique=key)
+        later = {"unique": replace(key, on_conflict=OnConflict.REPLACE), "name": "later", "queue": "new"}
+        yield "replace", lambda: self.submit("v", run_at=self.clock.now() + timedelta(seconds=30), **later)
+        yield "cancel unique", lambda: self.engine.cancel(task_id("t"))
+        yield "take an expired key", lambda: (self.clock.advance(60), self.submit("w", unique=key))
 
     def submit(self, names: str, **changes: Any) -> None:
         self.engine.submit([new_task(id=task_id(name), max_retries=2, **changes) for name in names])

@@ -102,7 +102,7 @@ def states(kills: list[Kill]) -> list[State]:
 
 
 def state_of(file: Path) -> State:
-    """Everything that matters of a store: tasks, attempts and paused queues; workers are named by their order."""
+    """Everything that matters of a store: tasks, attempts, paused queues, keys; workers are named by their order."""
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -116,7 +116,15 @@ def state_of(file: Path) -> State:
         progress = connection.execute("SELECT task, attempt, facts FROM progress").fetchall()
         has_steps = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'step'").fetchone()  # since version 4
         steps = connection.execute("SELECT * FROM step").fetchall() if has_steps else []
-    return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress, "steps": steps}
+        keys = keys_of(connection)
+    return {
+        "tasks": sorted(tasks),
+        "attempts": attempts,
+        "paused": paused,
+        "progress": progress,
+        "steps": steps,
+        "keys": keys,
+    }
 
 
 def whole_state_of(file: Path) -> State:
@@ -126,6 +134,14 @@ def whole_state_of(file: Path) -> State:
         unknown = connection.execute("SELECT * FROM unknown_function").fetchall()
         unknown_to = connection.execute("SELECT function, error, at FROM unknown_to").fetchall()
     return {**state_of(file), "causes": causes, "unknown": unknown, "unknown_to": unknown_to}
+
+
+def keys_of(connection: sqlite3.Connection) -> list[Any]:
+    """The tasks with a unique key and the keys that are held; none in a file that is older than they are."""
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'held_key'").fetchone() is None:
+        return []
+    tasks = connection.execute("SELECT id, unique_key, name, queue FROM task WHERE unique_key IS NOT NULL ORDER BY id")
+    return [*tasks, *connection.execute("SELECT * FROM held_key ORDER BY key")]
 
 
 def demand_consistency(file: Path) -> None:

@@ -82,6 +82,17 @@ def test_a_running_task_cannot_be_deleted(engine: SQLiteEngine, stranger: Connec
         connection.execute("DELETE FROM task")
 
 
+def test_two_live_tasks_cannot_have_one_unique_key(engine: SQLiteEngine, stranger: Connect) -> None:
+    """The index of the store itself refuses it, also to another program; a finished task keeps its key beside it."""
+    tasks = [new_task(), new_task()]
+    engine.submit(tasks)
+    engine.cancel(tasks[0].id)
+    connection = stranger()
+    connection.execute("UPDATE task SET unique_key = 'k'")
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: task\.unique_key"):
+        connection.execute("UPDATE task SET status = 'pending', finished_at = NULL WHERE id = ?", [tasks[0].id])
+
+
 PLANS = {
     "open_lines": ("task_runnable", ()),
     "runnable": ("task_runnable", ("q", "thread", 5)),
@@ -106,6 +117,11 @@ PLANS = {
     "unknown_since": ("PRIMARY KEY", ("f", 1)),
     "unknown_to": ("PRIMARY KEY", ("f",)),
     "task": ("sqlite_autoindex_task_1", ("0" * 32,)),
+    "key_holder": ("task_unique_key", {"id": "0" * 32, "key": "k"}),
+    "live_rival": ("task_unique_key", {"id": "0" * 32}),
+    "submit_unique": ("held_key USING PRIMARY KEY", ("x",) * 16),
+    "has_expired_key": ("held_key_expiry", (1,)),
+    "forget_expired_keys": ("held_key_expiry", (1, 5)),
 }
 
 

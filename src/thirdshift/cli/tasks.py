@@ -40,11 +40,10 @@ def tasks() -> None:
 @click.option("--queue", help="Only tasks of this queue.")
 @click.option("--name", help="Only tasks of this name.")
 @click.option("--tag", help="Only tasks with this tag.")
+@click.option("--unique-key", help="Only tasks with this unique key, finished ones too.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Most tasks to list.")
 @click.pass_obj
-def list_tasks(
-    session: Session, statuses: tuple[str, ...], queue: str | None, name: str | None, tag: str | None, limit: int
-) -> None:
+def list_tasks(session: Session, /, statuses: tuple[str, ...], **narrow: Any) -> None:
     """List tasks, newest first.
 
     \b
@@ -53,7 +52,7 @@ def list_tasks(
     """
     from thirdshift.core.engine import TaskFilter  # noqa: PLC0415
 
-    wanted = TaskFilter(statuses=frozenset(map(TaskStatus, statuses)), queue=queue, name=name, tag=tag, limit=limit)
+    wanted = TaskFilter(statuses=frozenset(map(TaskStatus, statuses)), **narrow)
     with opened(session) as manager:
         found = manager.find_tasks(wanted)
     if session.as_json:
@@ -141,6 +140,7 @@ def describe(task: BackgroundTask) -> dict[str, Any]:
         "priority": task.priority,
         "status": task.status.value,
         "tags": list(task.tags),
+        "unique_key": task.unique_key,
         "arguments": _shown(lambda: list(task.arguments)),
         "result": _shown(lambda: task.result),
         "error": None if task.error is None else str(task.error),
@@ -208,6 +208,8 @@ def _facts(task: BackgroundTask) -> dict[str, str]:
     }
     if task.tags:
         facts["tags"] = ", ".join(task.tags)
+    if task.unique_key is not None:
+        facts["unique key"] = task.unique_key
     if task.progress is not None:
         facts["progress"] = str(dict(task.progress))
     if task.status is TaskStatus.COMPLETED:

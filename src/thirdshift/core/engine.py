@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from thirdshift.core.errors import UniqueConflict
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.limits import NO_LIMITS, QueueLimits
 from thirdshift.core.outcome import Settlement
@@ -39,6 +40,8 @@ class TaskFilter:
     name: str | None = None
     queue: str | None = None
     tag: str | None = None
+    unique_key: str | None = None
+    """Finds the finished tasks that had it too."""
     submitted_before: datetime | None = None
     finished_before: datetime | None = None
     """Leaves out what is not finished."""
@@ -49,6 +52,9 @@ class TaskFilter:
 
 BulkProgress = Callable[[int, int], None]
 """Told after each batch of a long change: how many tasks were looked at so far, and how many there are."""
+
+TellRefused = Callable[[TaskId, UniqueConflict], None]
+"""Told of each task that a change of many has left as it was, and why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,11 +178,12 @@ class Engine(Protocol):
     def location(self) -> str:
         """Return where the tasks live, for people."""
 
-    def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> None:
-        """Store all *tasks* or none; on return they are as durable as they ask to be.
+    def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> Sequence[TaskId]:
+        """Store all *tasks* or none; on return they are as durable as they ask to be. Returns the id for each.
 
-        A task whose id is already stored is left as it is. Raises ``QueueFull`` when more than *queue_size* tasks would
-        then be waiting to run.
+        That is its own, or the one of the task that holds its unique key. A task whose id is already stored is left as
+        it is. Raises ``QueueFull`` when more than *queue_size* tasks would then be waiting to run, and
+        ``UniqueConflict`` when a task that asks for that finds its key held.
         """
 
     def get(self, task_id: str) -> BackgroundTask | None:
@@ -233,7 +240,10 @@ class Engine(Protocol):
         """Cancel the task, or ask its worker to stop it; False for an unknown or finished one."""
 
     def retry(self, task_id: str) -> bool:
-        """Make a finished task pending again with all its retries; False for an unknown or unfinished one."""
+        """Make a finished task pending again with all its retries; False for an unknown or unfinished one.
+
+        Raises ``UniqueConflict`` when an unfinished task has its unique key by now.
+        """
 
     def delete(self, task_id: str) -> bool:
         """Delete a finished task with its attempts; False for an unknown or unfinished one."""
@@ -245,8 +255,13 @@ class Engine(Protocol):
         what is done when one fails stays done. A task that no longer matches when its turn comes is left alone.
         """
 
-    def retry_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
-        """Make all finished tasks that match now pending again, as :meth:`retry` does; returns how many."""
+    def retry_all(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
+        """Make all finished tasks that match now pending again, as :meth:`retry` does; returns how many.
+
+        Those whose unique key an unfinished task has are left alone, and *refused* is told of each.
+        """
 
     def delete_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
         """Delete all finished tasks that match now, as :meth:`delete` does; returns how many."""
@@ -262,7 +277,8 @@ class Engine(Protocol):
     ) -> Mapping[TaskStatus, int]:
         """Delete finished tasks beyond *limits*, those that finished first, *most* of them at most; returns how many.
 
-        In batches, as all changes of many tasks. Costs one short look when there is nothing to do.
+        In batches, as all changes of many tasks. Costs one short look when there is nothing to do. Unique keys whose
+        period is over go too.
         """
 
     def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:

@@ -11,6 +11,7 @@ Each constructor takes facts and forms the message: what happened, to what, and 
     │   ├── UnsafePath             a name or a path leads out of the folder it must stay in
     │   └── FileNotQueued          no file of this name is where the call looks for it
     ├── QueueFull                  the queue holds as many tasks as it may
+    ├── UniqueConflict             another task holds the unique key
     ├── TaskNotFound               no task has this id
     ├── TaskFailed                 the task ended without a result
     ├── WaitTimeout                the task was not finished in time; it goes on
@@ -112,6 +113,18 @@ class QueueFull(ThirdshiftError):
             "Submit later, wait for room, or raise queue_size."
         )
         self.queue_size = queue_size
+
+
+class UniqueConflict(ThirdshiftError):
+    """Another task holds the unique key; ``task_id`` is its id."""
+
+    def __init__(self, key: str, task_id: str) -> None:
+        super().__init__(
+            f"the unique key {key!r} is held by task {task_id}; nothing was changed. The key is free when that task "
+            "has finished, and the period is over for which it was submitted, if any."
+        )
+        self.key = key
+        self.task_id = task_id
 
 
 class TaskNotFound(ThirdshiftError):

@@ -40,6 +40,29 @@ class AttemptOutcome(Enum):
     """The function asked to be run again later; uses up no retry."""
 
 
+class OnConflict(Enum):
+    """What becomes of a submit whose unique key another task holds."""
+
+    KEEP = "keep"
+    """It makes no task and leads to the one that holds the key."""
+    REPLACE = "replace"
+    """So it does, and the holder becomes what was submitted if it has not started."""
+    ERROR = "error"
+    """It is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UniqueKey:
+    """A text that one unfinished task of the whole store may have.
+
+    With *period_s* the key is held for so many seconds from the submit too, whatever becomes of the task.
+    """
+
+    key: str
+    period_s: float | None = None
+    on_conflict: OnConflict = OnConflict.KEEP
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
     """All about a new task but its call. ``run_at`` is aware, or ``None`` for now; limits are in seconds."""
@@ -55,6 +78,7 @@ class TaskSpec:
     tags: tuple[str, ...] = ()
     durable: bool = True
     stall_timeout_s: float | None = None
+    unique: UniqueKey | None = None
 
 
 class NewTask(NamedTuple):
@@ -205,6 +229,8 @@ class BackgroundTask:
     """What the running attempt reported last."""
     stall_timeout_s: float | None = None
     """Longest time that an attempt may go on without reporting progress or logging."""
+    unique_key: str | None = None
+    """The key that no other unfinished task has while this one is unfinished."""
     encoded_arguments: bytes = field(default=b"", repr=False)
 
     @property

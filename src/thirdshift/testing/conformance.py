@@ -21,13 +21,24 @@ import pytest
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import ClaimRequest, Exchange, FailureGroup, Registration, TaskFilter, WorkerEngine
-from thirdshift.core.errors import QueueFull
+from thirdshift.core.errors import QueueFull, UniqueConflict
 from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Ending, Settlement, settle
 from thirdshift.core.pruning import Limit
 from thirdshift.core.reason import Reason, ReasonCode
 from thirdshift.core.status import FINISHED, TRANSITIONS, TaskPriority, TaskStatus
-from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, NewTask, PoolKind, TaskError, TaskSpec, Traces
+from thirdshift.core.task import (
+    AttemptOutcome,
+    BackgroundTask,
+    Claim,
+    NewTask,
+    OnConflict,
+    PoolKind,
+    TaskError,
+    TaskSpec,
+    Traces,
+    UniqueKey,
+)
 from thirdshift.testing.clock import FakeClock
 
 BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
@@ -996,6 +1007,258 @@ class EngineConformance:
                 self.engine.exchange([settlement], None)
             assert self.stored(task).status is TaskStatus.RUNNING
             assert self.stored(task).attempts == ()
+
+    # Unique keys
+
+    def submit_unique(
+        self,
+        key: str = "report",
+        on_conflict: OnConflict = OnConflict.KEEP,
+        period_s: float | None = None,
+        **changes: object,
+    ) -> tuple[NewTask, str]:
+        """Submit one task with a unique key; return it, and the id that the submit led to."""
+        task = new_task(unique=UniqueKey(key=key, period_s=period_s, on_conflict=on_conflict), **changes)
+        (led_to,) = self.engine.submit([task])
+        return task, led_to
+
+    def test_a_submit_says_which_task_it_led_to(self) -> None:
+        """To those that were submitted, in their order, when nothing stands in the way."""
+        tasks = [new_task() for _ in range(3)]
+        assert list(self.engine.submit(tasks)) == [task.id for task in tasks]
+        assert list(self.engine.submit([tasks[0]])) == [tasks[0].id]
+
+    @pytest.mark.parametrize("on_conflict", [OnConflict.KEEP, OnConflict.REPLACE])
+    def test_two_submits_of_one_key_lead_to_one_task(self, on_conflict: OnConflict) -> None:
+        """Whatever their queues; other keys, and tasks without one, are not concerned."""
+        first, led_to = self.submit_unique()
+        assert led_to == first.id
+        second, led_to = self.submit_unique(on_conflict=on_conflict, queue="mail")
+        assert (led_to, self.engine.get(second.id)) == (first.id, None)
+        other, led_to = self.submit_unique("another")
+        assert led_to == other.id
+        self.submit()
+        assert self.engine.counts()[TaskStatus.PENDING] == 3
+        assert [self.stored(task).unique_key for task in (first, other)] == ["report", "another"]
+
+    def test_a_conflict_can_be_an_error(self) -> None:
+        """It names the key and the task that holds it, and nothing is stored."""
+        first, _ = self.submit_unique()
+        second = new_task(unique=UniqueKey(key="report", on_conflict=OnConflict.ERROR))
+        with pytest.raises(UniqueConflict, match=f"'report' is held by task {first.id}") as refused:
+            self.engine.submit([new_task(), second])
+        assert (refused.value.key, refused.value.task_id) == ("report", first.id)
+        assert self.engine.counts()[TaskStatus.PENDING] == 1
+        self.complete(self.claim_one())
+        assert list(self.engine.submit([second])) == [second.id]
+
+    def test_a_key_is_free_when_its_task_has_finished(self) -> None:
+        """Not while it is tried again, and not while it runs on after its cancellation."""
+        first, _ = self.submit_unique()
+        self.fail(self.claim_one())
+        assert self.submit_unique()[1] == first.id
+        self.clock.advance(60)
+        claim = self.claim_one()
+        self.engine.cancel(first.id)
+        assert self.submit_unique()[1] == first.id
+        self.end(claim, AttemptOutcome.CANCELLED)
+        second, led_to = self.submit_unique()
+        assert led_to == second.id
+        self.engine.cancel(second.id)
+        third, led_to = self.submit_unique()
+        assert led_to == third.id
+
+    def test_submitting_a_key_again_with_the_same_id_is_safe(self) -> None:
+        """The task that is stored is the answer, finished or not, whoever holds the key by now."""
+        for on_conflict in OnConflict:
+            task, _ = self.submit_unique(on_conflict.value, on_conflict)
+            before = self.stored(task)
+            again = new_task(id=task.id, name="again", unique=task.spec.unique)
+            assert list(self.engine.submit([again])) == [task.id]
+            assert self.stored(task) == before
+            self.complete(self.claim_one())
+            self.submit_unique(on_conflict.value)
+            assert list(self.engine.submit([again])) == [task.id]
+            self.complete(self.claim_one())
+        assert self.engine.counts()[TaskStatus.COMPLETED] == 2 * len(OnConflict)
+
+    @pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.RETRYING])
+    @pytest.mark.parametrize("delay_s", [None, 10, 3_600])
+    def test_what_has_not_started_is_replaced(self, status: TaskStatus, delay_s: float | None) -> None:
+        """By the new call with its options and its due time, with all retries; its id and its attempts stay."""
+        run_at = self.clock.now() + timedelta(hours=1) if status is TaskStatus.SCHEDULED else None
+        first, _ = self.submit_unique(run_at=run_at, tags=("old",), timeout_s=1.0)
+        if status is TaskStatus.RETRYING:
+            self.fail(self.claim_one())
+        before = self.stored(first)
+        assert before.status is status
+        self.clock.advance(1)
+        due_at = self.clock.now() + timedelta(seconds=delay_s or 0)
+        second, led_to = self.submit_unique(
+            on_conflict=OnConflict.REPLACE,
+            name="mail",
+            function="shop.mail:send",
+            arguments=codec.encode_arguments(("new",), {}),
+            queue="mail",
+            pool=PoolKind.PROCESS,
+            priority=TaskPriority.HIGH,
+            run_at=None if delay_s is None else due_at,
+            max_retries=7,
+            stall_timeout_s=2.5,
+            tags=("new",),
+        )
+        assert (led_to, self.engine.get(second.id)) == (first.id, None)
+        assert self.stored(first) == replace(
+            before,
+            name="mail",
+            function="shop.mail:send",
+            encoded_arguments=second.arguments,
+            queue="mail",
+            pool=PoolKind.PROCESS,
+            priority=TaskPriority.HIGH,
+            status=TaskStatus.SCHEDULED if delay_s else TaskStatus.PENDING,
+            due_at=due_at,
+            max_retries=7,
+            timeout_s=None,
+            stall_timeout_s=2.5,
+            tags=("new",),
+            failures=0,
+        )
+        self.clock.advance(delay_s or 0)
+        claim = self.claim(pool=PoolKind.PROCESS, queues={"mail"})[0]
+        assert (claim.id, claim.arguments, claim.attempt) == (first.id, second.arguments, len(before.attempts) + 1)
+
+    def test_what_runs_is_not_replaced(self) -> None:
+        """It is kept as it is, with the claim that holds it."""
+        first, _ = self.submit_unique()
+        claim = self.claim_one()
+        before = self.stored(first)
+        assert self.submit_unique(on_conflict=OnConflict.REPLACE, name="new")[1] == first.id
+        assert self.stored(first) == before
+        assert self.complete(claim)
+
+    @pytest.mark.parametrize("on_conflict", [OnConflict.KEEP, OnConflict.REPLACE])
+    def test_a_task_is_as_durable_as_any_submit_of_its_key_asked_for(self, on_conflict: OnConflict) -> None:
+        """Who asked for more is not let down by who came first, nor by who comes later."""
+        self.submit_unique(durable=False)
+        claim = self.claim_one()
+        assert not claim.durable
+        self.engine.give_back([claim])
+        for durable in (True, False):
+            self.submit_unique(on_conflict=on_conflict, durable=durable)
+        assert self.claim_one().durable
+
+    def test_a_key_can_be_held_for_a_period(self) -> None:
+        """From the submit, also when the task has finished or is deleted; and to the end of the task in any case."""
+        first, _ = self.submit_unique(period_s=60)
+        self.clock.advance(59.999999)
+        self.complete(self.claim_one())
+        for on_conflict in (OnConflict.KEEP, OnConflict.REPLACE):
+            assert self.submit_unique(on_conflict=on_conflict)[1] == first.id
+        self.engine.delete(first.id)
+        assert self.submit_unique(period_s=60)[1] == first.id
+        with pytest.raises(UniqueConflict, match=first.id):
+            self.submit_unique(on_conflict=OnConflict.ERROR)
+        self.clock.advance(0.000001)
+        second, led_to = self.submit_unique(period_s=60)
+        assert led_to == second.id
+        self.clock.advance(3_600)
+        assert self.submit_unique()[1] == second.id
+        self.complete(self.claim_one())
+        third, led_to = self.submit_unique()
+        assert led_to == third.id
+
+    def test_a_replacing_submit_begins_the_period_anew(self) -> None:
+        """When it asks for one; otherwise the first one stands."""
+        first, _ = self.submit_unique(period_s=60)
+        self.clock.advance(30)
+        self.submit_unique(on_conflict=OnConflict.REPLACE, period_s=60)
+        self.submit_unique(on_conflict=OnConflict.REPLACE)
+        self.complete(self.claim_one())
+        self.clock.advance(59)
+        assert self.submit_unique()[1] == first.id
+        self.clock.advance(1)
+        assert self.submit_unique()[1] != first.id
+
+    def test_expired_keys_are_pruned_and_no_others(self) -> None:
+        """A key that is still held is held after it."""
+        (_, early), (_, late) = self.submit_unique("early", period_s=10), self.submit_unique("late", period_s=60)
+        for claim in self.claim():
+            self.complete(claim)
+        self.clock.advance(10)
+        self.engine.prune({TaskStatus.COMPLETED: Limit(rows=0)})
+        assert self.submit_unique("early")[1] != early
+        assert self.submit_unique("late")[1] == late
+
+    def test_a_retry_is_refused_while_another_task_has_the_key(self) -> None:
+        """It names that task; when that has finished too, one of them may be retried."""
+        first, _ = self.submit_unique()
+        self.complete(self.claim_one())
+        second, _ = self.submit_unique()
+        with pytest.raises(UniqueConflict, match=f"'report' is held by task {second.id}"):
+            self.engine.retry(first.id)
+        assert not self.engine.retry(second.id)
+        self.complete(self.claim_one())
+        assert [self.stored(task).status for task in (first, second)] == [TaskStatus.COMPLETED] * 2
+        assert self.engine.retry(first.id)
+        with pytest.raises(UniqueConflict, match=first.id):
+            self.engine.retry(second.id)
+        assert self.submit_unique()[1] == first.id
+
+    def test_a_retry_of_many_leaves_out_those_whose_key_is_taken(self) -> None:
+        """Each is told, with the task in its way, which may be one that was retried just before."""
+        tasks = []
+        for _ in range(2):
+            tasks.append(self.submit_unique()[0])
+            self.engine.cancel(tasks[-1].id)
+        other = self.in_status(TaskStatus.CANCELLED)
+        told: list[tuple[str, str]] = []
+        wanted = TaskFilter(statuses=frozenset({TaskStatus.CANCELLED}))
+        count = self.engine.retry_all(wanted, refused=lambda task_id, why: told.append((task_id, why.task_id)))
+        assert (count, told) == (2, [(tasks[1].id, tasks[0].id)])
+        found = [self.stored(task).status for task in (*tasks, other)]
+        assert found == [TaskStatus.PENDING, TaskStatus.CANCELLED, TaskStatus.PENDING]
+        assert self.engine.retry_all(wanted) == 0
+
+    def test_a_full_queue_refuses_no_submit_that_makes_no_task(self) -> None:
+        """And every other."""
+        first = new_task(unique=UniqueKey(key="report"))
+        self.engine.submit([first], queue_size=1)
+        for on_conflict in (OnConflict.KEEP, OnConflict.REPLACE):
+            again = new_task(unique=UniqueKey(key="report", on_conflict=on_conflict))
+            assert list(self.engine.submit([again], queue_size=1)) == [first.id]
+        with pytest.raises(QueueFull, match="queue_size is 1"):
+            self.engine.submit([new_task(unique=UniqueKey(key="another", period_s=60))], queue_size=1)
+        assert self.engine.counts()[TaskStatus.PENDING] == 1
+        another, led_to = self.submit_unique("another")
+        assert led_to == another.id
+
+    def test_tasks_with_and_without_keys_go_together(self) -> None:
+        """One after another, all or none."""
+        key = UniqueKey(key="report")
+        tasks = [new_task(), new_task(unique=key), new_task(unique=key), new_task()]
+        assert list(self.engine.submit(tasks)) == [tasks[n].id for n in (0, 1, 1, 3)]
+        assert [claim.id for claim in self.claim()] == [tasks[n].id for n in (0, 1, 3)]
+
+    def test_tasks_are_found_by_their_unique_key(self) -> None:
+        """Finished ones too, newest first."""
+        first, _ = self.submit_unique()
+        self.complete(self.claim_one())
+        second, _ = self.submit_unique()
+        self.submit_unique("another")
+        assert [task.id for task in self.engine.find(TaskFilter(unique_key="report"))] == [second.id, first.id]
+
+    def test_a_worker_is_told_of_tasks_with_a_key(self) -> None:
+        """Of new and replaced ones, not of those that a submit left as they are."""
+        told: list[str] = []
+        unlisten = self.engine.on_work(lambda: told.append("work"))
+        self.submit_unique()
+        assert len(told) == 1
+        self.submit_unique()
+        assert len(told) == 1
+        self.submit_unique(on_conflict=OnConflict.REPLACE)
+        assert len(told) == 2
+        unlisten()
 
     # Counting and listing
 

@@ -27,6 +27,7 @@ from thirdshift.core.errors import (
     StoreError,
     TaskFailed,
     TaskNotFound,
+    UniqueConflict,
     UsageError,
     WaitTimeout,
 )
@@ -205,6 +206,7 @@ class ManagerConformance:
             ({"pool": "fibre"}, "pool is 'fibre'"),
             ({"durability": "some"}, "durability is 'some'"),
             ({"task_id": "7"}, "task_id is '7'"),
+            ({"unique_key": ""}, "unique_key is ''"),
         ],
     )
     def test_an_option_that_makes_no_sense_is_refused(self, options: dict[str, Any], words: str) -> None:
@@ -474,6 +476,73 @@ class ManagerConformance:
         assert submitter.submit(self.functions.add, 1, 1).id == submitter.submit(self.functions.add, 2, 2).id
         assert submitter.submit(self.functions.add, 3, 3).result(TIMEOUT_S) == 2
         assert self.manager.get_stats()["total"] == 1
+
+    # Unique keys
+
+    def test_a_unique_key_makes_one_task_of_many_submits(self) -> None:
+        """Each handle is of that task; when it has finished the key is free."""
+        held = self.busy(unique_key="report-42")
+        submitter = self.manager.options(unique_key="report-42")
+        assert submitter.submit(self.functions.add, 1, 1).id == held.handle.id
+        with pytest.raises(UniqueConflict, match=f"'report-42' is held by task {held.handle.id}"):
+            self.manager.options(unique_key="report-42", on_conflict="error").submit(self.functions.add, 2, 2)
+        held.finish()
+        again = submitter.submit(self.functions.add, 3, 3)
+        assert again.result(TIMEOUT_S) == 6
+        assert again.task.unique_key == "report-42"
+        assert self.manager.submit(self.functions.echo).task.unique_key is None
+        found = self.manager.find_tasks(TaskFilter(unique_key="report-42"))
+        assert [task.id for task in found] == [again.id, held.handle.id]
+
+    def test_the_last_call_of_a_key_is_the_one_that_runs(self) -> None:
+        """As long as it has not started."""
+        self.manager.pause_queue("later")
+        submitter = self.manager.options(unique_key="index", on_conflict="replace", queue="later")
+        handles = [submitter.submit(self.functions.add, n, n) for n in range(3)]
+        self.manager.resume_queue("later")
+        assert {handle.result(TIMEOUT_S) for handle in handles} == {4}
+        assert self.manager.get_stats()["total"] == 1
+
+    @pytest.mark.parametrize("period", [3_600, timedelta(hours=1)])
+    def test_a_unique_key_can_outlive_its_task(self, period: Any) -> None:
+        """Then the submit leads to the finished task and its result."""
+        submitter = self.manager.options(unique_key="bill-7", unique_for=period)
+        first = submitter.submit(self.functions.add, 1, 1)
+        assert first.result(TIMEOUT_S) == 2
+        assert submitter.submit(self.functions.add, 5, 5).result(TIMEOUT_S) == 2
+        assert self.manager.get_stats()["total"] == 1
+
+    def test_many_calls_have_no_unique_key_in_common(self) -> None:
+        """It would make one task of them; the message says what to do."""
+        with pytest.raises(UsageError, match="Submit them one by one, each with a key of its own"):
+            self.manager.options(unique_key="a").submit_many(self.functions.echo, [(), ()])
+        assert self.manager.get_stats()["total"] == 0
+
+    def test_a_submit_that_waits_for_room_leads_to_the_task_that_has_the_key(self) -> None:
+        """It makes no task, so a full queue does not hold it up; in a coroutine neither."""
+        self.manager.pause_queue("default")
+        self.manager.queue_size = 1
+        submitter = self.manager.options(unique_key="a", wait=TIMEOUT_S)
+        first = submitter.submit(self.functions.add, 1, 1)
+        assert submitter.submit(self.functions.add, 2, 2).id == first.id
+        assert asyncio.run(submitter.asubmit(self.functions.add, 3, 3)).id == first.id
+        self.manager.resume_queue("default")
+        assert first.result(TIMEOUT_S) == 2
+
+    def test_a_retry_whose_unique_key_is_taken_is_refused(self) -> None:
+        """One by an error that names the task in its way; among many it is left out, and told."""
+        first = self.run(self.functions.fail, "x", max_retries=0, unique_key="a")
+        other = self.run(self.functions.fail, "y", max_retries=0)
+        held = self.busy(unique_key="a")
+        with pytest.raises(UniqueConflict, match=held.handle.id):
+            self.manager.retry_task(first.id)
+        told: dict[str, str] = {}
+        failed = TaskFilter(statuses=frozenset({TaskStatus.FAILED}))
+        assert self.manager.retry_tasks(failed, refused=lambda task_id, why: told.update({task_id: why.task_id})) == 1
+        assert told == {first.id: held.handle.id}
+        assert len(self.manager.handle(other.id).wait(TIMEOUT_S).attempts) == 2
+        held.finish()
+        assert self.manager.retry_task(first.id)
 
     def test_many_calls_are_one_commit(self) -> None:
         """Ids come back in order."""

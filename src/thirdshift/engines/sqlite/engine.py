@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,6 +35,7 @@ from thirdshift.core.engine import (
     ReserveSeat,
     Seat,
     TaskFilter,
+    TellRefused,
     Vacuumed,
     WorkerState,
 )
@@ -43,8 +46,8 @@ from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskError, TaskId
-from thirdshift.engines.sqlite import manage, wake, work
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskError, TaskId, TaskSpec
+from thirdshift.engines.sqlite import manage, unique, wake, work
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
@@ -74,6 +77,7 @@ _BATCH = 500
 """Rows that one transaction of a long change writes: some milliseconds under the write lock."""
 _QUIET_S = 5.0
 """How long a fork waits for what is being written or read."""
+_SPEC_OF = attrgetter("spec")
 _LEAST_PAUSE_S = 0.002
 """Twice the pause after which another process that found the file locked looks again."""
 
@@ -236,14 +240,17 @@ class SQLiteEngine:
 
     # Submitting
 
-    def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> None:
+    def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> Sequence[TaskId]:
         """Store all *tasks* or none. See :class:`thirdshift.core.engine.Engine`."""
+        if len(tasks) == 1 and tasks[0].spec.unique is None:
+            self._submit_one(tasks[0], self._now_us(), queue_size)
+            return [tasks[0].id]
+        specs = [spec for spec, _ in groupby(map(_SPEC_OF, tasks))]  # the tasks of one submit mostly share theirs
+        if any(spec.unique is not None for spec in specs):
+            return self._submit_unique(tasks, specs, queue_size)
         now_us = self._now_us()
-        if len(tasks) == 1:
-            self._submit_one(tasks[0], now_us, queue_size)
-            return
         rows = [row_of_new(task, now_us) for task in tasks]
-        queues = {task.spec.queue for task in tasks}
+        queues = {spec.queue for spec in specs}
         new_queues = queues - self._known_queues
 
         def insert(connection: sqlite3.Connection) -> None:
@@ -251,9 +258,32 @@ class SQLiteEngine:
             for query, parameters in in_chunks("submit", rows):
                 connection.execute(query, parameters)
 
-        self._writer.run(insert, durable=any(task.spec.durable for task in tasks))
+        self._writer.run(insert, durable=any(spec.durable for spec in specs))
         self._known_queues |= queues
         self._hub.announce(wake.WORK)
+        return [task.id for task in tasks]
+
+    def _submit_unique(
+        self, tasks: Sequence[NewTask], specs: Sequence[TaskSpec], queue_size: int | None
+    ) -> list[TaskId]:
+        """Store *tasks*, of which some have a unique key, one after another in one transaction.
+
+        Its moment is read under the write lock: who takes a key was submitted after the task before it had finished.
+        """
+        queues = {spec.queue for spec in specs}
+
+        def insert(connection: sqlite3.Connection) -> list[unique.Landing]:
+            _prepare_submit(connection, None, 0, queues - self._known_queues)
+            landings = [unique.submit(connection, task, self._now_us()) for task in tasks]
+            if queue_size is not None and any(landing.is_new for landing in landings):
+                _demand_room(connection, queue_size, 0)
+            return landings
+
+        landings = self._writer.run(insert, durable=any(spec.durable for spec in specs))
+        self._known_queues |= queues
+        if any(landing.is_new or landing.is_replaced for landing in landings):
+            self._hub.announce(wake.WORK)
+        return [landing.id for landing in landings]
 
     def _submit_one(self, task: NewTask, now_us: int, queue_size: int | None) -> None:
         """Store *task*, claimed already when a worker of this process has a free slot and nothing should come first."""
@@ -415,9 +445,11 @@ class SQLiteEngine:
         """Cancel all tasks that match now. See :class:`thirdshift.core.engine.Engine`."""
         return self._change_all(manage.cancel, task_filter, report)
 
-    def retry_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+    def retry_all(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
         """Make all finished tasks that match now pending again."""
-        return self._change_all(manage.retry, task_filter, report)
+        return self._change_all(manage.retry, task_filter, report, refused)
 
     def delete_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
         """Delete all finished tasks that match now."""
@@ -447,6 +479,10 @@ class SQLiteEngine:
         with self._long_reader() as reader:
             bounds = manage.bounds(reader, limits)
             total = 0 if report is None else sum(manage.count_prunable(reader, bounds).values())
+            now_us = self._now_us()
+            (has_expired_key,) = reader.execute(QUERY["has_expired_key"], (now_us,)).fetchone()
+        if has_expired_key:
+            self._forget_expired_keys(now_us)
         deleted = dict.fromkeys(limits, 0)
         for _ in _paced() if bounds else ():
             room = _BATCH if most is None else min(_BATCH, most - sum(deleted.values()))
@@ -458,6 +494,12 @@ class SQLiteEngine:
             if sum(batch.values()) < _BATCH or sum(deleted.values()) == most:
                 break
         return deleted
+
+    def _forget_expired_keys(self, now_us: int) -> None:
+        forget = partial(unique.forget_expired_keys, now_us=now_us, limit=_BATCH)
+        for _ in _paced():
+            if self._writer.run(forget, durable=False) < _BATCH:
+                return
 
     def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:
         """Give the space of deleted tasks back to the disk, in small steps."""
@@ -639,7 +681,13 @@ class SQLiteEngine:
         self._announce_changes([] if kind is None else [kind], [TaskId(task_id)])
         return kind is not None
 
-    def _change_all(self, change: manage.Change, task_filter: TaskFilter, report: BulkProgress | None) -> int:
+    def _change_all(
+        self,
+        change: manage.Change,
+        task_filter: TaskFilter,
+        report: BulkProgress | None,
+        tell_refused: TellRefused | None = None,
+    ) -> int:
         """Change all that matches now: the rows are found once, and written and looked at again batch by batch."""
         recheck = recheck_query(task_filter)
         seqs = sorted(seq for (seq,) in self._read_long(*seqs_query(task_filter)))
@@ -647,9 +695,12 @@ class SQLiteEngine:
         for start, _ in zip(range(0, len(seqs), _BATCH), _paced(), strict=False):
             batch = seqs[start : start + _BATCH]
             write = partial(manage.change_batch, change=change, recheck=recheck, seqs=batch, now_us=self._now_us())
-            kinds = self._writer.run(write, durable=True)
+            kinds, refused = self._writer.run(write, durable=True)
             self._announce_changes(kinds)
             changed += len(kinds)
+            if tell_refused is not None:
+                for task_id, conflict in refused:
+                    tell_refused(task_id, conflict)
             if report is not None:
                 report(start + len(batch), len(seqs))
         return changed
@@ -734,7 +785,7 @@ def _prepare_submit(
 
 
 def _demand_room(connection: sqlite3.Connection, queue_size: int, more: int) -> None:
-    (queued,) = connection.execute(QUERY["count_queued"], (queue_size,)).fetchone()
+    (queued,) = connection.execute(QUERY["count_queued"], (queue_size + 1,)).fetchone()
     if queued + more > queue_size:
         raise QueueFull(queue_size, 0.0)
 

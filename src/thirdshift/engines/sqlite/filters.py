@@ -78,7 +78,7 @@ def _condition(wanted: TaskFilter) -> Query:
     """Return the conditions of everything but the status."""
     conditions: list[str] = []
     parameters: list[Any] = []
-    for column, value in (("name", wanted.name), ("queue", wanted.queue)):
+    for column, value in (("name", wanted.name), ("queue", wanted.queue), ("unique_key", wanted.unique_key)):
         if value is not None:
             conditions.append(f"{column} = ?")
             parameters.append(value)

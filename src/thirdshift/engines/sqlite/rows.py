@@ -40,7 +40,8 @@ def from_us(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value)
 
 
-def _optional_us(seconds: float | None) -> int | None:
+def optional_us(seconds: float | None) -> int | None:
+    """Return a span as microseconds."""
     return None if seconds is None else round(seconds * 1e6)
 
 
@@ -71,9 +72,9 @@ def _row_of_spec(spec: TaskSpec) -> Row:
             int(spec.priority),
             int(spec.durable),
             spec.max_retries,
-            _optional_us(spec.timeout_s),
+            optional_us(spec.timeout_s),
             json.dumps(spec.tags) if spec.tags else "[]",
-            _optional_us(spec.stall_timeout_s),
+            optional_us(spec.stall_timeout_s),
         )
         _last_spec = spec, row
     return row
@@ -165,7 +166,7 @@ def rows_of_ending(
         error and error.type,
         error and error.message,
         error and error.traceback,
-        traces and _optional_us(traces.cpu_s),
+        traces and optional_us(traces.cpu_s),
         traces and traces.peak_memory_bytes,
     )
     due_us = None if due_at is None else to_us(due_at)
@@ -252,6 +253,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         cancel_requested,
         finished,
         stall_timeout_us,
+        unique_key,
         facts,
     ) = row
     started = from_us(claimed) if claimed is not None else (attempts[-1].started_at if attempts else None)
@@ -277,6 +279,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         progress=None if facts is None else json.loads(facts),
         encoded_arguments=arguments,
         stall_timeout_s=None if stall_timeout_us is None else stall_timeout_us / 1e6,
+        unique_key=unique_key,
     )
 
 

@@ -1,0 +1,65 @@
+"""Submits with a unique key: each function runs inside one transaction of the :class:`Writer`. See docs/adr/0011."""
+
+import sqlite3
+from typing import NamedTuple
+
+from thirdshift.core.errors import UniqueConflict
+from thirdshift.core.task import NewTask, OnConflict, TaskId, UniqueKey
+from thirdshift.engines.sqlite.queries import QUERY
+from thirdshift.engines.sqlite.rows import Row, optional_us, row_of_new
+
+
+class Landing(NamedTuple):
+    """The task that a submit led to."""
+
+    id: TaskId
+    is_new: bool = False
+    is_replaced: bool = False
+
+
+def submit(connection: sqlite3.Connection, task: NewTask, now_us: int) -> Landing:
+    """Store *task* unless another one holds its key; then do as it says. Raises :class:`UniqueConflict`."""
+    row, unique = row_of_new(task, now_us), task.spec.unique
+    key = None if unique is None else unique.key
+    connection.execute(QUERY["release_expired"], (key, now_us))
+    if connection.execute(QUERY["submit_unique"], (*row, key)).rowcount:
+        _hold(connection, unique, task.id, now_us)
+        return Landing(task.id, is_new=True)
+    ((holder,),) = connection.execute(QUERY["key_holder"], {"id": task.id, "key": key}).fetchall()
+    if holder == task.id or unique is None:
+        return Landing(holder)
+    if unique.on_conflict is OnConflict.ERROR:
+        raise UniqueConflict(unique.key, holder)
+    is_replaced = unique.on_conflict is OnConflict.REPLACE and _replace(connection, holder, row)
+    if is_replaced:
+        _hold(connection, unique, holder, now_us)
+    elif task.spec.durable:
+        connection.execute(QUERY["make_durable"], (holder,))
+    return Landing(holder, is_replaced=is_replaced)
+
+
+def demand_free_key(connection: sqlite3.Connection, task_id: str) -> None:
+    """Raise :class:`UniqueConflict` when the task is finished and a live one has its key by now."""
+    rival = connection.execute(QUERY["live_rival"], {"id": task_id}).fetchone()
+    if rival is not None:
+        raise UniqueConflict(*rival)
+
+
+def forget_expired_keys(connection: sqlite3.Connection, now_us: int, limit: int) -> int:
+    """Delete at most *limit* keys whose period is over; returns how many."""
+    return connection.execute(QUERY["forget_expired_keys"], (now_us, limit)).rowcount
+
+
+def _hold(connection: sqlite3.Connection, unique: UniqueKey | None, holder: TaskId, now_us: int) -> None:
+    period_us = None if unique is None else optional_us(unique.period_s)
+    if unique is not None and period_us is not None:
+        connection.execute(QUERY["hold_key"], (unique.key, holder, now_us + period_us))
+
+
+def _replace(connection: sqlite3.Connection, holder: TaskId, row: Row) -> bool:
+    """Make *holder* the task of *row* if it has not started; returns whether."""
+    if not connection.execute(QUERY["replace"], (*row, holder)).rowcount:
+        return False
+    status = row[2]
+    connection.execute(QUERY["reschedule"], {"id": holder, "status": status})
+    return True
