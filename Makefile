@@ -8,6 +8,7 @@ ARGS      ?=
 EXAMPLES  ?= 1000
 SECONDS   ?= 60
 KILLS     ?= 200
+SUBMITS   ?= 10000
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES   := src tests benchmarks examples
 
@@ -23,11 +24,12 @@ run: $(VENV)/.run $(WORKSPACE)/thirdshift.yaml ## Train on generated puzzles in 
 test: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-# The same tests as in `make test`, with more cases and with other ones at every run; EXAMPLES, SECONDS and KILLS say how many.
+# The same tests as in `make test`, with more cases and with other ones at every run; EXAMPLES, SECONDS, KILLS and
+# SUBMITS say how many.
 torture: $(VENV)/.dev ## Run the long forms of the crash and property tests (half an hour; EXAMPLES=10000: hours)
-	THIRDSHIFT_EXAMPLES=$(EXAMPLES) THIRDSHIFT_SECONDS=$(SECONDS) THIRDSHIFT_KILLS=$(KILLS) \
+	THIRDSHIFT_EXAMPLES=$(EXAMPLES) THIRDSHIFT_SECONDS=$(SECONDS) THIRDSHIFT_KILLS=$(KILLS) THIRDSHIFT_SUBMITS=$(SUBMITS) \
 		$(BIN)/python -m pytest tests/engines/test_sqlite_stateful.py tests/crash/test_crowd.py \
-		tests/crash/test_kills.py tests/crash/test_transactions.py $(ARGS)
+		tests/crash/test_kills.py tests/crash/test_unique.py tests/crash/test_transactions.py $(ARGS)
 	$(BIN)/python tests/crash/freezer.py
 	$(BIN)/python tests/crash/power_loss.py
 
@@ -45,7 +47,8 @@ format: $(VENV)/.dev ## Format the code
 
 check: lint types test ## All that CI checks
 
-# Without redis-server or a C compiler some figures are skipped, with the reason. `make -s bench ARGS=--markdown` prints
+# Without redis-server, a C compiler or a package index (arq gets an environment of its own, at the first run, in the
+# temporary folder) some figures are skipped, with the reason. `make -s bench ARGS=--markdown` prints
 # tables for benchmarks/LOG.md, ARGS=--json everything; ARGS='--quick --alone drain' is a first look at one case.
 bench: $(VENV)/.bench ## Measure the engine beside bare loops and other libraries (ten minutes; ARGS=--quick: two)
 	$(BIN)/python benchmarks/engine.py $(ARGS)

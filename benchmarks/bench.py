@@ -147,9 +147,9 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))}
 
 
-def python(script: str, *arguments: str, **variables: str) -> str:
+def python(script: str, *arguments: str, interpreter: str = sys.executable, **variables: str) -> str:
     """Run *script* in a fresh interpreter and return the last line that it printed."""
-    command = [sys.executable, "-c", script, *arguments]
+    command = [interpreter, "-c", script, *arguments]
     environment = {**child_environment(), **variables}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return done.stdout.strip().splitlines()[-1]

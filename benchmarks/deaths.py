@@ -12,7 +12,8 @@ from functions import log_start
 from thirdshift import BackgroundTaskManager
 
 NAME = "kill -9 of a worker to the next start, {} pool"
-_STATEMENT = "import sys, thirdshift_app; thirdshift_app.serve(sys.argv[1])"
+_STATEMENT = "import sys, thirdshift_app; thirdshift_app.serve(sys.argv[1], 32)"
+"""With a slot for every task: one that was rescued and cancelled sleeps on in its thread."""
 _LOOK_S = 1.3
 """Longer than the safety interval, so that each worker knows of the other."""
 

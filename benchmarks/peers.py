@@ -5,10 +5,13 @@ that survive the death of the process only. A peer that is not installed, or who
 the reason goes into the report.
 """
 
+import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +29,12 @@ DURABILITIES = ("relaxed", "full")
 THREADS = "ThreadPoolExecutor (not durable)"
 HUEY = {"full": "huey SQLite fsync=True", "relaxed": "huey SQLite fsync=False"}
 CELERY = {"full": "celery redis appendfsync always", "relaxed": "celery redis (not durable)"}
+ARQ = {0.5: "arq redis (not durable)", 0.01: "arq polling at 10 ms (not durable)"}
+"""By how often it looks for jobs and results, in seconds; the first is its default."""
 _REDIS = {"full": ["--save", "", "--appendonly", "yes", "--appendfsync", "always"], "relaxed": []}
 _RESULT_LIMIT_S = 30
 _DRAIN_LIMIT_S = 120
+_INSTALL_LIMIT_S = 120
 
 
 class Producer(Protocol):
@@ -182,6 +188,41 @@ class Celery:
         self._app.close()
 
 
+class Arq:
+    """arq's worker, which runs coroutines, its jobs and results in Redis, in processes of an environment of its own."""
+
+    drain_count = 2_000
+
+    def __init__(self, url: str, poll_s: float) -> None:
+        from redis import Redis  # noqa: PLC0415  # an optional peer
+
+        self._python = _arq_python()
+        self._url, self._poll_s = url, str(poll_s)
+        self._broker = Redis.from_url(url)
+        self._broker.flushdb()
+
+    def drain(self, count: int) -> float:
+        self._call("submit", str(count))
+        with self.worker():
+            return drain_rate(count, lambda: int(self._broker.zcard("arq:queue")))
+
+    def latencies(self, count: int) -> list[float]:
+        """Milliseconds from submit to result of *count* jobs, one after another, with a new worker."""
+        with self.worker():
+            times: list[float] = json.loads(self._call("latencies", str(count), self._poll_s))
+        return times
+
+    def worker(self) -> AbstractContextManager[int]:
+        return process(_worker("arq_app", self._url, self._poll_s, interpreter=self._python))
+
+    def close(self) -> None:
+        self._broker.close()
+
+    def _call(self, function: str, *arguments: str) -> str:
+        script = f"import sys, arq_app; arq_app.{function}(*sys.argv[1:])"
+        return python(script, self._url, *arguments, interpreter=self._python)
+
+
 @contextmanager
 def producers(bench: Bench, durability: str) -> Iterator[list[Producer]]:
     """The sides and, before them, the bare loop."""
@@ -231,6 +272,31 @@ def redis_url(bench: Bench, durability: str) -> str:
     return bench.redis[durability][0]
 
 
+def _arq_python() -> str:
+    """Return the interpreter of arq's environment, which the first run makes and later ones find."""
+    wanted = HERE / "arq-requirements.txt"
+    folder = Path(tempfile.gettempdir(), f"thirdshift-bench-arq-{os.getuid()}")
+    interpreter, installed = folder / "bin" / "python", folder / wanted.name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise Skipped(f"{folder} belongs to somebody else")
+    if not installed.exists() or installed.read_text() != wanted.read_text():
+        _install([sys.executable, "-m", "venv", "--clear", str(folder)])
+        _install([str(interpreter), "-m", "pip", "install", "--requirement", str(wanted)])
+        shutil.copy(wanted, installed)  # last: what is there is whole
+    return str(interpreter)
+
+
+def _install(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, timeout=_INSTALL_LIMIT_S, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        *_, reason = (error.stderr or error.stdout).strip().splitlines() or [str(error)]
+        raise Skipped(f"its environment cannot be made: {reason}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Skipped(f"its environment cannot be made within {_INSTALL_LIMIT_S} s") from error
+
+
 def drain_rate(count: int, waiting: Callable[[], int]) -> float:
     """Watch the queue run empty; the clock starts, in the peer's favour, with its worker's first tasks."""
     limit = time.monotonic() + _DRAIN_LIMIT_S
@@ -264,8 +330,8 @@ def process(command: list[str], **variables: str) -> Iterator[int]:
             child.communicate()
 
 
-def _worker(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", f"import sys, {module}; {module}.serve(*sys.argv[1:])", *arguments]
+def _worker(module: str, *arguments: str, interpreter: str = sys.executable) -> list[str]:
+    return [interpreter, "-c", f"import sys, {module}; {module}.serve(*sys.argv[1:])", *arguments]
 
 
 def _await_port(port: int) -> None:

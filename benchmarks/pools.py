@@ -1,18 +1,19 @@
-"""The process pool and the event loop: drain and result latency of no-op tasks, beside Celery's prefork pool and rq.
+"""The process pool beside Celery's prefork pool and rq, the event loop beside arq: drain and result latency of no-ops.
 
-The peers keep tasks in a Redis that is not durable, we in a file that survives the death of all processes. The peer of
-the event loop, arq, cannot be installed beside Celery: it wants an older redis-py.
+The peers keep tasks in a Redis that is not durable, we in a file that survives the death of all processes.
 """
 
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from bench import OURS, Bench, Skipped, python
 from functions import anoop, noop
-from peers import Celery, drain_rate, process, redis_url
+from peers import ARQ, Arq, Celery, drain_rate, process, redis_url
 
 from thirdshift import BackgroundTaskManager
 
@@ -23,31 +24,31 @@ DRAIN = {"process": f"drain relaxed, {CHILDREN} child processes", "async": "drai
 RESULT = {"process": "submit to result, relaxed, child process", "async": "submit to result, relaxed, event loop"}
 _COUNT = {"process": 4_000, "async": 10_000}
 _GAP_S = 0.02
+_WARM = 2 * CHILDREN
+"""The first results of a worker do not count: its children start."""
 
 
 def pools(bench: Bench) -> None:
-    """Ours in turn with the peer, each with a new worker in every round."""
-    rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+    """Ours in turn with the peers, each with a new worker in every round."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(bench.rounds):
-        for kind, case in DRAIN.items():
-            rates[case, OURS].append(_drain(bench, kind))
-        for kind, who, drain in () if bench.alone else _PEERS:
+        for case, who, measure in _SIDES:
+            if who in bench.skipped or (bench.alone and who != OURS):
+                continue
             try:
-                rates[DRAIN[kind], who].append(drain(bench))
+                found[case, who] += measure(bench)
             except (ImportError, Skipped) as reason:
                 bench.skip(who, reason)
-    for (case, who), samples in rates.items():
-        bench.add(case, who, "tasks/s", samples)
-    for kind, case in RESULT.items():
-        bench.add(case, OURS, "ms", _latencies(bench, kind))
+    for (case, who), samples in found.items():
+        bench.add(case, who, "ms" if case in RESULT.values() else "tasks/s", samples)
 
 
-def _drain(bench: Bench, kind: str) -> float:
-    database, count = str(bench.room() / "tasks.db"), _COUNT[kind] // (5 if bench.quick else 1)
+def _drain(kind: str, bench: Bench) -> list[float]:
+    database, count = str(bench.room() / "tasks.db"), _less(bench, _COUNT[kind])
     with BackgroundTaskManager(database=database, start=False, durability="relaxed") as manager:
         _submit(manager, kind, count)
     drain = "import sys, thirdshift_app as app; app.drain(sys.argv[1], int(sys.argv[2]))"
-    return count / float(python(drain, database, str(CHILDREN)))
+    return [count / float(python(drain, database, str(CHILDREN)))]
 
 
 def _submit(manager: BackgroundTaskManager, kind: str, count: int) -> None:
@@ -58,20 +59,20 @@ def _submit(manager: BackgroundTaskManager, kind: str, count: int) -> None:
         manager.options(pool="process").submit_many(noop, calls)
 
 
-def _drain_prefork(bench: Bench) -> float:
+def _drain_prefork(bench: Bench) -> list[float]:
     side = Celery(redis_url(bench, "relaxed"), "relaxed", pool="prefork", slots=CHILDREN)
     try:
-        return side.drain(side.drain_count // (5 if bench.quick else 1))
+        return [side.drain(_less(bench, side.drain_count))]
     finally:
         side.close()
 
 
-def _drain_rq(bench: Bench) -> float:
+def _drain_rq(bench: Bench) -> list[float]:
     """One worker process for each child of ours; a worker forks for every job."""
     from redis import Redis  # noqa: PLC0415  # an optional peer
     from rq import Queue  # noqa: PLC0415
 
-    url, count = redis_url(bench, "relaxed"), 60 if bench.quick else 300
+    url, count = redis_url(bench, "relaxed"), _less(bench, 300)
     connection = Redis.from_url(url)
     connection.flushdb()
     queue = Queue("bench", connection=connection)
@@ -80,23 +81,22 @@ def _drain_rq(bench: Bench) -> float:
     command = [sys.executable, "-m", "rq.cli", "worker-pool", "bench", "-n", str(CHILDREN), "--url", url, "--quiet"]
     try:
         with process(command):
-            return drain_rate(count, lambda: int(queue.count))
+            return [drain_rate(count, lambda: int(queue.count))]
     finally:
         connection.close()
 
 
-_PEERS: tuple[tuple[str, str, Callable[[Bench], float]], ...] = (
-    ("process", PREFORK, _drain_prefork),
-    ("process", RQ, _drain_rq),
-)
+def _drain_arq(poll_s: float, bench: Bench) -> list[float]:
+    with closing(Arq(redis_url(bench, "relaxed"), poll_s)) as side:
+        return [side.drain(_less(bench, side.drain_count))]
 
 
-def _latencies(bench: Bench, kind: str) -> list[float]:
+def _latencies(kind: str, bench: Bench) -> list[float]:
     """From submit to the result at the submitter, in one process whose worker is warm and idle."""
     times: list[float] = []
     database: Path = bench.room() / "tasks.db"
     with BackgroundTaskManager(database=database, durability="relaxed", max_workers=CHILDREN) as manager:
-        for number in range(50 if bench.quick else 300):
+        for number in range(_WARM + _less(bench, 60)):
             time.sleep(_GAP_S)
             began = time.monotonic()
             if kind == "async":
@@ -104,4 +104,25 @@ def _latencies(bench: Bench, kind: str) -> list[float]:
             else:
                 manager.options(pool="process").submit(noop, number).result(30)
             times.append((time.monotonic() - began) * 1000)
-    return times[2 * CHILDREN :]  # without the start of the children
+    return times[_WARM:]
+
+
+def _latencies_arq(poll_s: float, bench: Bench) -> list[float]:
+    with closing(Arq(redis_url(bench, "relaxed"), poll_s)) as side:
+        return side.latencies(_WARM + _less(bench, 60 if poll_s < 0.5 else 10))[_WARM:]
+
+
+def _less(bench: Bench, count: int) -> int:
+    return count // (5 if bench.quick else 1)
+
+
+_SIDES: tuple[tuple[str, str, Callable[[Bench], list[float]]], ...] = (
+    (DRAIN["process"], OURS, partial(_drain, "process")),
+    (DRAIN["process"], PREFORK, _drain_prefork),
+    (DRAIN["process"], RQ, _drain_rq),
+    (DRAIN["async"], OURS, partial(_drain, "async")),
+    *((DRAIN["async"], who, partial(_drain_arq, poll_s)) for poll_s, who in ARQ.items()),
+    (RESULT["process"], OURS, partial(_latencies, "process")),
+    (RESULT["async"], OURS, partial(_latencies, "async")),
+    *((RESULT["async"], who, partial(_latencies_arq, poll_s)) for poll_s, who in ARQ.items()),
+)

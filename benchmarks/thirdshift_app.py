@@ -6,9 +6,9 @@ import time
 from thirdshift import BackgroundTaskManager
 
 
-def serve(database: str) -> None:
+def serve(database: str, max_workers: int | None = None) -> None:
     """Work until standard input ends."""
-    with BackgroundTaskManager(database=database):
+    with BackgroundTaskManager(database=database, max_workers=max_workers):
         sys.stdin.read()
 
 

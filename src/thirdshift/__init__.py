@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thirdshift.core.declare import task
-    from thirdshift.core.engine import TaskFilter
+    from thirdshift.core.engine import FailureGroup, TaskFilter
     from thirdshift.core.errors import (
         AlreadyRunning,
         ConfigurationError,
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         QueueFull,
         ReadSnapshot,
+        StepNotStored,
         StoreBusy,
         StoreDamaged,
         StoreError,
@@ -25,19 +26,23 @@ if TYPE_CHECKING:
         StoreReadOnly,
         StoreTooNew,
         TaskFailed,
+        TaskInterrupted,
         TaskNotFound,
         ThirdshiftError,
+        UniqueConflict,
         UsageError,
         WaitTimeout,
         WrongDatabase,
     )
     from thirdshift.core.health import Finding, HealthLimits
+    from thirdshift.core.limits import QueueLimits
     from thirdshift.core.outcome import Cancel, Retry, Snooze
     from thirdshift.core.pruning import PruningConfig
     from thirdshift.core.reason import Reason, ReasonCode
     from thirdshift.core.recycling import RecyclingConfig
+    from thirdshift.core.retry import RetryPolicy
     from thirdshift.core.status import TaskPriority, TaskStatus
-    from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, TaskError
+    from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, Step, TaskError
     from thirdshift.handle import TaskHandle
     from thirdshift.manager import BackgroundTaskManager, get_task_manager, submit_background_task
     from thirdshift.runtime.context import TaskContext, current_task
@@ -53,6 +58,7 @@ _HOME = {
     "BackgroundTaskManager": "manager",
     "Cancel": "core.outcome",
     "ConfigurationError": "core.errors",
+    "FailureGroup": "core.engine",
     "Finding": "core.health",
     "HealthLimits": "core.health",
     "LostAttempt": "core.errors",
@@ -64,11 +70,15 @@ _HOME = {
     "PruningConfig": "core.pruning",
     "RecyclingConfig": "core.recycling",
     "QueueFull": "core.errors",
+    "QueueLimits": "core.limits",
     "ReadSnapshot": "core.errors",
     "Reason": "core.reason",
     "ReasonCode": "core.reason",
     "Retry": "core.outcome",
+    "RetryPolicy": "core.retry",
     "Snooze": "core.outcome",
+    "Step": "core.task",
+    "StepNotStored": "core.errors",
     "StoreBusy": "core.errors",
     "StoreDamaged": "core.errors",
     "StoreError": "core.errors",
@@ -81,10 +91,12 @@ _HOME = {
     "TaskFailed": "core.errors",
     "TaskFilter": "core.engine",
     "TaskHandle": "handle",
+    "TaskInterrupted": "core.errors",
     "TaskNotFound": "core.errors",
     "TaskPriority": "core.status",
     "TaskStatus": "core.status",
     "ThirdshiftError": "core.errors",
+    "UniqueConflict": "core.errors",
     "Transaction": "transaction",
     "UsageError": "core.errors",
     "WaitTimeout": "core.errors",
@@ -103,6 +115,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "BackgroundTaskManager",
     "Cancel",
     "ConfigurationError",
+    "FailureGroup",
     "Finding",
     "HealthLimits",
     "LostAttempt",
@@ -113,12 +126,16 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "PayloadTooLarge",
     "PruningConfig",
     "QueueFull",
+    "QueueLimits",
     "ReadSnapshot",
     "Reason",
     "ReasonCode",
     "RecyclingConfig",
     "Retry",
+    "RetryPolicy",
     "Snooze",
+    "Step",
+    "StepNotStored",
     "StoreBusy",
     "StoreDamaged",
     "StoreError",
@@ -131,11 +148,13 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskFailed",
     "TaskFilter",
     "TaskHandle",
+    "TaskInterrupted",
     "TaskNotFound",
     "TaskPriority",
     "TaskStatus",
     "ThirdshiftError",
     "Transaction",
+    "UniqueConflict",
     "UsageError",
     "WaitTimeout",
     "WrongDatabase",

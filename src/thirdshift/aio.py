@@ -52,13 +52,14 @@ async def finish(begin: Callable[[Wake], FinishWait], read: Callable[[Background
         wait.leave()
 
 
-async def store(begin: Callable[[Wake], WaitingSubmit]) -> None:
-    """Submit as *begin* says, waiting for room."""
+async def store(begin: Callable[[Wake], WaitingSubmit]) -> list[str]:
+    """Submit as *begin* says, waiting for room; return the ids."""
     alarm = _Alarm()
     submit = begin(alarm.set)
     try:
         while not await in_thread(submit.store):
             await alarm.wait(submit.left_s())
+        return list(submit.ids)
     finally:
         submit.leave()
 

@@ -85,6 +85,9 @@ class BackgroundTaskConfig:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Functions and classes that were moved or renamed: ``old.module:send: new.module:send``."""
 
+    unknown_after_hours: float = 24.0
+    """A task fails when no worker could find its function for so long."""
+
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
 
@@ -100,6 +103,7 @@ class BackgroundTaskConfig:
                 raise ValueError(f"{name} is {value!r}; it may be {', '.join(allowed)}{_suggestion(value, [*allowed])}")
         if not 0 <= self.shutdown_timeout_seconds < math.inf:
             raise ValueError(f"shutdown_timeout_seconds is {self.shutdown_timeout_seconds}; it must be 0 or more")
+        refuse(less_than(0, unknown_after_hours=self.unknown_after_hours))
 
     @property
     def pools(self) -> Mapping[str, int]:

@@ -84,6 +84,11 @@ class Submitter:
     def _calls(self, args: Iterable[Sequence[Any]], kwargs: Iterable[Mapping[str, Any]] | None) -> list[Call]:
         if self._options.task_id is not None:
             raise UsageError("task_id names one task; submit_many makes several. Submit them one by one.")
+        if self._options.unique_key is not None:
+            raise UsageError(
+                "unique_key lets one task be; submit_many makes several, and takes no list of keys. Submit them one by "
+                "one, each with a key of its own."
+            )
         return calls_of(args, kwargs)
 
 

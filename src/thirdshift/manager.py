@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +16,28 @@ from weakref import WeakSet
 
 from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import BulkProgress, Join, QueueState, TaskFilter, Vacuumed, WorkerEngine, WorkerState
+from thirdshift.core.engine import (
+    BulkProgress,
+    FailureGroup,
+    Join,
+    QueueState,
+    TaskFilter,
+    TellRefused,
+    Vacuumed,
+    WorkerEngine,
+    WorkerState,
+)
 from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
+from thirdshift.core.limits import QueueLimits
+from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import add_aliases, resolve
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, NewTask, PoolKind
+from thirdshift.core.task import BackgroundTask, NewTask, PoolKind, Step
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.handle import Submitter, TaskHandle
 from thirdshift.monitor.logs import log_event
@@ -63,6 +76,8 @@ _POOLS: Mapping[PoolKind, Callable[[int, Clock], Pool]] = {
     PoolKind.ASYNC: EventLoopPool,
 }
 _DEFAULT_WORKERS = 4
+_MOST_HOURS = LONGEST_WAIT_S / 3600
+_FAILURES = frozenset({TaskStatus.FAILED, TaskStatus.RETRYING})
 _HEALTH_LEVELS = {level.value: level for level in HealthLevel}
 _all: WeakSet["BackgroundTaskManager"] = WeakSet()
 _running: set["BackgroundTaskManager"] = set()
@@ -106,6 +121,8 @@ class BackgroundTaskManager:
     ``aliases``
         Functions and classes that were moved or renamed, so that tasks stored before still run:
         ``{"old.module:send": "new.module:send"}``. They hold for the whole process and its children.
+    ``unknown_after_hours``
+        A task fails when no worker could find its function for so long.
     ``name``
         What people call this worker, in lists and log lines.
     ``observe``
@@ -132,6 +149,7 @@ class BackgroundTaskManager:
         queue_wait_seconds: float = 0.0,
         aliases: Mapping[str, str] | None = None,
         pools: Mapping[str, int] | None = None,
+        unknown_after_hours: float = 24.0,
         name: str | None = None,
         observe: Observer | None = None,
         clock: Clock | None = None,
@@ -145,6 +163,8 @@ class BackgroundTaskManager:
         refuse_wait(queue_wait_seconds=queue_wait_seconds)
         pool: PoolKind = known("worker_type", worker_type, _POOL_OF_WORKER_TYPE)
         sizes = _pool_sizes(worker_type, max_workers, pools or {})
+        if not 0 <= unknown_after_hours <= _MOST_HOURS:
+            raise UsageError(f"unknown_after_hours is {unknown_after_hours}; it must be from 0 to {_MOST_HOURS:.0f}")
         durable = known("durability", durability, DURABILITIES)
         add_aliases(aliases or {})
         self.worker_type = worker_type
@@ -167,6 +187,7 @@ class BackgroundTaskManager:
         self._excluded_queues = frozenset(excluded_queues)
         self._worker: Worker | None = None
         self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
+        self._unknown_after = timedelta(hours=unknown_after_hours)
         self._name = name
         self._observe = observe
         self._sizes = sizes
@@ -253,10 +274,17 @@ class BackgroundTaskManager:
         durability: str | None = None,
         task_id: str | None = None,
         wait: float | None = None,
+        unique_key: str | None = None,
+        unique_for: timedelta | float | None = None,
+        on_conflict: str = "keep",
     ) -> Submitter:
         """Return a submitter with these options: ``manager.options(queue="mail").submit(send, "a@example.org")``.
 
-        ``wait`` is how many seconds a submit to a full queue waits for room.
+        ``wait`` is how many seconds a submit to a full queue waits for room. While a task with a ``unique_key`` is
+        unfinished, and for ``unique_for`` (seconds or a ``timedelta``) from its submit, no other task of the store gets
+        that key: ``on_conflict`` says what a submit does that finds it held. ``keep`` returns the task that holds it,
+        ``replace`` also gives that one the new call and options if it has not started, ``error`` raises
+        :class:`UniqueConflict`.
         """
         refuse_wait(wait=wait)
         options = SubmitOptions(
@@ -272,6 +300,9 @@ class BackgroundTaskManager:
             durability=durability,
             task_id=task_id,
             wait=wait,
+            unique_key=unique_key,
+            unique_for=unique_for,
+            on_conflict=on_conflict,
         )
         return Submitter(self, options)
 
@@ -364,6 +395,15 @@ class BackgroundTaskManager:
         """Return how many tasks match, under every status; the filter's ``limit`` does not matter."""
         return self._engine.counts(task_filter)
 
+    def failure_groups(self, task_filter: TaskFilter | None = None) -> Sequence[FailureGroup]:
+        """Group failed tasks by what their last errors share, the largest group first.
+
+        A filter without statuses means tasks that failed for good or wait to be tried again. One group is retried by
+        ``retry_tasks(TaskFilter(fingerprint=group.fingerprint))``.
+        """
+        wanted = task_filter or TaskFilter()
+        return self._engine.failure_groups(wanted if wanted.statuses else replace(wanted, statuses=_FAILURES))
+
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task does not run, or how far it is, most telling first; raises :class:`TaskNotFound`.
 
@@ -398,6 +438,10 @@ class BackgroundTaskManager:
             "busy": sum(worker.busy for worker in workers),
         }
 
+    def steps(self, task_id: str) -> Sequence[Step]:
+        """Return the steps that the task has done so far, in their order; nothing for an unknown id."""
+        return self._engine.steps(task_id)
+
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
         return self._engine.queues()
@@ -422,7 +466,10 @@ class BackgroundTaskManager:
         return await aio.in_thread(self.cancel_task, task_id)
 
     def retry_task(self, task_id: str) -> bool:
-        """Run a finished task again, with all its retries; False for an unknown or unfinished one."""
+        """Run a finished task again, with all its retries; False for an unknown or unfinished one.
+
+        Raises :class:`UniqueConflict` when an unfinished task has its unique key by now.
+        """
         return self._engine.retry(task_id)
 
     def delete_task(self, task_id: str) -> bool:
@@ -437,9 +484,14 @@ class BackgroundTaskManager:
         """
         return self._engine.cancel_all(task_filter, report)
 
-    def retry_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
-        """Run every finished task that matches now again, in batches; returns how many."""
-        return self._engine.retry_all(task_filter, report)
+    def retry_tasks(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
+        """Run every finished task that matches now again, in batches; returns how many.
+
+        Tasks whose unique key an unfinished task has by now stay as they are; *refused* is told of each, and why.
+        """
+        return self._engine.retry_all(task_filter, report, refused)
 
     def delete_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
         """Delete every finished task that matches now, in batches; returns how many."""
@@ -448,6 +500,16 @@ class BackgroundTaskManager:
     def pause_queue(self, queue: str) -> bool:
         """Stop claiming from *queue*, for all workers and after restarts; returns whether that changed anything."""
         return self._engine.set_paused(queue, True)
+
+    def limit_queue(
+        self, queue: str, *, concurrency: int | None = None, rate: float | None = None, burst: int | None = None
+    ) -> None:
+        """Limit *queue* for all workers together, from now on and after restarts; without limits: lift those it has.
+
+        At most *concurrency* of its tasks run at once; on average *rate* of them start in a second, and at most *burst*
+        at once after a quiet time (default: those of a second). Raises ``UsageError``.
+        """
+        self._engine.limit_queue(queue, QueueLimits(concurrency=concurrency, rate=rate, burst=burst))
 
     def resume_queue(self, queue: str) -> bool:
         """Claim from *queue* again; returns whether that changed anything."""
@@ -480,6 +542,7 @@ class BackgroundTaskManager:
     def wait_until_drained(self, timeout: float | None = None) -> bool:
         """Wait until nothing is left to run, now or later, in any queue of ours that is not paused; whether that is so.
 
+        Tasks of functions that cannot be found here are left to other workers, and not waited for.
         At most *timeout* seconds; less when the worker gives up or the manager is shut down.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -586,14 +649,17 @@ class BackgroundTaskManager:
         return await aio.finish(lambda wake: self._finishes.wait(task_id, timeout_s, wake), read)
 
     def submit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
-        """Store *calls* of *func*, all or none, and return their ids; every kind of submit comes here."""
+        """Store *calls* of *func*, all or none; every kind of submit comes here.
+
+        Returns their ids, or for one whose unique key another task holds the id of that task.
+        """
         tasks = self._maker.make(options, func, calls)
         wait_s = self._wait_s(options)
-        if tasks and wait_s and self.queue_size is not None:
-            self._store_waiting(tasks, self.queue_size, wait_s)
-        elif tasks:
-            self._engine.submit(tasks, queue_size=self.queue_size)
-        return [task.id for task in tasks]
+        if not tasks:
+            return []
+        if wait_s and self.queue_size is not None:
+            return self._store_waiting(tasks, self.queue_size, wait_s)
+        return list(self._engine.submit(tasks, queue_size=self.queue_size))
 
     async def asubmit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
         """Do what :meth:`submit_calls` does, for coroutines."""
@@ -603,9 +669,7 @@ class BackgroundTaskManager:
         if size is None or not wait_s:
             return await aio.in_thread(self.submit_calls, options, func, calls)
         tasks = await aio.in_thread(self._maker.make, options, func, calls)
-        if tasks:
-            await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake))
-        return [task.id for task in tasks]
+        return await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake)) if tasks else []
 
     def announce_submits(self, task_ids: Sequence[str]) -> None:  # noqa: ARG002  # a test's manager runs them
         """Wake who works: *task_ids* were committed by somebody else; for transactions."""
@@ -622,6 +686,7 @@ class BackgroundTaskManager:
             queues=self._queues,
             excluded=self._excluded_queues,
             name=self._name,
+            unknown_after=self._unknown_after,
         )
 
     # Inside
@@ -629,13 +694,14 @@ class BackgroundTaskManager:
     def _wait_s(self, options: SubmitOptions) -> float:
         return self._queue_wait_s if options.wait is None else options.wait
 
-    def _store_waiting(self, tasks: Sequence[NewTask], queue_size: int, wait_s: float) -> None:
+    def _store_waiting(self, tasks: Sequence[NewTask], queue_size: int, wait_s: float) -> list[str]:
         woken = threading.Event()
         submit = self._line.submit(tasks, queue_size, wait_s, woken.set)
         try:
             while not submit.store():
                 woken.wait(submit.left_s())
                 woken.clear()
+            return list(submit.ids)
         finally:
             submit.leave()
 
@@ -653,7 +719,8 @@ class BackgroundTaskManager:
         """Return whether anything is left to run; no question to the store while the worker itself can tell."""
         if self._worker is not None and self._worker.has_claims:
             return True
-        return self._engine.has_work(self._queues, self._excluded_queues)
+        unknown = frozenset() if self._worker is None else self._worker.unknown_functions
+        return self._engine.has_work(self._queues, self._excluded_queues, unknown)
 
     def begin_anew_in_forked_child(self) -> None:
         """Be a manager without a worker."""
@@ -698,6 +765,7 @@ def get_task_manager() -> BackgroundTaskManager:
                 recycling=settings.recycling,
                 queue_wait_seconds=worker.queue_wait_seconds,
                 aliases=settings.aliases,
+                unknown_after_hours=settings.unknown_after_hours,
             )
         return _shared
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,7 +17,7 @@ from thirdshift.core.errors import UsageError
 from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.reference import bare_name, reference_of
 from thirdshift.core.status import TaskPriority
-from thirdshift.core.task import NewTask, PoolKind, TaskId, TaskSpec
+from thirdshift.core.task import NewTask, OnConflict, PoolKind, TaskId, TaskSpec, UniqueKey
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ DEFAULT_QUEUE = "default"
 DEFAULT_RETRIES = 3
 DURABILITIES = {"full": True, "relaxed": False}
 _POOLS = {"thread": PoolKind.THREAD, "process": PoolKind.PROCESS, "async": PoolKind.ASYNC}
+_ON_CONFLICT = {choice.value: choice for choice in OnConflict}
+_KEY = "[^\0\ud800-\udfff]{1,200}"
 _SHORTEST_TIMEOUT_S = 1e-6
 _MOST_PRIORITY = 2**31
 
@@ -62,6 +64,12 @@ class SubmitOptions:
     """32 hexadecimal digits of your choice; submitting the same id again makes no second task."""
     wait: float | None = None
     """Seconds to wait for room when the queue is full; default: the manager's."""
+    unique_key: str | None = None
+    """A text of 1 to 200 characters that one unfinished task of the store may have; default: none."""
+    unique_for: timedelta | float | None = None
+    """How long from the submit the key is held in any case, in seconds; default: until the task has finished."""
+    on_conflict: str = OnConflict.KEEP.value
+    """``keep``, ``replace`` or ``error``: what a submit does whose key another task holds."""
 
 
 NO_OPTIONS = SubmitOptions()
@@ -120,6 +128,7 @@ class TaskMaker:
             stall_timeout_s=_first(options.stall_timeout, declared.stall_timeout_s),
             tags=options.tags,
             durable=self._durable if durability is None else known("durability", durability, DURABILITIES),
+            unique=_unique_of(options),
         )
         _check(spec)
         _check_id(options.task_id)
@@ -180,6 +189,21 @@ def _pool_of(options: SubmitOptions, declared: PoolKind | None, func: Callable[.
     kind = declared if options.pool is None else known("pool", options.pool, _POOLS)
     refuse_wrong_pool(func, kind)
     return PoolKind.ASYNC if is_coroutine_function(func) else kind
+
+
+def _unique_of(options: SubmitOptions) -> UniqueKey | None:
+    key, period = options.unique_key, options.unique_for
+    if key is None:
+        if period is not None or options.on_conflict != OnConflict.KEEP.value:
+            raise UsageError("unique_for and on_conflict are about a unique_key; give one")
+        return None
+    on_conflict: OnConflict = known("on_conflict", options.on_conflict, _ON_CONFLICT)
+    if not isinstance(key, str) or not re.fullmatch(_KEY, key):
+        raise UsageError(f"unique_key is {key!r}; it must be a text of 1 to 200 characters")
+    period_s = period.total_seconds() if isinstance(period, timedelta) else period
+    if period_s is not None and not _SHORTEST_TIMEOUT_S <= period_s <= LONGEST_WAIT_S:
+        raise UsageError(f"unique_for is {period}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
+    return UniqueKey(key=key, period_s=period_s, on_conflict=on_conflict)
 
 
 def _check(spec: TaskSpec) -> None:

@@ -50,11 +50,11 @@ class Transaction(TransactionBlock, Submitter):
 
     def _store_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
         tasks = self._maker.make(options, func, calls)
-        if tasks:
-            self._joined.submit(tasks, self._manager.clock.now(), self._manager.queue_size)
-        ids = [task.id for task in tasks]
+        if not tasks:
+            return []
+        ids: list[str] = [*self._joined.submit(tasks, self._manager.clock.now(), self._manager.queue_size)]
         self._ids += ids
-        return list(ids)
+        return ids
 
     def _inside(self, options: Callable[P, Submitter]) -> Callable[P, Submitter]:
         def inside(*args: P.args, **kwargs: P.kwargs) -> Submitter:

@@ -12,7 +12,7 @@ from typing import Final
 
 from thirdshift.core.engine import Engine
 from thirdshift.core.errors import QueueFull, TaskNotFound, WaitTimeout
-from thirdshift.core.task import BackgroundTask, NewTask
+from thirdshift.core.task import BackgroundTask, NewTask, TaskId
 from thirdshift.runtime.worker import SAFETY_INTERVAL_S
 
 Wake = Callable[[], None]
@@ -208,6 +208,8 @@ class WaitingSubmit:
         self, line: RoomLine, engine: Engine, tasks: Sequence[NewTask], queue_size: int, wait_s: float, wake: Wake
     ) -> None:
         self.wake: Final = wake
+        self.ids: Sequence[TaskId] = ()
+        """What the submit gave back, once it is done."""
         self._line = line
         self._engine = engine
         self._tasks = tasks
@@ -220,7 +222,7 @@ class WaitingSubmit:
         is_listening = True
         while is_listening and self._line.is_first(self):
             try:
-                self._engine.submit(self._tasks, queue_size=self._queue_size)
+                self.ids = self._engine.submit(self._tasks, queue_size=self._queue_size)
             except QueueFull:
                 is_listening = self._line.listen()  # if that is new, there may be room since the refusal
             else:

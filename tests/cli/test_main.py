@@ -17,7 +17,7 @@ VERBS = [
     ["worker"],
     ["health"],
     *(["tasks", verb] for verb in ("list", "show", "cancel", "retry", "delete", "prune", "vacuum")),
-    *(["queues", verb] for verb in ("list", "pause", "resume")),
+    *(["queues", verb] for verb in ("list", "pause", "resume", "limit")),
     *(["train", verb] for verb in ("status", "pause", "resume", "stop", "trigger")),
     ["tasks"],
     ["queues"],

@@ -1,4 +1,4 @@
-"""`thirdshift queues`: look at queues, pause and resume them."""
+"""`thirdshift queues`: look at queues, pause, resume and limit them."""
 
 
 def test_a_queue_is_paused_for_everybody_until_it_is_resumed(shell, work) -> None:
@@ -11,9 +11,9 @@ def test_a_queue_is_paused_for_everybody_until_it_is_resumed(shell, work) -> Non
     assert manager.handle(other).result(timeout=30) == 2
     assert shell.json("tasks", "show", held)["status"] == "pending"
     assert shell("queues", "list").stdout.splitlines() == [
-        "queue\tstate\ttasks",
-        "mail\tpaused\t1 pending",
-        "other\trunning\tnone",
+        "queue\tstate\tlimits\ttasks",
+        "mail\tpaused\tnone\t1 pending",
+        "other\trunning\tnone\tnone",
     ]
     assert shell.json("queues", "resume", "mail") == {"queue": "mail", "state": "running", "changed": True}
     assert manager.handle(held).result(timeout=30) == 1
@@ -24,4 +24,18 @@ def test_queues_as_json(shell) -> None:
     assert shell.json("queues", "list") == []
     shell.submit("functions:add", "1")
     (queue,) = shell.json("queues", "list")
-    assert queue == {"name": "default", "paused_at": None, "pending": 1}
+    limits = {"concurrency": None, "rate": None, "burst": None}
+    assert queue == {"name": "default", "paused_at": None, **limits, "pending": 1}
+
+
+def test_a_queue_is_limited_and_freed(shell) -> None:
+    """What is set replaces what was there, and is shown."""
+    assert shell("queues", "limit", "mail", "--concurrency", "4").stdout == "mail: 4 at once\n"
+    assert shell("queues", "limit", "mail", "--rate", "2.5").stdout == "mail: 2.5 a second, 3 in a burst\n"
+    assert shell("queues", "list").stdout.splitlines()[1] == "mail\trunning\t2.5 a second, 3 in a burst\tnone"
+    found = shell.json("queues", "limit", "mail", "--rate", "1", "--burst", "9")
+    assert found == {"queue": "mail", "concurrency": None, "rate": 1.0, "burst": 9}
+    assert shell("queues", "limit", "mail").stdout == "mail: none\n"
+    refused = shell("queues", "limit", "mail", "--burst", "3")
+    assert refused.returncode == 64
+    assert "belongs to a rate" in refused.stderr

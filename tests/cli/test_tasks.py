@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from thirdshift.testing import functions
+
 
 @pytest.fixture
 def failed(shell, work) -> str:
@@ -95,6 +97,30 @@ with BackgroundTaskManager(database=sys.argv[1], start=False) as manager:
     assert "cannot be imported here" in shell.json("tasks", "show", task_id)["arguments"]
 
 
+def test_failures_by_their_cause(shell, work) -> None:
+    """One line for each, the largest first; one of them is retried alone, by its fingerprint."""
+    failing = [shell.submit("functions:fail", text, "--max-retries", "0", "--queue", "mail") for text in ("a", "b")]
+    other = shell.submit("functions:add", "1", json.dumps("x"), "--max-retries", "0")
+    manager = work()
+    for task_id in (*failing, other):
+        manager.handle(task_id).wait(timeout=30)
+    manager.shutdown()
+    head, first, second = shell("tasks", "failures").stdout.splitlines()
+    assert head.split("\t") == ["tasks", "fingerprint", "last", "first", "example", "message"]
+    count, fingerprint, _, _, example, message = first.split("\t")
+    assert (count, fingerprint, example, message) == ("2", "ValueError@functions:fail", failing[1], "b")
+    assert second.split("\t")[:2] == ["1", "TypeError@functions:add"]
+    (group,) = shell.json("tasks", "failures", "--queue", "mail")
+    assert (group["fingerprint"], group["type"], group["where"]) == (fingerprint, "ValueError", ["functions:fail"])
+    assert (group["count"], group["example"], group["message"]) == (2, failing[1], "b")
+    error = shell.json("tasks", "show", example)["attempts"][0]["error"]
+    assert error["fingerprint"] == fingerprint
+    done = shell("tasks", "retry", "--fingerprint", fingerprint, "--yes")
+    assert done.stdout == "retried 2 of 2 tasks (2 failed)\n"
+    assert shell.json("tasks", "show", other)["status"] == "failed"
+    assert len(shell.json("tasks", "failures")) == 1
+
+
 def test_cancel_and_retry(shell) -> None:
     """Each says what became of the task; the second time there is nothing to do, and the exit code is 1."""
     task_id = shell.submit("functions:add", "1")
@@ -103,6 +129,39 @@ def test_cancel_and_retry(shell) -> None:
     assert (again.returncode, again.stdout) == (1, f"{task_id} was not cancelled: it is cancelled\n")
     assert shell.json("tasks", "retry", task_id) == {"id": task_id, "retried": True, "status": "pending"}
     assert shell("tasks", "retry", task_id).returncode == 1
+
+
+@pytest.fixture
+def taken(shell, work) -> tuple[str, str]:
+    """The ids of a task that failed, and of the one that has its unique key by now."""
+    manager = work()
+    submitter = manager.options(unique_key="report-42", max_retries=0)
+    first = submitter.submit(functions.fail, "no").wait(timeout=30)
+    manager.pause_queue("default")
+    return first.id, submitter.submit(functions.fail, "no").id
+
+
+def test_a_unique_key_is_shown_and_found(shell, taken: tuple[str, str]) -> None:
+    """In both forms; a list by key has the finished tasks too."""
+    first, second = taken
+    assert "unique key  report-42\n" in shell("tasks", "show", second).stdout
+    assert shell.json("tasks", "show", second)["unique_key"] == "report-42"
+    shell.submit("functions:add", "1")
+    found = shell.json("tasks", "list", "--unique-key", "report-42")
+    assert [task["id"] for task in found] == [second, first]
+
+
+def test_a_retry_whose_unique_key_is_taken_is_refused(shell, taken: tuple[str, str]) -> None:
+    """It says by whom; among many it is counted."""
+    first, second = taken
+    done = shell("tasks", "retry", first)
+    assert done.returncode == 1
+    words = f"{first} was not retried: the unique key 'report-42' is held by task {second}"
+    assert done.stdout.startswith(words)
+    done = shell("tasks", "retry", "--status", "failed", "--yes")
+    words = "retried 0 of 1 task (1 failed); 1 left as they are: unfinished tasks have their unique keys\n"
+    assert (done.returncode, done.stdout) == (0, words)
+    assert list(shell.json("tasks", "retry", "--status", "failed", "--yes")["refused"]) == [first]
 
 
 def test_a_running_task_is_cancelled(shell, work) -> None:

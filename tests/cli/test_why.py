@@ -72,6 +72,23 @@ SENTENCES = [
         {"queue": "mail", "pool": "async", "workers": 2},
         "no worker of its queue mail has async slots: 2 workers are alive, with other pools only",
     ),
+    (
+        ReasonCode.UNKNOWN_FUNCTION,
+        {
+            "function": "shop:send",
+            "workers": [{"worker": "w", "error": "ModuleNotFoundError: No…", "at": AGO}],
+            "others": 0,
+        },
+        (
+            "its function shop:send cannot be found by worker w (ModuleNotFoundError: No…), and no other worker takes "
+            "it; install it there, or start a worker that has it"
+        ),
+    ),
+    (
+        ReasonCode.UNKNOWN_FUNCTION,
+        {"function": "shop:send", "workers": [{"worker": w, "error": "E: no", "at": AGO} for w in "ab"], "others": 1},
+        "its function shop:send cannot be found by worker a (E: no), worker b (E: no); it waits for another one",
+    ),
     (ReasonCode.SLOTS_BUSY, {"pool": "thread", "slots": 4}, "all 4 thread slots that could take it are busy"),
     (ReasonCode.SLOTS_BUSY, {"pool": "thread", "slots": 1}, "the one thread slot that could take it is busy"),
     (ReasonCode.TASKS_BEFORE, {"count": 1, "is_all": True}, "1 task comes before it"),

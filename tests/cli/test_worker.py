@@ -203,6 +203,51 @@ def test_a_thread_that_does_not_end_holds_nothing_up(
     assert manager.handle(task).result(0) == "done"
 
 
+def test_a_worker_whose_threads_are_stuck_starts_anew(
+    shell, start: Start, manager: BackgroundTaskManager, tmp_path: Path
+) -> None:
+    """In the same process; what hangs is tried twice so, then in child processes, where its time limit is kept."""
+    with Signal(tmp_path / "said") as said, Signal(tmp_path / "never") as never:
+        limits = {"timeout": 0.2, "max_retries": 0}
+        hanging = [submit(manager, "hold", said.path, never.path, **limits) for _ in range(2)]
+        in_hand = submit(manager, "note", shell.workspace / "log", 1, pool="process")
+        worker = start("worker", "--threads", "1", "--processes", "1")
+        for _ in range(2):
+            worker.wait_for(
+                "its threads are stuck in tasks that do not end: finishing the rest, at most 30 s, then anew"
+            )
+            worker.wait_for(f"process {worker.process.pid}; tasks at once")
+        ends = [manager.handle(task_id).wait(TIMEOUT_S) for task_id in hanging]
+        assert manager.handle(submit(manager, "note", shell.workspace / "log", 2)).result(TIMEOUT_S) is None
+        worker.process.terminate()
+        assert worker.end() == 0
+    assert worker.said.count("threads are stuck") == 2
+    assert manager.get_task_status(in_hand) is TaskStatus.COMPLETED
+    for task in ends:
+        outcomes = [attempt.outcome.value for attempt in task.attempts]
+        assert (task.status, outcomes) == (TaskStatus.FAILED, ["interrupted", "interrupted", "timed_out"])
+    assert manager.workers() == []
+
+
+def test_a_signal_while_threads_are_stuck_ends_it(
+    shell, start: Start, manager: BackgroundTaskManager, tmp_path: Path
+) -> None:
+    """It does not start anew when it was told to stop."""
+    with ExitStack() as stack:
+        said, released, never = (stack.enter_context(Signal(tmp_path / name)) for name in ("said", "free", "never"))
+        in_hand = submit(manager, "hold", said.path, released.path, pool="process")
+        worker = start("worker", "--threads", "1", "--processes", "1")
+        said.wait()
+        for _ in range(2):
+            submit(manager, "hold", said.path, never.path, timeout=0.2)
+        worker.wait_for("threads are stuck")
+        worker.process.terminate()
+        released.release()
+        assert worker.end() == 0
+    assert manager.handle(in_hand).result(0) == "done"
+    assert worker.said.count("database ") == 1
+
+
 def test_ctrl_c_at_a_terminal(shell, start: Start, manager: BackgroundTaskManager, tmp_path: Path) -> None:
     """It reaches the worker alone: what its child process has in hand is finished."""
     spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
@@ -320,6 +365,21 @@ def test_what_cannot_be_imported_is_said_once(
     worker.process.terminate()
     assert worker.end() == 0
     assert worker.said.count("chores:note cannot") == 1
+
+
+@pytest.mark.parametrize("pool", ["thread", "process"])
+def test_what_cannot_be_imported_is_left_to_a_worker_that_can(
+    shell, start: Start, manager: BackgroundTaskManager, tmp_path: Path, pool: str
+) -> None:
+    """Without an attempt, and without waiting for it."""
+    task_id = submit(manager, "note", shell.workspace / "log", 1, pool=pool, max_retries=0)
+    elsewhere = start("--json", "worker", "--drain", cwd=tmp_path)
+    printed, _ = elsewhere.process.communicate(timeout=TIMEOUT_S)
+    assert (elsewhere.process.returncode, json.loads(printed)["not_importable"]) == (0, ["chores:note"])
+    assert manager.handle(task_id).task.attempts == ()
+    assert start("worker", "--drain").end() == 0
+    found = manager.handle(task_id).task
+    assert (found.status, len(found.attempts)) == (TaskStatus.COMPLETED, 1)
 
 
 @pytest.mark.parametrize("pool", ["thread", "process"])

@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from thirdshift.core.engine import ClaimRequest, Registration, TaskFilter
 from thirdshift.core.outcome import Ending, settle
 from thirdshift.core.pruning import Limit
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError
+from thirdshift.core.task import AttemptOutcome, Claim, OnConflict, PoolKind, TaskError, UniqueKey
 from thirdshift.engines.sqlite import SQLiteEngine, connection
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.testing.clock import FakeClock
@@ -57,6 +58,7 @@ class Workload:
         yield "register", lambda: self.register("worker")
         yield "claim", lambda: self.claim(self.worker, 4)
         yield "progress", lambda: self.engine.record_progress([(self.claims["a"], {"done": 1})])
+        yield "step", lambda: self.engine.record_step(self.claims["a"], "one", "hash", b"[1,1]")
         yield "complete", lambda: self.end("a", AttemptOutcome.COMPLETED, b"[1,1]")
         yield "fail, retry later", lambda: self.end("b", AttemptOutcome.FAILED)
         yield "request cancel", lambda: self.engine.cancel(task_id("c"))
@@ -77,11 +79,21 @@ class Workload:
         yield "pause", lambda: self.engine.set_paused("default", True)
         yield "interrupt", lambda: self.end("f", AttemptOutcome.INTERRUPTED)
         yield "resume", lambda: self.engine.set_paused("default", False)
+        yield "claim what is not there", lambda: self.claim(self.worker, 2)
+        yield "decline", self.decline
+        yield "find", lambda: self.engine.found(self.worker.id, [self.claims["f"].function])
         yield "cancel all", lambda: self.engine.cancel_all(TaskFilter(statuses=frozenset({TaskStatus.PENDING})))
         yield "prune", lambda: self.engine.prune({TaskStatus.CANCELLED: Limit(rows=1)})
         yield "retry all", lambda: self.engine.retry_all(TaskFilter(statuses=frozenset({TaskStatus.CANCELLED})))
         yield "delete all", lambda: self.engine.delete_all(TaskFilter(queue="default"))
         yield "delete", lambda: self.engine.delete_finished(before=self.clock.now() + timedelta(days=1))
+        key = UniqueKey(key="k", period_s=60.0)
+        yield "submit unique", lambda: self.submit("t", unique=key)
+        yield "keep", lambda: self.submit("u", unique=key)
+        later = {"unique": replace(key, on_conflict=OnConflict.REPLACE), "name": "later", "queue": "new"}
+        yield "replace", lambda: self.submit("v", run_at=self.clock.now() + timedelta(seconds=30), **later)
+        yield "cancel unique", lambda: self.engine.cancel(task_id("t"))
+        yield "take an expired key", lambda: (self.clock.advance(60), self.submit("w", unique=key))
 
     def submit(self, names: str, **changes: Any) -> None:
         self.engine.submit([new_task(id=task_id(name), max_retries=2, **changes) for name in names])
@@ -108,6 +120,13 @@ class Workload:
         exchange = self.engine.exchange([settle(claim, ending, 0.0) for claim in self.lost], None)
         assert self.fault is not None or not any(exchange.recorded)
 
+    def decline(self) -> None:
+        """Say of what runs that its function is not there."""
+        running = [claim for claim in self.claims.values() if self.engine.status(claim.id) is TaskStatus.RUNNING]
+        assert len(running) >= 2
+        refusals = [(claim, TaskError(type="ModuleNotFoundError", message="m")) for claim in running]
+        assert self.engine.decline(refusals, timedelta(hours=24)) == []
+
     def end(
         self,
         name: str,
@@ -117,7 +136,7 @@ class Workload:
         and_claim: int = 0,
     ) -> None:
         now = self.clock.now()
-        error = TaskError(type="E", message="m") if outcome is AttemptOutcome.FAILED else None
+        error = TaskError(type="E", message="m", where=("m:f",)) if outcome is AttemptOutcome.FAILED else None
         claim = self.claims[name]
         ending = Ending(outcome, now, now, encoded_result=result, error=error)
         request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: and_claim}) if and_claim else None

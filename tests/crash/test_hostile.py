@@ -21,10 +21,12 @@ from thirdshift.handle import TaskHandle
 from thirdshift.host.lock import read_pid
 from thirdshift.host.processes import descendants, parent_of
 from thirdshift.testing import functions, hostile
+from thirdshift.testing.memory_group import NoGroup, kills_in, memory_group
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
 PROGRAM = Path(__file__).with_name("worker_program.py")
 MARK = "THIRDSHIFT_TEST_MARK"
+SMALL_BYTES = 128 * 2**20
 LONGEST_DELAY_S = 1.0
 """The most that a neighbour may take for what takes it a moment."""
 
@@ -35,6 +37,16 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
     value = uuid4().hex
     monkeypatch.setenv(MARK, value)
     return value
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """Where the kernel kills who takes more than ``SMALL_BYTES``, on a machine that lets us make such a place."""
+    try:
+        with memory_group(SMALL_BYTES) as group:
+            yield group
+    except NoGroup as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture
@@ -91,12 +103,12 @@ GALLERY: dict[str, tuple[Callable[..., Any], tuple[Any, ...], TaskStatus, Attemp
         hostile.leave_the_group, (), TaskStatus.FAILED, AttemptOutcome.TIMED_OUT, "TimedOut: the attempt ran"),
     "breeds": (
         hostile.breed, (), TaskStatus.FAILED, AttemptOutcome.TIMED_OUT, "TimedOut: the attempt ran longer"),
-    "eats memory": (
+    "asks for more memory than it may have": (
         hostile.eat_memory, (512,), TaskStatus.FAILED, AttemptOutcome.FAILED, "MemoryError: "),
-    "eats memory in C": (
+    "asks for more memory than it may have in C": (
         hostile.eat_memory_in_c, (512,), TaskStatus.FAILED, AttemptOutcome.FAILED,
         "ProcessDied: the child process was killed by SIGSEGV (crash 3 in a row)"),
-    "is killed by the kernel": (
+    "kills itself": (
         functions.kill_self, (int(signal.SIGKILL),), TaskStatus.FAILED, AttemptOutcome.FAILED,
         "ProcessDied: the child process was killed by SIGKILL (crash 3 in a row)"),
     "segfaults": (
@@ -120,15 +132,32 @@ GALLERY: dict[str, tuple[Callable[..., Any], tuple[Any, ...], TaskStatus, Attemp
 def test_a_hostile_task_ends_and_nothing_of_it_is_left(
     manager: BackgroundTaskManager, mark: str, tmp_path: Path, name: str
 ) -> None:
-    """With a limit of one second; the worker goes on, and no neighbour waits."""
+    """What would not end has a limit of one second; the worker goes on, and no neighbour waits."""
     function, arguments, status, outcome, words = GALLERY[name]
+    limit_s = 1 if outcome is AttemptOutcome.TIMED_OUT else TIMEOUT_S
     began = time.monotonic()
-    handle = manager.options(pool="process", timeout=1, max_retries=0).submit(function, *arguments)
+    handle = manager.options(pool="process", timeout=limit_s, max_retries=0).submit(function, *arguments)
     task, longest_s = wait_among_neighbours(manager, handle)
     assert time.monotonic() - began < 10
     assert left_behind(mark, tmp_path) == set()
     assert (task.status, task.attempts[-1].outcome) == (status, outcome)
     assert str(task.error).startswith(words)
+    assert longest_s < LONGEST_DELAY_S
+    assert manager.options(pool="process").submit(functions.add, 1, 2).result(TIMEOUT_S) == 3
+
+
+def test_a_task_that_eats_memory_is_killed_by_the_kernel(
+    small_group: Path, manager: BackgroundTaskManager, mark: str, tmp_path: Path
+) -> None:
+    """Nobody else is: its third crash is the last, and each attempt says by what it died and how much memory it had."""
+    handle = manager.options(pool="process", max_retries=0).submit(hostile.eat_memory_in, str(small_group), 1_024)
+    task, longest_s = wait_among_neighbours(manager, handle)
+    assert left_behind(mark, tmp_path) == set()
+    assert kills_in(small_group) == len(task.attempts) == 3
+    assert str(task.error) == "ProcessDied: the child process was killed by SIGKILL (crash 3 in a row)"
+    for attempt in task.attempts:
+        assert attempt.traces.peak_memory_bytes is not None
+        assert SMALL_BYTES / 2 < attempt.traces.peak_memory_bytes < 2 * SMALL_BYTES
     assert longest_s < LONGEST_DELAY_S
     assert manager.options(pool="process").submit(functions.add, 1, 2).result(TIMEOUT_S) == 3
 
@@ -180,6 +209,33 @@ def test_a_stopped_guard_still_obeys(manager: BackgroundTaskManager, mark: str, 
     os.kill(guards[0], signal.SIGSTOP)
     assert handle.wait(TIMEOUT_S).attempts[-1].outcome is AttemptOutcome.TIMED_OUT
     assert left_behind(mark, tmp_path) == set()
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_thread_that_sleeps_for_an_hour_delays_others_by_its_limit(tmp_path: Path, slots: int) -> None:
+    """And by less than a second more, with one slot too; nobody else gets its task meanwhile."""
+    database = tmp_path / "tasks.db"
+    with BackgroundTaskManager(database=database, start=False) as manager:
+        hanging = manager.options(timeout=1).submit(hostile.sleep_in_c_for_an_hour)
+        worker = subprocess.Popen([sys.executable, "-W", "error", PROGRAM, database, str(slots)])
+        try:
+            give_up_at = time.monotonic() + TIMEOUT_S
+            while hanging.status is not TaskStatus.RUNNING:
+                assert time.monotonic() < give_up_at
+                time.sleep(0.01)
+            longest_s = 0.0
+            for _ in range(30):
+                began = time.monotonic()
+                manager.submit(functions.echo).result(TIMEOUT_S)
+                longest_s = max(longest_s, time.monotonic() - began)
+            assert longest_s < 1 + LONGEST_DELAY_S
+            assert (hanging.status, hanging.task.attempts) == (TaskStatus.RUNNING, ())
+            manager.cancel_task(hanging.id)
+        finally:
+            worker.kill()
+            worker.wait()
+    with BackgroundTaskManager(max_workers=1, database=database) as manager:
+        assert manager.handle(hanging.id).wait(TIMEOUT_S).status is TaskStatus.CANCELLED
 
 
 @pytest.mark.parametrize("victims", ["worker", "worker and child"])

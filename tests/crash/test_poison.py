@@ -11,7 +11,7 @@ import pytest
 from thirdshift import BackgroundTaskManager, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.engines.sqlite.slotfile import SlotFile, read_slots
-from thirdshift.testing import functions
+from thirdshift.testing import coroutines, functions
 from thirdshift.testing.signals import TIMEOUT_S
 
 PROGRAM = Path(__file__).with_name("worker_program.py")
@@ -85,6 +85,21 @@ def test_deaths_after_progress_are_not_counted(tmp_path: Path) -> None:
     assert (found.status, found.result) == (TaskStatus.COMPLETED, 6)
 
 
+@pytest.mark.parametrize("pool", ["thread", "process", "async"])
+def test_a_step_is_never_done_twice(tmp_path: Path, pool: str) -> None:
+    """Its process is killed after each of five steps: the sixth start does nothing again, and no start is counted."""
+    database, log = tmp_path / "tasks.db", tmp_path / "log"
+    log.touch()
+    with BackgroundTaskManager(database=database, start=False) as manager:
+        function = coroutines.die_after_each_step if pool == "async" else functions.die_after_each_step
+        task_id = manager.options(pool=pool, max_retries=0).submit(function, str(log), 5).id
+    run_until_finished(database, [task_id])
+    (found,) = read_all(database, [task_id])
+    assert (found.status, found.result) == (TaskStatus.COMPLETED, ["0", "1", "2", "3", "4"])
+    assert log.read_text().split() == ["0", "1", "2", "3", "4"]
+    assert len(found.attempts) == 6
+
+
 def test_a_retry_by_hand_starts_the_count_anew(tmp_path: Path) -> None:
     """Somebody has repaired what killed it."""
     database = tmp_path / "tasks.db"
@@ -118,5 +133,6 @@ def test_a_slot_file_tells_what_stood_where(tmp_path: Path) -> None:
     assert stood == {(7, 1): False, (8, 2): True}
     slots.enter(1, 9, 1)
     slots.close()
+    slots.leave(1)  # by a function that outlives its worker
     assert {key: found.has_progress for key, found in read_slots(path).items()} == {(7, 1): False, (9, 1): False}
     assert read_slots(tmp_path / "no such file") == {}

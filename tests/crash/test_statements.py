@@ -97,12 +97,12 @@ def states(kills: list[Kill]) -> list[State]:
     first: dict[int, State] = {}
     for kill in kills:
         if len(kill.acknowledged) not in first:
-            first[len(kill.acknowledged)] = state_of(kill.folder / FILE_NAME)
+            first[len(kill.acknowledged)] = whole_state_of(kill.folder / FILE_NAME)
     return [first[number] for number in range(len(first))]
 
 
 def state_of(file: Path) -> State:
-    """Everything that matters of a store: tasks, attempts and paused queues; workers are named by their order."""
+    """Everything that matters of a store: tasks, attempts, paused queues, keys; workers are named by their order."""
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -114,7 +114,34 @@ def state_of(file: Path) -> State:
         ).fetchall()
         paused = connection.execute("SELECT name FROM queue WHERE paused_at IS NOT NULL").fetchall()
         progress = connection.execute("SELECT task, attempt, facts FROM progress").fetchall()
-    return {"tasks": sorted(tasks), "attempts": attempts, "paused": paused, "progress": progress}
+        has_steps = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'step'").fetchone()  # since version 4
+        steps = connection.execute("SELECT * FROM step").fetchall() if has_steps else []
+        keys = keys_of(connection)
+    return {
+        "tasks": sorted(tasks),
+        "attempts": attempts,
+        "paused": paused,
+        "progress": progress,
+        "steps": steps,
+        "keys": keys,
+    }
+
+
+def whole_state_of(file: Path) -> State:
+    """The same of the newest schema, with what older ones did not know."""
+    with closing(sqlite3.connect(file)) as connection:
+        causes = connection.execute("SELECT task, number, error_fingerprint FROM attempt").fetchall()
+        unknown = connection.execute("SELECT * FROM unknown_function").fetchall()
+        unknown_to = connection.execute("SELECT function, error, at FROM unknown_to").fetchall()
+    return {**state_of(file), "causes": causes, "unknown": unknown, "unknown_to": unknown_to}
+
+
+def keys_of(connection: sqlite3.Connection) -> list[Any]:
+    """The tasks with a unique key and the keys that are held; none in a file that is older than they are."""
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'held_key'").fetchone() is None:
+        return []
+    tasks = connection.execute("SELECT id, unique_key, name, queue FROM task WHERE unique_key IS NOT NULL ORDER BY id")
+    return [*tasks, *connection.execute("SELECT * FROM held_key ORDER BY key")]
 
 
 def demand_consistency(file: Path) -> None:
@@ -159,7 +186,7 @@ def demand_liveness(file: Path, *, failed: int = 0) -> None:
 
 def check(folder: Path, acknowledged: list[str], states: list[State]) -> None:
     """What was acknowledged stands; what was under way is done whole or not at all."""
-    found = state_of(folder / FILE_NAME)
+    found = whole_state_of(folder / FILE_NAME)
     done = len(acknowledged)
     allowed = states[done : done + 2]
     assert found in allowed, f"killed after {acknowledged[-1:]}: what is stored is no state between two steps"

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.core.engine import ClaimRequest, Registration
+from thirdshift.core.errors import UniqueConflict
 from thirdshift.core.outcome import Ending, Settlement, settle
-from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
+from thirdshift.core.task import AttemptOutcome, Claim, OnConflict, PoolKind, UniqueKey
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.host.lock import FileLock
@@ -67,11 +68,18 @@ class Client:
 
     # The calls
 
-    def submit(self, tasks: list[Facts], seat: str | None, is_taken: bool) -> Facts | None:
-        """Submit, with a free slot of the worker *seat* if there is one; returns the claim that took it."""
+    def submit(self, tasks: list[Facts], seat: str | None, is_taken: bool) -> Facts:
+        """Submit, with a free slot of the worker *seat* if there is one; returns the claim that took it.
+
+        And the ids of the tasks that the submit led to, or of the one that was in its way.
+        """
         self._seat = None if seat is None else _Seat(seat, is_taken)
-        self.engine.submit([_new_task(**task) for task in tasks])
-        return None if self._seat is None or self._seat.claim is None else _told(self._seat.claim)
+        try:
+            led_to = list(self.engine.submit([_new_task(**task) for task in tasks]))
+        except UniqueConflict as conflict:
+            return {"conflict": conflict.task_id}
+        is_free = self._seat is None or self._seat.claim is None
+        return {"led_to": led_to, "claim": None if is_free else _told(self._seat.claim)}
 
     def register(self) -> str:
         worker = self.engine.register(slots=4)
@@ -106,8 +114,11 @@ class Client:
     def cancel(self, task: str) -> bool:
         return self.engine.cancel(task)
 
-    def retry(self, task: str) -> bool:
-        return self.engine.retry(task)
+    def retry(self, task: str) -> bool | Facts:
+        try:
+            return self.engine.retry(task)
+        except UniqueConflict as conflict:
+            return {"conflict": conflict.task_id}
 
     def set_paused(self, queue: str, paused: bool) -> bool:
         return self.engine.set_paused(queue, paused)
@@ -158,8 +169,11 @@ class _Seat:
 # All that depends on how tasks and settlements are made
 
 
-def _new_task(due_s: int | None, pool: str, **facts: Any) -> Any:
-    return new_task(run_at=None if due_s is None else START + timedelta(seconds=due_s), pool=PoolKind(pool), **facts)
+def _new_task(due_s: int | None, pool: str, unique: Facts | None = None, **facts: Any) -> Any:
+    run_at = None if due_s is None else START + timedelta(seconds=due_s)
+    if unique is not None:
+        facts["unique"] = UniqueKey(**{**unique, "on_conflict": OnConflict(unique["on_conflict"])})
+    return new_task(run_at=run_at, pool=PoolKind(pool), **facts)
 
 
 def _settlement_of(claim: Claim, outcome: AttemptOutcome, now: Any, wait_s: float) -> Settlement:
@@ -214,6 +228,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "a retry has no retries": lambda: _change(r"failures = 0, ", "", "retry"),
     "a request to cancel is forgotten": _forget_requests,
     "the living are robbed": _rob_the_living,
+    "a unique key is nobody's": lambda: _change(r"\?15, \?16", "?15, NULL", "submit_unique"),
+    "a replacement is forgotten": lambda: _change(r"WHERE id = \?16", "WHERE id = ?16 AND false", "replace"),
     EARLY: lambda: None,  # planted in ``_serve``
 }
 

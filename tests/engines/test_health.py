@@ -1,15 +1,18 @@
 """The findings of the embedded engine, and from where on each of them is no longer as it should be."""
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from thirdshift.core.engine import ClaimRequest
 from thirdshift.core.health import Finding, HealthCode, HealthLevel, HealthLimits, is_healthy
+from thirdshift.core.task import PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.monitor.health import remedy, sentence
 from thirdshift.testing.clock import FakeClock
-from thirdshift.testing.conformance import new_task
+from thirdshift.testing.conformance import NOT_THERE, new_task
 
 LIMITS = HealthLimits(answer_s=0.1)
 
@@ -72,6 +75,25 @@ def test_a_worker_of_this_process_needs_no_wake_up(engine: SQLiteEngine) -> None
     assert (state.name, state.is_alive, state.lost_wakes) == ("w", True, 0)
     unlisten()
     registration.close()
+
+
+def test_a_function_that_nobody_finds_is_told(engine: SQLiteEngine, clock: FakeClock) -> None:
+    """It is in order as long as another worker may find it, and it is history when nobody has met it for a while."""
+    first, second = engine.register(slots=1), engine.register(slots=1)
+    engine.submit([new_task(function="shop:send")])
+    for registration, is_found in ((first, True), (second, False)):
+        request = ClaimRequest(owner=registration.id, free={PoolKind.THREAD: 1})
+        (claim,) = engine.exchange([], request).claims
+        engine.decline([(claim, NOT_THERE)], timedelta(hours=24))
+        finding = examined(engine)[HealthCode.UNKNOWN_FUNCTIONS]
+        assert finding.is_healthy is is_found
+        clock.advance(60)
+    assert sentence(finding) == "not found: shop:send (by 2 of 2 workers, 60 s)"
+    assert "aliases" in str(remedy(finding))
+    clock.advance(LIMITS.recent_s)
+    assert examined(engine)[HealthCode.UNKNOWN_FUNCTIONS].facts["functions"] == []
+    second.close()
+    first.close()
 
 
 def test_lost_wakes_count_for_a_while(engine: SQLiteEngine, clock: FakeClock) -> None:

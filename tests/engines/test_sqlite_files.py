@@ -18,6 +18,7 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine, writer
 from thirdshift.engines.sqlite.connection import LOG_LIMIT_BYTES
+from thirdshift.engines.sqlite.queries import migrations
 from thirdshift.testing.clock import FakeClock
 from thirdshift.testing.conformance import new_task
 
@@ -133,7 +134,8 @@ def test_a_newer_version_is_refused(path: Path, clock: FakeClock) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
         connection.execute("PRAGMA journal_mode = DELETE")
-    refused(path, clock, StoreTooNew, r"has schema version 99; this version of Thirdshift knows 3")
+    newest, _ = migrations()[-1]
+    refused(path, clock, StoreTooNew, f"has schema version 99; this version of Thirdshift knows {newest}")
 
 
 def test_a_path_below_a_file_is_refused(tmp_path: Path, clock: FakeClock) -> None:

@@ -14,7 +14,7 @@ from thirdshift.core.status import TRANSITIONS, TaskStatus
 from thirdshift.core.task import AttemptOutcome, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.engines.sqlite.filters import Query, count_query, seqs_query
-from thirdshift.engines.sqlite.queries import QUERY, migrations
+from thirdshift.engines.sqlite.queries import QUERY, leaving_out, migrations
 from thirdshift.testing.conformance import new_task
 
 Connect = Callable[[], sqlite3.Connection]
@@ -82,6 +82,17 @@ def test_a_running_task_cannot_be_deleted(engine: SQLiteEngine, stranger: Connec
         connection.execute("DELETE FROM task")
 
 
+def test_two_live_tasks_cannot_have_one_unique_key(engine: SQLiteEngine, stranger: Connect) -> None:
+    """The index of the store itself refuses it, also to another program; a finished task keeps its key beside it."""
+    tasks = [new_task(), new_task()]
+    engine.submit(tasks)
+    engine.cancel(tasks[0].id)
+    connection = stranger()
+    connection.execute("UPDATE task SET unique_key = 'k'")
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: task\.unique_key"):
+        connection.execute("UPDATE task SET status = 'pending', finished_at = NULL WHERE id = ?", [tasks[0].id])
+
+
 PLANS = {
     "open_lines": ("task_runnable", ()),
     "runnable": ("task_runnable", ("q", "thread", 5)),
@@ -102,7 +113,15 @@ PLANS = {
     "last_attempt": ("PRIMARY KEY", (1,)),
     "delete_finished": ("task_finished", {"before": 1, "limit": 5}),
     "attempts": ("PRIMARY KEY", (1, True)),
+    "record_fingerprint": ("PRIMARY KEY", ("f", 1, 1)),
+    "unknown_since": ("PRIMARY KEY", ("f", 1)),
+    "unknown_to": ("PRIMARY KEY", ("f",)),
     "task": ("sqlite_autoindex_task_1", ("0" * 32,)),
+    "key_holder": ("task_unique_key", {"id": "0" * 32, "key": "k"}),
+    "live_rival": ("task_unique_key", {"id": "0" * 32}),
+    "submit_unique": ("held_key USING PRIMARY KEY", ("x",) * 16),
+    "has_expired_key": ("held_key_expiry", (1,)),
+    "forget_expired_keys": ("held_key_expiry", (1, 5)),
 }
 
 
@@ -117,7 +136,16 @@ def test_a_hot_query_walks_the_index_made_for_it(engine: SQLiteEngine, stranger:
     assert not re.search(r"^SCAN (task|t)$", plan, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["settle", "give_back", "record_attempts", "record_progress", "claim"])
+def test_leaving_functions_out_walks_the_same_index(engine: SQLiteEngine, stranger: Connect) -> None:
+    """In its order, without a sort."""
+    query, left_out = leaving_out("runnable", ["shop:send"])
+    rows = stranger().execute(f"EXPLAIN QUERY PLAN {query}", ("q", "thread", 5, *left_out)).fetchall()
+    plan = "\n".join(row[3] for row in rows)
+    assert "USING INDEX task_runnable (queue=? AND pool=?)" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+@pytest.mark.parametrize("name", ["settle", "give_back", "record_attempts", "record_progress", "record_step", "claim"])
 def test_a_fenced_write_finds_its_row_by_key(engine: SQLiteEngine, stranger: Connect, name: str) -> None:
     """By the row's number, never by a search."""
     query = QUERY[name]

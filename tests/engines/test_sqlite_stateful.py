@@ -59,6 +59,13 @@ QUEUES = ("default", "mail")
 POOLS = ("thread", "process")
 SECOND_US = 1_000_000
 PLAIN = {"queue": "default", "pool": "thread", "priority": 10, "durable": True, "max_retries": 1}
+UNIQUE = st.fixed_dictionaries(
+    {
+        "key": st.sampled_from("aaab"),
+        "period_s": st.sampled_from((None, None, 5, 60)),
+        "on_conflict": st.sampled_from(("keep", "replace", "replace", "error")),
+    }
+)
 END_S = 10_000_000
 """Later than anything that a task is due."""
 
@@ -95,6 +102,7 @@ class Task:
     finished_s: Moment | None = None
     attempts: list[tuple[int, str, str]] = field(default_factory=list)
     progress: int | None = None
+    key: str | None = None
 
     @property
     def urgency(self) -> tuple[int, int, int]:
@@ -119,6 +127,21 @@ class Row:
     finished_s: int | None
     attempts: list[tuple[int, str, str]]
     progress: int | None
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the file holds."""
+
+    rows: dict[str, Row]
+    paused: set[str]
+    held_keys: dict[str, tuple[str, int]]
+    """The task that holds each key for a period, and until when."""
+
+
+class Conflict(Exception):
+    """Another task has the unique key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +158,18 @@ class Held:
 
 @dataclass(slots=True)
 class Model:
-    """The store in forty lines: what each call does to the tasks."""
+    """The store in short: what each call does to the tasks."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
     ends: Counter[str] = field(default_factory=Counter)
     """How often each id has reached a final status: once in each life."""
     submitted: int = 0
+    held_keys: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def copy(self) -> "Model":
         tasks = {task_id: replace(task, attempts=[*task.attempts]) for task_id, task in self.tasks.items()}
-        return Model(tasks, set(self.paused), Counter(self.ends), self.submitted)
+        return Model(tasks, set(self.paused), Counter(self.ends), self.submitted, dict(self.held_keys))
 
     def submit(self, new: dict[str, Any], now: Between) -> None:
         if new["id"] in self.tasks:
@@ -157,6 +181,40 @@ class Model:
         facts = {name: new[name] for name in ("queue", "pool", "priority", "max_retries")}
         status = "scheduled" if is_later else "pending"
         self.tasks[new["id"]] = Task(order=self.submitted, status=status, due_s=due_s, **facts)
+
+    def submit_unique(self, new: dict[str, Any], now_s: int) -> str:
+        """Return the task that the submit led to."""
+        key, period_s, on_conflict = (new["unique"][name] for name in ("key", "period_s", "on_conflict"))
+        if self.held_keys.get(key, ("", now_s + 1))[1] <= now_s:
+            del self.held_keys[key]
+        holder = new["id"] if new["id"] in self.tasks else self.live(key) or self.held_keys.get(key, (None, 0))[0]
+        if holder is None:
+            self.submit(new, Between(now_s, now_s))
+            self.tasks[new["id"]].key = key
+        elif holder == new["id"]:
+            return new["id"]
+        elif on_conflict == "error":
+            raise Conflict(holder)
+        elif on_conflict == "keep" or not self.replace(holder, new, now_s):
+            return holder
+        if period_s is not None:
+            self.held_keys[key] = (holder or new["id"], now_s + period_s)
+        return holder or new["id"]
+
+    def live(self, key: str | None) -> str | None:
+        """Return the unfinished task that has *key*."""
+        live = (task_id for task_id, task in self.tasks.items() if task.key == key and task.finished_s is None)
+        return None if key is None else next(live, None)
+
+    def replace(self, holder: str, new: dict[str, Any], now_s: int) -> bool:
+        task = self.tasks.get(holder)
+        if task is None or task.status not in ("pending", "scheduled", "retrying"):
+            return False
+        task.queue, task.pool, task.priority = new["queue"], new["pool"], new["priority"]
+        task.max_retries, task.failures = new["max_retries"], 0
+        task.due_s = now_s if new["due_s"] is None else new["due_s"]
+        task.status = "scheduled" if task.due_s > now_s else "pending"
+        return True
 
     def claim_at_once(self, task_id: str, worker: str, now_s: int) -> bool:
         """Claim the task that was submitted just now; returns whether nothing of its line should come first."""
@@ -260,6 +318,8 @@ class Model:
         task = self.tasks.get(task_id)
         if task is None or not TaskStatus(task.status).is_finished:
             return False
+        if (rival := self.live(task.key)) is not None:
+            raise Conflict(rival)
         task.status, task.due_s, task.failures, task.finished_s = "pending", now, 0, None
         task.is_cancelling = False
         return True
@@ -270,14 +330,17 @@ class Model:
             del self.tasks[task_id]
         return len(old)
 
-    def why_not(self, rows: dict[str, Row], paused: set[str]) -> str | None:
+    def why_not(self, found: Contents) -> str | None:
         """Return what is in the file and not in the model, or the other way round."""
+        rows = found.rows
         if missing := self.tasks.keys() - rows.keys():
             return f"tasks are missing: {sorted(missing)}"
         if strange := rows.keys() - self.tasks.keys():
             return f"tasks that nobody asked for: {sorted(strange)}"
-        if paused != self.paused:
-            return f"paused are {paused} instead of {self.paused}"
+        if found.paused != self.paused:
+            return f"paused are {found.paused} instead of {self.paused}"
+        if found.held_keys != self.held_keys:
+            return f"held keys are {found.held_keys} instead of {self.held_keys}"
         for task_id, task in self.tasks.items():
             names = set(Row.__dataclass_fields__) - ({"due_s"} if TaskStatus(task.status).is_finished else set())
             for name in sorted(names):  # when a finished task was due counts no more
@@ -325,7 +388,8 @@ def rows_of(connection: sqlite3.Connection) -> dict[str, Row]:
     for seq, *attempt in connection.execute("SELECT task, number, outcome, worker FROM attempt ORDER BY task, number"):
         attempts.setdefault(seq, []).append(tuple(attempt))
     tasks = connection.execute(
-        "SELECT seq, id, status, due_at, t.attempt, failures, owner, cancel_requested_at, finished_at, p.attempt"
+        "SELECT seq, id, status, due_at, t.attempt, failures, owner, cancel_requested_at, finished_at, p.attempt,"
+        " unique_key"
         " FROM task t LEFT JOIN progress p ON p.task = seq"
     )
     return {
@@ -339,8 +403,9 @@ def rows_of(connection: sqlite3.Connection) -> dict[str, Row]:
             finished_s=None if finished_us is None else _seconds(finished_us),
             attempts=attempts.get(seq, []),
             progress=progress,
+            key=key,
         )
-        for seq, task_id, status, due_us, attempt, failures, owner, cancel_us, finished_us, progress in tasks
+        for seq, task_id, status, due_us, attempt, failures, owner, cancel_us, finished_us, progress, key in tasks
     }
 
 
@@ -495,8 +560,8 @@ class StoreMachine(RuleBasedStateMachine):
         except Died:
             self.tally["deaths in a call"] += 1
             self.gone += workers
-            rows, paused = self.read()
-            reasons = [model.why_not(rows, paused) for model in (self.model, *outcomes)]
+            found = self.read()
+            reasons = [model.why_not(found) for model in (self.model, *outcomes)]
             assert None in reasons, f"a call that died is half done: {reasons}"
             self.model = (self.model, *outcomes)[reasons.index(None)]
             raise
@@ -508,11 +573,12 @@ class StoreMachine(RuleBasedStateMachine):
         with contextlib.suppress(Died):
             self.call(client, name, expected, after, **arguments)
 
-    def read(self) -> tuple[dict[str, Row], set[str]]:
+    def read(self) -> Contents:
         with reading(self.path) as connection:
             rows = rows_of(connection)
             paused = {name for (name,) in connection.execute("SELECT name FROM queue WHERE paused_at IS NOT NULL")}
-        return rows, paused
+            held = connection.execute("SELECT key, holder, expires_at FROM held_key").fetchall()
+        return Contents(rows, paused, {key: (holder, _seconds(expires_us)) for key, holder, expires_us in held})
 
     # Rules: clients
 
@@ -525,7 +591,8 @@ class StoreMachine(RuleBasedStateMachine):
         tasks = [{"id": task_id, "due_s": None, **PLAIN} for task_id in ids]
         for task in tasks:
             self.model.submit(task, Between(0, 0))
-        self.call(self.clients[0], "submit", None, tasks=tasks, seat=None, is_taken=False)
+        answer = {"led_to": ids, "claim": None}
+        self.call(self.clients[0], "submit", answer, tasks=tasks, seat=None, is_taken=False)
 
     @rule(
         data=st.data(),
@@ -583,6 +650,7 @@ class StoreMachine(RuleBasedStateMachine):
         queue=st.sampled_from(("default", "default", *QUEUES)),
         pool=st.sampled_from(("thread", "thread", *POOLS)),
         max_retries=st.integers(0, 2),
+        unique=st.none() | UNIQUE,
     )
     def submit(
         self,
@@ -594,12 +662,15 @@ class StoreMachine(RuleBasedStateMachine):
         queue: str,
         pool: str,
         max_retries: int,
+        unique: dict[str, Any] | None,
     ) -> None:
-        ids = [f"{len(self.ids) + number:032x}" for number in range(1, count + 1)]
-        self.ids += ids
-        self.send(
-            data, ids, priorities, queue=queue, pool=pool, durable=durable, max_retries=max_retries, delay_s=delay_s
-        )
+        ids = self.new_ids(count)
+        facts: dict[str, Any] = {"queue": queue, "pool": pool, "durable": durable, "max_retries": max_retries}
+        if unique is None:
+            self.send(data, ids, priorities, delay_s=delay_s, **facts)
+            return
+        for task_id, priority in zip(ids, priorities, strict=False):
+            self.send_unique(data, {"id": task_id, "priority": priority, "unique": unique, **facts}, delay_s)
 
     def send(
         self, data: st.DataObject, ids: list[str], priorities: list[int], *, delay_s: int | None, **facts: Any
@@ -618,7 +689,8 @@ class StoreMachine(RuleBasedStateMachine):
         if len(ids) == 1 and ids[0] not in self.model.tasks and client.workers and client.latest_s <= self.now_s:
             self.send_with_a_seat(data, client, tasks, after)
         else:
-            self.try_to(client, "submit", None, after, tasks=tasks, seat=None, is_taken=False)
+            answer = {"led_to": ids, "claim": None}
+            self.try_to(client, "submit", answer, after, tasks=tasks, seat=None, is_taken=False)
 
     def send_with_a_seat(
         self, data: st.DataObject, client: Client, tasks: list[dict[str, Any]], waiting: Model
@@ -637,13 +709,31 @@ class StoreMachine(RuleBasedStateMachine):
             returned.tasks[task["id"]].status, returned.tasks[task["id"]].owner = "pending", None
             outcomes += [running] if is_taken else [running, returned]
         with contextlib.suppress(Died):
-            claim = self.call(client, "submit", ..., *outcomes, tasks=tasks, seat=worker, is_taken=is_taken)
+            answer = self.call(client, "submit", ..., *outcomes, tasks=tasks, seat=worker, is_taken=is_taken)
+            claim = answer["claim"]
+            assert answer["led_to"] == [task["id"]]
             if claim is None:
                 self.model = waiting
             else:
                 assert is_legal, f"claimed out of turn: {task}"
                 self.tally["claimed at once"] += 1
                 self.take(claim, worker, 0)
+
+    def send_unique(self, data: st.DataObject, task: dict[str, Any], delay_s: int | None) -> None:
+        """It makes a task, or leads to the one that holds the key, which it may replace."""
+        client = self.client(data)
+        if client.latest_s > self.now_s:  # by its own time a key may be held still or not: both are right
+            return
+        task["due_s"] = None if delay_s is None else self.now_s + delay_s
+        after = self.model.copy()
+        try:
+            led_to = after.submit_unique(task, self.now_s)
+        except Conflict as conflict:
+            after, answer = self.model, {"conflict": str(conflict)}
+        else:
+            answer = {"led_to": [led_to], "claim": None}
+            self.tally["led to another task"] += led_to != task["id"]
+        self.try_to(client, "submit", answer, after, tasks=[task], seat=None, is_taken=False)
 
     # Rules: workers
 
@@ -757,7 +847,11 @@ class StoreMachine(RuleBasedStateMachine):
         task_id = data.draw(st.sampled_from(self.ids if is_any else able or self.ids))
         after = self.model.copy()
         client = self.client(data)
-        expected = getattr(after, name)(task_id, self.now_of(client))
+        try:
+            expected = getattr(after, name)(task_id, self.now_of(client))
+        except Conflict as conflict:
+            expected = {"conflict": str(conflict)}
+            self.tally["retries refused"] += 1
         self.try_to(client, name, expected, after, task=task_id)
 
     @rule(
@@ -798,8 +892,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.every_single_change_was_legal_and_every_life_ends_once()
 
     def the_file_is_as_the_model_says(self) -> None:
-        self.rows, paused = self.read()
-        assert (reason := self.model.why_not(self.rows, paused)) is None, reason
+        found = self.read()
+        assert (reason := self.model.why_not(found)) is None, reason
+        self.rows = found.rows
         self.model.learn(self.rows)
 
     def users_see_what_is_in_the_file(self) -> None:
@@ -897,6 +992,7 @@ def test_the_store_is_as_the_model_says(capsys: pytest.CaptureFixture[str]) -> N
         figures = ", ".join(f"{count} {what}" for what, count in sorted(store.tally.items()))
         sys.stdout.write(f"\nmodel and store agree: {SETTINGS.max_examples} examples, {figures}\n")
     rare = {"claimed at once", "deaths in a call", "kills between calls", "refused", "rescued"}
+    rare |= {"led to another task"} | ({"retries refused"} if EXAMPLES else set())
     assert rare <= store.tally.keys(), "the rules do not reach what they are for"
 
 
@@ -909,8 +1005,10 @@ MORE_FAULTS = (
     "paused queues are open",
     "a retry has no retries",
     "a request to cancel is forgotten",
+    "a unique key is nobody's",
+    "a replacement is forgotten",
 )
-"""For the long form only: the last four take some hundred examples."""
+"""For the long form only: some take some hundred examples."""
 
 
 @pytest.mark.parametrize("fault", FAULTS + (MORE_FAULTS if EXAMPLES else ()))

@@ -4,6 +4,9 @@ import contextlib
 import enum
 import json
 import math
+import os
+import subprocess
+import sys
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -153,6 +156,37 @@ def test_both_moments_of_a_repeated_hour_come_back() -> None:
         moment = datetime(2030, 10, 27, 2, 30, tzinfo=berlin, fold=fold)
         found = codec.decode_result(codec.encode_result(moment))
         assert (found.utcoffset(), found.fold, found.tzinfo) == (moment.utcoffset(), fold, berlin)
+
+
+def test_equal_arguments_have_one_hash() -> None:
+    """In every process, whatever the order of their sets and dicts, and others have another."""
+    letters = "abcdefgh"
+    made_in = [
+        codec.hash_of_arguments((set(order), 1.5), {"by": {key: [frozenset(order)] for key in order}, "x": None})
+        for order in (letters, letters[::-1])
+    ]
+    assert made_in[0] == made_in[1]
+    code = "from thirdshift.core import codec; print(codec.hash_of_arguments(({'a', 'b', 'c'}, 'é'), {}))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
+    different: list[tuple[Any, ...]] = [
+        ((1,), {}),
+        (("1",), {}),
+        ((), {"a": 1}),
+        (([1],), {}),
+        (({1},), {}),
+        ((1.0,), {}),
+    ]
+    assert len({codec.hash_of_arguments(args, kwargs) for args, kwargs in different}) == len(different)
 
 
 class Unknown:

@@ -118,6 +118,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
             "1:1: worker_type is 'thread'; it may be threaded, process, async, celery; did you mean",
         ),
         ("log_level: LOUD", "1:1: log_level is 'LOUD'; it may be DEBUG, INFO, WARNING, ERROR"),
+        ("unknown_after_hours: -1", "1:1: unknown_after_hours is -1; it must be 0 or more"),
         ("shutdown_timeout_seconds: -1", "1:1: shutdown_timeout_seconds is -1.0; it must be 0 or more"),
         ("shutdown_timeout_seconds: .nan", "1:1: shutdown_timeout_seconds is nan; it must be 0 or more"),
         (b"database: caf\xe9", "not UTF-8 text (unexpected end of data at byte 13)"),

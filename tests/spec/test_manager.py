@@ -33,17 +33,6 @@ class TestThreads(ManagerConformance):
             assert self.manager.handle(held.handle.id).result(TIMEOUT_S) == "released"
             assert len(self.manager.handle(held.handle.id).task.attempts) == 1
 
-    def test_a_function_that_is_gone_fails_its_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The name that was stored is named."""
-        self.manager.pause_queue("later")
-        handle = self.manager.options(queue="later", max_retries=0).submit(functions.echo, 1)
-        monkeypatch.delattr(functions, "echo")
-        self.manager.resume_queue("later")
-        found = handle.wait(TIMEOUT_S)
-        assert found.error is not None
-        assert found.error.type == "AttributeError"
-        assert "echo" in found.error.message
-
 
 class TestProcesses(ProcessConformance):
     """The suite with functions in child processes."""
@@ -66,6 +55,8 @@ class TestCoroutines(ManagerConformance):
         ({"max_workers": 0}, "max_workers is 0; it must be 1 or more"),
         ({"queue_size": 0}, "queue_size is 0; it must be 1 or more"),
         ({"queue_wait_seconds": -1}, "queue_wait_seconds is -1; it is in seconds"),
+        ({"unknown_after_hours": -1}, "unknown_after_hours is -1; it must be from 0 to"),
+        ({"unknown_after_hours": float("inf")}, "unknown_after_hours is inf; it must be from 0 to"),
         ({"aliases": {"old:send": "no_such_module:send"}}, "aliases: old:send is to be no_such_module:send"),
     ],
 )

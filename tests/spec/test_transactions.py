@@ -20,6 +20,7 @@ from thirdshift import (
     ReadSnapshot,
     StoreBusy,
     TaskStatus,
+    UniqueConflict,
     UsageError,
     WrongDatabase,
 )
@@ -188,6 +189,23 @@ def test_a_row_and_a_task_are_stored_together(manager: BackgroundTaskManager, ki
     assert stored(manager) == (1, 102)
     assert manager.handle(ids[-1]).task.queue == "other"
     assert {queue.name for queue in manager.queues()} == {"default", "other"}
+
+
+@every_kind
+def test_a_unique_key_leads_to_the_task_that_has_it(manager: BackgroundTaskManager, kind: str) -> None:
+    """Whether it was stored in a transaction or not; a conflict that is asked for rolls everything back."""
+    with KINDS[kind](manager.database) as connection:
+        with manager.transaction(connection) as tx:
+            first = tx.options(unique_key="report").submit(functions.add, 1, 2)
+            assert tx.options(unique_key="report").submit(functions.add, 3, 4).id == first.id
+            replaced = tx.options(unique_key="report", on_conflict="replace").submit(functions.add, 5, 6)
+        assert replaced.id == first.id
+        assert manager.options(unique_key="report").submit(functions.add, 7, 8).id == first.id
+        with pytest.raises(UniqueConflict), manager.transaction(connection) as tx:  # noqa: PT012  # it is the point
+            write(tx.connection)
+            tx.options(unique_key="report", on_conflict="error").submit(functions.add, 9, 10)
+    assert stored(manager) == (0, 1)
+    assert first.task.arguments == ((5, 6), {})
 
 
 @every_kind

@@ -15,8 +15,8 @@ import click
 from thirdshift.cli.output import Session, print_json
 from thirdshift.cli.store import opened
 from thirdshift.cli.upkeep import progress_line
-from thirdshift.core.engine import BulkProgress, TaskFilter
-from thirdshift.core.errors import TaskNotFound, UsageError
+from thirdshift.core.engine import BulkProgress, TaskFilter, TellRefused
+from thirdshift.core.errors import TaskNotFound, UniqueConflict, UsageError
 from thirdshift.core.status import FINISHED, TaskStatus
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Change:
     otherwise: str
     """What the others are, and what helps."""
     one: Callable[["BackgroundTaskManager", str], bool]
-    many: Callable[["BackgroundTaskManager", TaskFilter, BulkProgress], int]
+    many: Callable[["BackgroundTaskManager", TaskFilter, BulkProgress, TellRefused], int]
     age_of: str
     """The moment that ``--older-than`` is about."""
 
@@ -50,7 +50,7 @@ _CANCEL = Change(
     statuses=frozenset(TaskStatus) - FINISHED,
     otherwise="finished tasks cannot be cancelled",
     one=lambda manager, task_id: manager.cancel_task(task_id),
-    many=lambda manager, wanted, report: manager.cancel_tasks(wanted, report),
+    many=lambda manager, wanted, report, _refused: manager.cancel_tasks(wanted, report),
     age_of="submitted_before",
 )
 _RETRY = Change(
@@ -59,7 +59,7 @@ _RETRY = Change(
     statuses=FINISHED,
     otherwise="unfinished tasks have their turn coming",
     one=lambda manager, task_id: manager.retry_task(task_id),
-    many=lambda manager, wanted, report: manager.retry_tasks(wanted, report),
+    many=lambda manager, wanted, report, refused: manager.retry_tasks(wanted, report, refused),
     age_of="finished_before",
 )
 _DELETE = Change(
@@ -68,7 +68,7 @@ _DELETE = Change(
     statuses=FINISHED,
     otherwise="unfinished tasks are never deleted, cancel them first",
     one=lambda manager, task_id: manager.delete_task(task_id),
-    many=lambda manager, wanted, report: manager.delete_tasks(wanted, report),
+    many=lambda manager, wanted, report, _refused: manager.delete_tasks(wanted, report),
     age_of="finished_before",
 )
 
@@ -93,6 +93,7 @@ def _chosen(function: F) -> F:
         click.option(
             "--older-than", callback=_span, metavar="SPAN", help="Only tasks older than this: 90s, 30min, 12h, 7d."
         ),
+        click.option("--fingerprint", help="Only tasks whose last error has this cause; see `tasks failures`."),
         click.option("--tag", help="Only tasks with this tag."),
         click.option("--queue", help="Only tasks of this queue."),
         click.option("--name", help="Only tasks of this name."),
@@ -136,6 +137,7 @@ def retry(session: Session, /, **chosen: Any) -> None:
     \b
     thirdshift tasks retry 01a2014090b85ea87fe9b5cbd25f0723
     thirdshift tasks retry --status failed --queue mail
+    thirdshift tasks retry --fingerprint ValueError@shop.mail:send
     thirdshift --json tasks retry --status failed --older-than 1h --yes
     """
     _make(_RETRY, session, **chosen)
@@ -168,8 +170,8 @@ def _make(
     is_filtered = bool(statuses) or older_than is not None or any(value is not None for value in others.values())
     if bool(task_ids) is is_filtered:
         raise UsageError(
-            f"Name the tasks to {change.verb} by their ids, or choose them by --status, --name, --queue, --tag or "
-            f"--older-than{', not both' if is_filtered else ''}."
+            f"Name the tasks to {change.verb} by their ids, or choose them by --status, --name, --queue, --tag, "
+            f"--fingerprint or --older-than{', not both' if is_filtered else ''}."
         )
     if task_ids:
         _change_by_id(change, session, task_ids)
@@ -195,9 +197,13 @@ def _change_by_id(change: Change, session: Session, task_ids: tuple[str, ...]) -
 
 
 def _change_one(change: Change, manager: "BackgroundTaskManager", task_id: str) -> dict[str, Any]:
-    is_changed = change.one(manager, task_id)
+    refused: dict[str, str] = {}
+    try:
+        is_changed = change.one(manager, task_id)
+    except UniqueConflict as conflict:
+        is_changed, refused = False, {"refused": str(conflict)}
     status = manager.get_task_status(task_id)
-    return {"id": task_id, change.done: is_changed, "status": None if status is None else status.value}
+    return {"id": task_id, change.done: is_changed, "status": None if status is None else status.value, **refused}
 
 
 def _said(change: Change, answer: Mapping[str, Any]) -> str:
@@ -205,6 +211,8 @@ def _said(change: Change, answer: Mapping[str, Any]) -> str:
         return f"{answer['id']} {change.done}"
     if answer["status"] is None:
         return f"{answer['id']} was not {change.done}: there is no such task"
+    if "refused" in answer:
+        return f"{answer['id']} was not {change.done}: {answer['refused']}"
     return f"{answer['id']} was not {change.done}: it is {answer['status']}{_help_for(change)}"
 
 
@@ -229,16 +237,22 @@ def _change_by_filter(change: Change, session: Session, wanted: TaskFilter, yes:
         if matched and not yes:
             _demand_consent(change, session, counts)
         done = 0
+        refused: dict[str, str] = {}
         if matched:
             with progress_line(change.done) as report:
-                done = change.many(manager, wanted, report)
+                done = change.many(manager, wanted, report, lambda task_id, why: refused.update({task_id: str(why)}))
     if session.as_json:
         by_status = {status.value: count for status, count in counts.items()}
-        print_json({"matched": matched, "counts": by_status, change.done: done})
+        answer = {"matched": matched, "counts": by_status, change.done: done}
+        print_json({**answer, "refused": refused} if refused else answer)
     elif not matched:
         click.echo(f"no task matches; nothing to {change.verb}")
     else:
-        click.echo(f"{change.done} {done:,} of {_words(counts)}")
+        click.echo(f"{change.done} {done:,} of {_words(counts)}{_left(len(refused))}")
+
+
+def _left(refused: int) -> str:
+    return f"; {refused:,} left as they are: unfinished tasks have their unique keys" if refused else ""
 
 
 def _demand_consent(change: Change, session: Session, counts: Mapping[TaskStatus, int]) -> None:

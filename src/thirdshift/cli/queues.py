@@ -1,18 +1,22 @@
-"""``thirdshift queues``: look at queues, pause and resume them."""
+"""``thirdshift queues``: look at queues, pause, resume and limit them."""
+
+from dataclasses import asdict
 
 import click
 
 from thirdshift.cli.output import Session, print_json, print_table
 from thirdshift.cli.store import opened
+from thirdshift.core.limits import QueueLimits
 
 
 @click.group()
 def queues() -> None:
-    """Look at queues, pause and resume them; that holds for all workers and survives restarts.
+    """Look at queues, pause, resume and limit them; that holds for all workers and survives restarts.
 
     \b
     thirdshift queues list
     thirdshift queues pause mail
+    thirdshift queues limit mail --concurrency 4 --rate 10
     """
 
 
@@ -30,14 +34,20 @@ def list_queues(session: Session) -> None:
     if session.as_json:
         counts = [{status.value: count for status, count in queue.counts.items()} for queue in found]
         rows = zip(found, counts, strict=True)
-        print_json([{"name": queue.name, "paused_at": queue.paused_at, **count} for queue, count in rows])
+        print_json(
+            [
+                {"name": queue.name, "paused_at": queue.paused_at, **asdict(queue.limits), **count}
+                for queue, count in rows
+            ]
+        )
         return
     print_table(
-        ("queue", "state", "tasks"),
+        ("queue", "state", "limits", "tasks"),
         [
             (
                 queue.name,
                 "paused" if queue.paused_at else "running",
+                _limits(queue.limits),
                 ", ".join(f"{count} {status.value}" for status, count in queue.counts.items()) or "none",
             )
             for queue in found
@@ -67,6 +77,38 @@ def resume(session: Session, queue: str) -> None:
     thirdshift queues resume mail
     """
     _set_paused(session, queue, False)
+
+
+@queues.command()
+@click.argument("queue")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Most tasks that run at once.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Most starts a second, on average.")
+@click.option("--burst", type=click.IntRange(min=1), help="Most starts at once.  [default: those of a second]")
+@click.pass_obj
+def limit(session: Session, queue: str, concurrency: int | None, rate: float | None, burst: int | None) -> None:
+    """Limit QUEUE for all workers together, in place of the limits it has; without options: lift them.
+
+    \b
+    thirdshift queues limit mail --concurrency 4
+    thirdshift queues limit mail --rate 0.5 --burst 10
+    thirdshift queues limit mail
+    """
+    with opened(session) as manager:
+        manager.limit_queue(queue, concurrency=concurrency, rate=rate, burst=burst)
+    limits = QueueLimits(concurrency=concurrency, rate=rate, burst=burst)
+    if session.as_json:
+        print_json({"queue": queue, **asdict(limits)})
+    else:
+        click.echo(f"{queue}: {_limits(limits)}")
+
+
+def _limits(limits: QueueLimits) -> str:
+    parts = []
+    if limits.concurrency is not None:
+        parts.append(f"{limits.concurrency} at once")
+    if limits.rate is not None:
+        parts.append(f"{limits.rate:g} a second, {limits.bucket} in a burst")
+    return "; ".join(parts) or "none"
 
 
 def _set_paused(session: Session, queue: str, paused: bool) -> None:

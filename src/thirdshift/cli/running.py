@@ -34,5 +34,6 @@ def start_worker(
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
         pruning=settings.pruning,
         aliases=settings.aliases,
+        unknown_after_hours=settings.unknown_after_hours,
         **others,
     )

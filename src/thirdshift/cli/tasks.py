@@ -1,6 +1,7 @@
 """``thirdshift tasks``: look at tasks; what changes them stands in ``changes`` and ``upkeep``."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from thirdshift.cli.upkeep import prune, vacuum
 from thirdshift.core.codec import DecodeError
 from thirdshift.core.errors import TaskNotFound
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import Attempt, BackgroundTask
+from thirdshift.core.task import Attempt, BackgroundTask, Step
 from thirdshift.core.words import ago, duration
 
 N = TypeVar("N", int, float)
@@ -26,6 +27,7 @@ def tasks() -> None:
     \b
     thirdshift tasks list --status failed
     thirdshift tasks show 01a2014090b85ea87fe9b5cbd25f0723
+    thirdshift tasks failures
     thirdshift tasks retry --status failed --queue mail
     thirdshift tasks prune --dry-run
     """
@@ -38,11 +40,10 @@ def tasks() -> None:
 @click.option("--queue", help="Only tasks of this queue.")
 @click.option("--name", help="Only tasks of this name.")
 @click.option("--tag", help="Only tasks with this tag.")
+@click.option("--unique-key", help="Only tasks with this unique key, finished ones too.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Most tasks to list.")
 @click.pass_obj
-def list_tasks(
-    session: Session, statuses: tuple[str, ...], queue: str | None, name: str | None, tag: str | None, limit: int
-) -> None:
+def list_tasks(session: Session, /, statuses: tuple[str, ...], **narrow: Any) -> None:
     """List tasks, newest first.
 
     \b
@@ -51,7 +52,7 @@ def list_tasks(
     """
     from thirdshift.core.engine import TaskFilter  # noqa: PLC0415
 
-    wanted = TaskFilter(statuses=frozenset(map(TaskStatus, statuses)), queue=queue, name=name, tag=tag, limit=limit)
+    wanted = TaskFilter(statuses=frozenset(map(TaskStatus, statuses)), **narrow)
     with opened(session) as manager:
         found = manager.find_tasks(wanted)
     if session.as_json:
@@ -60,7 +61,7 @@ def list_tasks(
     now = datetime.now(UTC)
     rows = [
         (task.id, task.name, task.queue, task.status.value, ago(task.submitted_at, now), str(len(task.attempts)),
-         "" if task.error is None else str(task.error).splitlines()[0][:80])
+         "" if task.error is None else _first_line(str(task.error))[:80])
         for task in found
     ]  # fmt: skip
     print_table(("id", "name", "queue", "status", "submitted", "attempts", "error"), rows)
@@ -76,13 +77,15 @@ def show(session: Session, task_id: str) -> None:
     thirdshift tasks show 01a2014090b85ea87fe9b5cbd25f0723
     """
     with opened(session) as manager:
-        task = manager.get_task(task_id)
+        task, steps = manager.get_task(task_id), manager.steps(task_id)
     if task is None:
         raise TaskNotFound(task_id)
     if session.as_json:
-        print_json(describe(task))
+        print_json(describe(task) | {"steps": [_describe_step(step) for step in steps]})
         return
     print_facts(_facts(task))
+    for step in steps:
+        click.echo(f"step {step.name}: done in attempt {step.attempt}, {_shown(lambda step=step: repr(step.result))}")
     for attempt in task.attempts:
         click.echo()
         print_facts(_attempt_facts(attempt))
@@ -90,6 +93,36 @@ def show(session: Session, task_id: str) -> None:
             click.echo(attempt.error.traceback.rstrip())
         for title, text in _texts(attempt):
             click.echo(f"{title}:\n{text.rstrip()}")
+
+
+@tasks.command()
+@click.option("--queue", help="Only tasks of this queue.")
+@click.option("--name", help="Only tasks of this name.")
+@click.option("--tag", help="Only tasks with this tag.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Most causes to list.")
+@click.pass_obj
+def failures(session: Session, queue: str | None, name: str | None, tag: str | None, limit: int) -> None:
+    """List what tasks failed of, one line for each cause: those that failed for good, and those to be tried again.
+
+    \b
+    thirdshift tasks failures --queue mail
+    thirdshift tasks retry --fingerprint ValueError@shop.mail:send
+    thirdshift --json tasks failures | jq -r '.[0].fingerprint'
+    """
+    from thirdshift.core.engine import TaskFilter  # noqa: PLC0415
+
+    with opened(session) as manager:
+        groups = manager.failure_groups(TaskFilter(queue=queue, name=name, tag=tag, limit=limit))
+    if session.as_json:
+        print_json([asdict(group) for group in groups])
+        return
+    now = datetime.now(UTC)
+    rows = [
+        (f"{group.count:,}", group.fingerprint, ago(group.last_seen, now), ago(group.first_seen, now), group.example,
+         _first_line(group.message)[:80])
+        for group in groups
+    ]  # fmt: skip
+    print_table(("tasks", "fingerprint", "last", "first", "example", "message"), rows)
 
 
 for _command in (cancel, retry, delete, prune, vacuum):
@@ -107,6 +140,7 @@ def describe(task: BackgroundTask) -> dict[str, Any]:
         "priority": task.priority,
         "status": task.status.value,
         "tags": list(task.tags),
+        "unique_key": task.unique_key,
         "arguments": _shown(lambda: list(task.arguments)),
         "result": _shown(lambda: task.result),
         "error": None if task.error is None else str(task.error),
@@ -134,9 +168,20 @@ def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
         "started_at": attempt.started_at,
         "finished_at": attempt.finished_at,
         "run_time_s": attempt.run_time,
-        "error": None if error is None else {"type": error.type, "message": error.message},
+        "error": None
+        if error is None
+        else {"type": error.type, "message": error.message, "fingerprint": error.fingerprint},
         "traceback": None if error is None else error.traceback,
         **attempt.traces._asdict(),
+    }
+
+
+def _describe_step(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "attempt": step.attempt,
+        "finished_at": step.finished_at,
+        "result": _shown(lambda: step.result),
     }
 
 
@@ -163,6 +208,8 @@ def _facts(task: BackgroundTask) -> dict[str, str]:
     }
     if task.tags:
         facts["tags"] = ", ".join(task.tags)
+    if task.unique_key is not None:
+        facts["unique key"] = task.unique_key
     if task.progress is not None:
         facts["progress"] = str(dict(task.progress))
     if task.status is TaskStatus.COMPLETED:
@@ -186,6 +233,10 @@ def _attempt_facts(attempt: Attempt) -> dict[str, str]:
     if attempt.error is not None:
         facts["error"] = str(attempt.error)
     return facts
+
+
+def _first_line(text: str) -> str:
+    return (text.splitlines() or [""])[0]
 
 
 def _measured(value: N | None, shown: Callable[[N], str]) -> str:

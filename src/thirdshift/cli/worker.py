@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -16,17 +16,14 @@ from thirdshift.cli.output import Session, print_json
 from thirdshift.cli.running import prepare, start_worker
 from thirdshift.config import BackgroundTaskConfig, load_settings
 from thirdshift.core.errors import StoreError, UsageError
-from thirdshift.core.status import FINISHED, TaskStatus
+from thirdshift.core.status import TaskStatus
 from thirdshift.host.signals import StopSignals
 
 if TYPE_CHECKING:
     from thirdshift.core.events import Event
-    from thirdshift.core.outcome import Settlement
     from thirdshift.manager import BackgroundTaskManager
 
 _LIFE_S = 60.0
-_SAMPLE = 200
-"""Waiting tasks whose functions are imported at the start, to say early what cannot be."""
 _OF_THE_DAEMON = frozenset({"training", "maintenance"})
 """Queues that the training daemon works on itself; tests compare the names."""
 
@@ -64,12 +61,16 @@ def worker(
     runs again elsewhere. SIGUSR2 shows where every thread is. A child process is started when a task first needs it; 0
     leaves a pool out, and its tasks to other workers.
 
+    Tasks in threads that do not end when they must lose their places. When no more places can be had, the worker
+    finishes the rest and starts anew in the same process; at their third start such tasks run in child processes.
+
     \b
     thirdshift worker --threads 8
     thirdshift worker --queues mail,reports --processes 2 --name mail-1
     thirdshift worker --drain
     """
     settings = load_settings(session.workspace)
+    folder = Path.cwd()
     prepare(app_dir)
     _log_to_stderr("WARNING" if quiet else settings.log_level)
     path = session.database if database is None else database.absolute()
@@ -90,13 +91,14 @@ def worker(
         try:
             desk = Desk(manager, tally, name, quiet=quiet)
             desk.open(chosen, excluded)
-            desk.warn_of_functions()
             if drain:
                 _watch_for_the_end(manager, tally, signals)
             desk.sit(signals)
             desk.stop(signals, settings)
         finally:
             is_over = manager.shutdown()
+    if tally.is_stuck and signals.received is None and manager.failure is None:
+        _start_anew(folder)
     if session.as_json:
         print_json(desk.document(signals))
     code = desk.exit_code()
@@ -116,6 +118,7 @@ class Tally:
         self.worker = ""
         self.lost_wakes = 0
         self.is_drained = False
+        self.is_stuck = False
         self.not_importable: set[str] = set()
 
     def observe(self, event: "Event") -> None:
@@ -127,13 +130,16 @@ class Tally:
                 words = Counter(settlement.status.value for settlement in settlements)
                 with self._mutex:
                     self._ends += words
-                for settlement in settlements:
-                    if settlement.ending.error is not None:
-                        self._look_at(settlement)
+            case events.FunctionUnknown(function, error):
+                self.not_importable.add(function)
+                _warn_of_function(function, str(error))
             case events.WorkerStarted(worker, _):
                 self.worker = worker
             case events.WakesLost(count):
                 self.lost_wakes = count
+            case events.PoolStuck():
+                self.is_stuck = True
+                self._signals.end_waits()
             case events.WorkerFailed():
                 self._signals.end_waits()
 
@@ -141,26 +147,6 @@ class Tally:
         """Return how many attempts left their task under each status."""
         with self._mutex:
             return Counter(self._ends)
-
-    def _look_at(self, settlement: "Settlement") -> None:
-        """Say once of each function that it cannot be imported here; what it imports itself is its own affair."""
-        function, error = settlement.claim.function, settlement.ending.error
-        if error is None or error.type not in _IMPORT_ERRORS or function in self.not_importable:
-            return
-        is_elsewhere = settlement.claim.pool.value == "process"  # what only a child imports must not be imported here
-        if _names_module(error.message, function) if is_elsewhere else _why_not_importable(function):
-            self.not_importable.add(function)
-            _warn_of_function(function, str(error))
-
-
-_IMPORT_ERRORS = ("ImportError", "ModuleNotFoundError", "AttributeError")
-
-
-def _names_module(message: str, function: str) -> bool:
-    """Return whether Python's *message* is that the module of *function*, or a package around it, is not there."""
-    packages = function.partition(":")[0].split(".")
-    modules = [".".join(packages[: count + 1]) for count in range(len(packages))]
-    return any(message.startswith(f"No module named {module!r}") for module in modules)
 
 
 class Desk:
@@ -184,20 +170,6 @@ class Desk:
         _say(f"queues     {works_on}")
         _say("stop       Ctrl-C finishes the work in hand; Ctrl-C twice stops at once")
 
-    def warn_of_functions(self) -> None:
-        """Try to import what waits to run here in threads, and say what cannot be."""
-        from thirdshift.core.engine import TaskFilter  # noqa: PLC0415  # loaded by now
-        from thirdshift.core.task import PoolKind  # noqa: PLC0415
-
-        (state,) = (worker for worker in self._manager.workers() if worker.id == self._tally.worker)
-        waiting = self._manager.find_tasks(TaskFilter(statuses=frozenset(TaskStatus) - FINISHED, limit=_SAMPLE))
-        ours = [task for task in waiting if state.takes(task.queue) and task.pool is PoolKind.THREAD]
-        for function in dict.fromkeys(task.function for task in ours):
-            why = _why_not_importable(function)
-            if why is not None and function not in self._tally.not_importable:
-                self._tally.not_importable.add(function)
-                _warn_of_function(function, why)
-
     def sit(self, signals: StopSignals) -> None:
         """Wait for a reason to stop, and say now and then that the worker lives."""
         before = self._tally.ends()
@@ -209,9 +181,12 @@ class Desk:
 
     def stop(self, signals: StopSignals, settings: BackgroundTaskConfig) -> None:
         """Finish the work in hand, for as long as the settings say."""
-        if signals.received is not None and not self._quiet:
-            limit = f"{settings.shutdown_timeout_seconds:g} s"
-            _say(f"stopping after {signals.received.name}: finishing the work in hand, at most {limit}")
+        limit = f"{settings.shutdown_timeout_seconds:g} s"
+        if signals.received is not None:
+            if not self._quiet:
+                _say(f"stopping after {signals.received.name}: finishing the work in hand, at most {limit}")
+        elif self._tally.is_stuck:
+            _say(f"its threads are stuck in tasks that do not end: finishing the rest, at most {limit}, then anew")
         if self._manager.failure is not None:
             _say(f"the worker gave up: {self._manager.failure}")
 
@@ -237,7 +212,7 @@ class Desk:
         }
 
     def _is_over(self) -> bool:
-        return self._tally.is_drained or self._manager.failure is not None
+        return self._tally.is_drained or self._tally.is_stuck or self._manager.failure is not None
 
     def _life(self, ends: Mapping[str, int]) -> str:
         """Return the line of life; a store that does not answer now is part of it."""
@@ -282,20 +257,10 @@ def _watch_for_the_end(manager: "BackgroundTaskManager", tally: Tally, signals: 
     threading.Thread(target=watch, name="thirdshift-drain", daemon=True).start()
 
 
-def _why_not_importable(function: str) -> str | None:
-    from thirdshift.core.reference import resolve  # noqa: PLC0415  # loaded by now
-
-    try:
-        resolve(function)
-    except Exception as error:  # noqa: BLE001  # whatever the module raises while it is imported
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
 def _warn_of_function(function: str, why: str) -> None:
     _say(
-        f"warning: {function} cannot be imported here ({why.splitlines()[0]}), so its tasks fail on this worker; name "
-        "its folder with --app-dir, or leave its queue to another worker"
+        f"warning: {function} cannot be imported here ({why.splitlines()[0]}), so its tasks are left to other workers; "
+        "name its folder with --app-dir, or leave its queue to another worker"
     )
 
 
@@ -312,9 +277,23 @@ def _say(text: str) -> None:
         click.echo(text, err=True)
 
 
-def _leave(code: int) -> None:
+def _start_anew(folder: Path) -> NoReturn:
+    """Run the same command again in this process, which keeps its id: only so do threads end that do not return.
+
+    All locks are let go of by that, so that the tasks in those threads are rescued like those of a dead worker.
+    """
+    _flush()
+    os.chdir(folder)  # a task may have gone elsewhere, and the command line may name paths from here
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # our own command line
+
+
+def _leave(code: int) -> NoReturn:
     """End the process beside its threads."""
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
-    os._exit(code)

@@ -7,6 +7,7 @@ itself is written as ``{"$dict": [[key, value], …]}``. Reading gives back equa
 
 import base64
 import dataclasses
+import hashlib
 import json
 import math
 import sys
@@ -27,6 +28,7 @@ LIMIT_BYTES = 1_000_000
 """The most bytes that the arguments, or the result, of one task may take."""
 
 _PLAIN = frozenset({str, int, bool, type(None)})
+_UNORDERED = ("$set", "$frozenset")
 _decode_json = json.JSONDecoder().decode
 _encode_json = json.JSONEncoder(
     ensure_ascii=False,
@@ -62,10 +64,35 @@ def decode_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(map(_unwrap, args)), {name: _unwrap(value) for name, value in kwargs.items()} if kwargs else {}
 
 
-def encode_result(value: Any, *, limit_bytes: int = LIMIT_BYTES) -> bytes:
-    """Return *value* as bytes; raises :class:`NotSerialisable` or :class:`PayloadTooLarge`."""
-    plain = value if type(value) in _PLAIN else _wrap_as("the result", value)
-    return _encode([VERSION, plain], "the result", limit_bytes)
+def hash_of_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return 32 hexadecimal digits that are the same, in every process, for equal arguments, and for no others.
+
+    Raises what :func:`encode_arguments` raises. Neither the order of a dict nor that of a set counts.
+    """
+    document = _canonical(json.loads(encode_arguments(args, kwargs).decode("utf-8", "surrogatepass")))
+    return hashlib.blake2b(_sortable(document).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _canonical(item) for key, item in value.items()}
+    for tag in _UNORDERED:
+        if isinstance(found.get(tag), list):
+            found[tag].sort(key=_sortable)
+    return found
+
+
+def _sortable(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, ensure_ascii=False)
+
+
+def encode_result(value: Any, *, where: str = "the result", limit_bytes: int = LIMIT_BYTES) -> bytes:
+    """Return *value* as bytes; raises :class:`NotSerialisable` or :class:`PayloadTooLarge`, which name *where*."""
+    plain = value if type(value) in _PLAIN else _wrap_as(where, value)
+    return _encode([VERSION, plain], where, limit_bytes)
 
 
 def decode_result(data: bytes) -> Any:

@@ -7,15 +7,17 @@ be called from any thread. Every write of an attempt is fenced by its :class:`~t
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
+from thirdshift.core.errors import UniqueConflict
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
+from thirdshift.core.limits import NO_LIMITS, QueueLimits
 from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, Fence, NewTask, PoolKind, TaskId
+from thirdshift.core.task import BackgroundTask, Claim, Fence, NewTask, PoolKind, Step, TaskError, TaskId
 
 R = TypeVar("R")
 
@@ -43,23 +45,50 @@ class TaskFilter:
     name: str | None = None
     queue: str | None = None
     tag: str | None = None
+    unique_key: str | None = None
+    """Finds the finished tasks that had it too."""
     submitted_before: datetime | None = None
     finished_before: datetime | None = None
     """Leaves out what is not finished."""
+    fingerprint: str | None = None
+    """Of the last attempt's error, as :class:`FailureGroup` has it."""
     limit: int = 50
 
 
 BulkProgress = Callable[[int, int], None]
 """Told after each batch of a long change: how many tasks were looked at so far, and how many there are."""
 
+TellRefused = Callable[[TaskId, UniqueConflict], None]
+"""Told of each task that a change of many has left as it was, and why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailureGroup:
+    """Tasks whose last attempts ended with errors of one cause."""
+
+    fingerprint: str
+    """What the errors share: their type, and the functions that they came through."""
+    type: str
+    where: tuple[str, ...]
+    """``module:name``, where they were raised first; empty when nobody knows."""
+    count: int
+    first_seen: datetime
+    """When the first of these attempts ended."""
+    last_seen: datetime
+    example: TaskId
+    """The task that was submitted last."""
+    message: str
+    """Of its error."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueState:
-    """One queue: how many tasks it holds under each unfinished status, and since when it is paused."""
+    """One queue: how many tasks it holds under each unfinished status, since when it is paused, its limits."""
 
     name: str
     counts: Mapping[TaskStatus, int]
     paused_at: datetime | None
+    limits: QueueLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +119,10 @@ class WorkerState:
         """Return whether it works on *queue*."""
         return (self.queues is None or queue in self.queues) and queue not in self.excluded
 
+    def slots_for(self, pool: PoolKind) -> int:
+        """Return its slots for *pool*; one that did not say what it has may have it."""
+        return self.pools.get(pool, 0) if self.pools else self.slots
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vacuumed:
@@ -110,6 +143,8 @@ class ClaimRequest:
     free: Mapping[PoolKind, int]
     queues: frozenset[str] | None = None
     excluded: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+    """Functions that the worker cannot find: their tasks are left to others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +156,9 @@ class Exchange:
     claims: Sequence[Claim]
     """The new attempts, most urgent first."""
     next_due: datetime | None
-    """When the next scheduled or retrying task is due."""
+    """When the next scheduled or retrying task is due, or the rate of a queue allows one more start."""
+    is_limited: bool = False
+    """The limits of a queue were reached: when a task of it ends, others may claim what they left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,8 +206,8 @@ class Joined(Protocol):
     def leave(self) -> None:
         """Refuse them no more; not a step."""
 
-    def submit(self, tasks: Sequence[NewTask], now: datetime, queue_size: int | None) -> None:
-        """Store *tasks*, all or none, when it commits. Raises what :meth:`Engine.submit` raises."""
+    def submit(self, tasks: Sequence[NewTask], now: datetime, queue_size: int | None) -> Sequence[TaskId]:
+        """Store *tasks*, all or none, when it commits. Returns and raises what :meth:`Engine.submit` does."""
 
     def check(self, fence: Fence) -> None:
         """Raise ``LostAttempt`` unless the attempt may complete; that cannot change before the end."""
@@ -204,11 +241,12 @@ class Engine(Protocol):
     def location(self) -> str:
         """Return where the tasks live, for people."""
 
-    def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> None:
-        """Store all *tasks* or none; on return they are as durable as they ask to be.
+    def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> Sequence[TaskId]:
+        """Store all *tasks* or none; on return they are as durable as they ask to be. Returns the id for each.
 
-        A task whose id is already stored is left as it is. Raises ``QueueFull`` when more than *queue_size* tasks would
-        then be waiting to run.
+        That is its own, or the one of the task that holds its unique key. A task whose id is already stored is left as
+        it is. Raises ``QueueFull`` when more than *queue_size* tasks would then be waiting to run, and
+        ``UniqueConflict`` when a task that asks for that finds its key held.
         """
 
     def get(self, task_id: str) -> BackgroundTask | None:
@@ -226,16 +264,27 @@ class Engine(Protocol):
     def counts(self, task_filter: TaskFilter | None = None) -> Mapping[TaskStatus, int]:
         """Return how many tasks there are under every status, of those that match when a filter is given."""
 
+    def failure_groups(self, task_filter: TaskFilter) -> Sequence[FailureGroup]:
+        """Group the tasks that match by the error of their last attempt, the largest group first.
+
+        What ended without an error is in none; the filter's ``limit`` bounds the groups.
+        """
+
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task is where it is and does not run, most telling first; nothing for an unknown id."""
+
+    def steps(self, task_id: str) -> Sequence[Step]:
+        """Return the steps that the task has done, in their order; nothing for an unknown id."""
 
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
 
-    def has_work(self, queues: AbstractSet[str] | None, excluded: AbstractSet[str]) -> bool:
+    def has_work(
+        self, queues: AbstractSet[str] | None, excluded: AbstractSet[str], unknown: AbstractSet[str] = frozenset()
+    ) -> bool:
         """Return whether anything is left to run, now or later, in those queues that are not paused.
 
-        ``None`` stands for all queues, but never for those *excluded*.
+        ``None`` stands for all queues, but never for those *excluded*. Tasks of the functions *unknown* do not count.
         """
 
     def workers(self) -> Sequence[WorkerState]:
@@ -244,6 +293,9 @@ class Engine(Protocol):
     def examine(self, level: HealthLevel, limits: HealthLimits) -> Sequence[Finding]:
         """Look at the store and its workers; raises ``StoreError`` when the store does not answer."""
 
+    def limit_queue(self, queue: str, limits: QueueLimits) -> None:
+        """Set the limits of *queue*, known or not, in place of those it had."""
+
     def set_paused(self, queue: str, paused: bool) -> bool:
         """Pause or resume a queue for all workers, also after restarts; returns whether that changed anything."""
 
@@ -251,7 +303,10 @@ class Engine(Protocol):
         """Cancel the task, or ask its worker to stop it; False for an unknown or finished one."""
 
     def retry(self, task_id: str) -> bool:
-        """Make a finished task pending again with all its retries; False for an unknown or unfinished one."""
+        """Make a finished task pending again with all its retries; False for an unknown or unfinished one.
+
+        Raises ``UniqueConflict`` when an unfinished task has its unique key by now.
+        """
 
     def delete(self, task_id: str) -> bool:
         """Delete a finished task with its attempts; False for an unknown or unfinished one."""
@@ -263,8 +318,13 @@ class Engine(Protocol):
         what is done when one fails stays done. A task that no longer matches when its turn comes is left alone.
         """
 
-    def retry_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
-        """Make all finished tasks that match now pending again, as :meth:`retry` does; returns how many."""
+    def retry_all(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
+        """Make all finished tasks that match now pending again, as :meth:`retry` does; returns how many.
+
+        Those whose unique key an unfinished task has are left alone, and *refused* is told of each.
+        """
 
     def delete_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
         """Delete all finished tasks that match now, as :meth:`delete` does; returns how many."""
@@ -280,7 +340,8 @@ class Engine(Protocol):
     ) -> Mapping[TaskStatus, int]:
         """Delete finished tasks beyond *limits*, those that finished first, *most* of them at most; returns how many.
 
-        In batches, as all changes of many tasks. Costs one short look when there is nothing to do.
+        In batches, as all changes of many tasks. Costs one short look when there is nothing to do. Unique keys whose
+        period is over go too.
         """
 
     def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:
@@ -319,12 +380,16 @@ class WorkerEngine(Engine, Protocol):
         self,
         *,
         slots: int,
+        spare_slots: int = 0,
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         pools: Mapping[PoolKind, int] | None = None,
         name: str | None = None,
     ) -> "Registration":
-        """Make a new worker known, and what it takes; its registration proves that it is alive."""
+        """Make a new worker known, and what it takes; its registration proves that it is alive.
+
+        *spare_slots*: so many attempts may stand in slots beyond *slots*, which is what others see.
+        """
 
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None) -> Exchange:
         """Record ended attempts, promote what is due and claim new tasks, in one transaction."""
@@ -332,8 +397,21 @@ class WorkerEngine(Engine, Protocol):
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Return claimed tasks whose function was never called; that is no attempt."""
 
+    def decline(self, refusals: Sequence[tuple[Claim, TaskError]], unknown_after: timedelta) -> Sequence[Settlement]:
+        """Return claimed tasks whose function their worker cannot find, and remember how: that is no attempt.
+
+        When a task was due for *unknown_after*, and for so long no worker that takes it could find its function, it
+        fails with that error instead. Returns what failed.
+        """
+
+    def found(self, owner: str, functions: Collection[str]) -> None:
+        """Take notice that *owner* finds functions now of which it has declined tasks."""
+
     def record_progress(self, progress: Sequence[tuple[Claim, Mapping[str, Any]]]) -> None:
         """Store the newest progress of running attempts; not durable on its own."""
+
+    def record_step(self, claim: Claim, name: str, inputs: str, encoded_result: bytes) -> bool:
+        """Store a step of the attempt, as durably as its task; False when the task is no longer this attempt's."""
 
     def paused_queues(self) -> AbstractSet[str]:
         """Return the queues that are paused now."""

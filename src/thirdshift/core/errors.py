@@ -12,6 +12,7 @@ Each constructor takes facts and forms the message: what happened, to what, and 
     │   ├── UnsafePath             a name or a path leads out of the folder it must stay in
     │   └── FileNotQueued          no file of this name is where the call looks for it
     ├── QueueFull                  the queue holds as many tasks as it may
+    ├── UniqueConflict             another task holds the unique key
     ├── TaskNotFound               no task has this id
     ├── LostAttempt                the attempt is no longer this worker's, or its task is to be cancelled
     ├── TaskFailed                 the task ended without a result
@@ -29,6 +30,9 @@ Each constructor takes facts and forms the message: what happened, to what, and 
     ├── AlreadyRunning             another process holds the instance lock
     ├── DiskTooFull                less space is free than the guard demands
     └── DamagedDirectory           a checkpoint or snapshot does not match its manifest
+
+``TaskInterrupted`` stands beside the tree, as ``KeyboardInterrupt`` stands beside ``Exception``: it is raised into task
+functions, not out of calls.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,6 +41,13 @@ from pathlib import Path
 
 class ThirdshiftError(Exception):
     """Base of all errors that Thirdshift raises on purpose."""
+
+
+class TaskInterrupted(BaseException):
+    """Raised inside a task function that is declared by ``@task(interrupt=True)`` and has to end.
+
+    Clean up and let it pass: the attempt ends as timed out or cancelled. It comes once.
+    """
 
 
 class UsageError(ThirdshiftError):
@@ -117,6 +128,18 @@ class QueueFull(ThirdshiftError):
         self.queue_size = queue_size
 
 
+class UniqueConflict(ThirdshiftError):
+    """Another task holds the unique key; ``task_id`` is its id."""
+
+    def __init__(self, key: str, task_id: str) -> None:
+        super().__init__(
+            f"the unique key {key!r} is held by task {task_id}; nothing was changed. The key is free when that task "
+            "has finished, and the period is over for which it was submitted, if any."
+        )
+        self.key = key
+        self.task_id = task_id
+
+
 class TaskNotFound(ThirdshiftError):
     """No task has this id."""
 
@@ -147,6 +170,15 @@ class TaskFailed(ThirdshiftError):
         self.type = type
         self.message = message
         self.traceback = traceback
+
+
+class StepNotStored(ThirdshiftError):
+    """What a step returned could not be stored, so the next attempt does the step again."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"the result of step {name!r} could not be stored: {why}")
+        self.name = name
+        self.why = why
 
 
 class WaitTimeout(ThirdshiftError, TimeoutError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from thirdshift.core.engine import Rescue
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import Claim
+from thirdshift.core.task import Claim, PoolKind, TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,34 @@ class TaskRescued:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionUnknown:
+    """A worker cannot find a function, for the first time; it leaves the tasks of it to others."""
+
+    function: str
+    error: TaskError
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptOverran:
-    """An attempt must end, goes on, and cannot be killed: a thread beyond its time limit, or a coroutine that swallowed
+    """An attempt must end, goes on, and cannot be killed: a thread that does not return, or a coroutine that swallowed
     its cancellation or never yields. Nobody else runs the task meanwhile."""
 
     claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStuck:
+    """More attempts overran than may be replaced: nothing new begins in this pool of the worker until one returns."""
+
+    pool: PoolKind
+    overrun: Sequence[Claim]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFreed:
+    """A stuck pool goes on: a function has returned."""
+
+    pool: PoolKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +147,10 @@ Event = (
     | AttemptLost
     | EndedAfterCommit
     | TaskRescued
+    | FunctionUnknown
     | AttemptOverran
+    | PoolStuck
+    | PoolFreed
     | LoopBlocked
     | LoopFreed
     | TasksPruned

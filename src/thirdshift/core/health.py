@@ -40,6 +40,9 @@ class HealthCode(Enum):
     """``free_bytes``, ``limit_bytes``, ``folder``."""
     WAKE_UPS = "wake_ups"
     """``silent``: process ids of live workers that did not answer a wake-up; ``answered``: how many did."""
+    UNKNOWN_FUNCTIONS = "unknown_functions"
+    """``functions``: ``function``, number of ``workers`` that could not find it lately, ``waits_s`` for one that can;
+    ``alive``: how many workers there are."""
     LOST_WAKES = "lost_wakes"
     """``count`` since the live workers started, ``seconds_ago`` (``None``: never), ``recent_s``."""
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from thirdshift.core.errors import UsageError
+from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, Traces
 
@@ -36,7 +37,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.after is not None:
-            _check_wait("Retry(after=…)", self.after)
+            check_wait("Retry(after=…)", self.after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Snooze:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_wait("Snooze(seconds=…)", self.seconds)
+        check_wait("Snooze(seconds=…)", self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,12 @@ class Ending(NamedTuple):
     """Set when the process died that ran it: had the attempt reported progress by then?"""
     traces: Traces | None = None
     """What it used and wrote, as far as anybody knows."""
+    is_final: bool = False
+    """The function's declaration says that another attempt is pointless."""
+    backoff: RetryPolicy | None = None
+    """The declared wait before the next attempt, of one that failed."""
+    is_unknown: bool = False
+    """The function could not be found here, so this was no attempt: others may find it. ``error`` says how."""
 
 
 class Settlement(NamedTuple):
@@ -98,7 +105,7 @@ def settle(claim: Claim, ending: Ending, backoff_s: float) -> Settlement:
         case AttemptOutcome.SNOOZED:
             return _later(claim, ending, TaskStatus.SCHEDULED, ending.after_s or 0.0)
         case AttemptOutcome.FAILED | AttemptOutcome.TIMED_OUT:
-            if claim.failures >= claim.max_retries:
+            if ending.is_final or claim.failures >= claim.max_retries:
                 return Settlement(claim, ending, TaskStatus.FAILED)
             return _later(claim, ending, TaskStatus.RETRYING, backoff_s if ending.after_s is None else ending.after_s)
 
@@ -128,8 +135,8 @@ def _crashed(claim: Claim, ending: Ending, has_progress: bool) -> Settlement:
     return Settlement(claim, ending._replace(outcome=AttemptOutcome.FAILED), TaskStatus.FAILED, crashes=crashes)
 
 
-def _check_wait(what: str, seconds: float) -> None:
-    """Refuse what would only fail in the worker, where it would be everybody's problem."""
+def check_wait(what: str, seconds: float) -> None:
+    """Refuse, as ``UsageError``, what would only fail in the worker, where it would be everybody's problem."""
     if not isinstance(seconds, int | float) or not math.isfinite(seconds) or not 0 <= seconds <= LONGEST_WAIT_S:
         raise UsageError(f"{what} was given {seconds!r}; it is in seconds, from 0 to {LONGEST_WAIT_S:.0f}")
 

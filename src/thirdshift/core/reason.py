@@ -37,6 +37,13 @@ class ReasonCode(Enum):
     """``queue``, ``workers``: so many are alive, and none takes this queue."""
     NO_WORKER_FOR_POOL = "no_worker_for_pool"
     """``queue``, ``pool``, ``workers``: so many take the queue, and none has this pool."""
+    QUEUE_LIMITED = "queue_limited"
+    """``queue``, ``concurrency``: so many of its tasks run, and no more may."""
+    RATE_LIMITED = "rate_limited"
+    """``queue``, ``rate`` (starts a second), ``free_at``: when the next start is allowed, for the first in the line."""
+    UNKNOWN_FUNCTION = "unknown_function"
+    """``function``, ``workers`` (``worker``, ``error`` and ``at`` of each that could not find it), ``others``: so many
+    more take the task and may find it."""
     SLOTS_BUSY = "slots_busy"
     """``pool``, ``slots``: of all workers that could take it."""
     TASKS_BEFORE = "tasks_before"

@@ -22,6 +22,10 @@ _aliases: dict[str, str] = {}
 """Old references and what they are called now. Where code lives is one fact for the whole process; so is this table."""
 
 
+class NotThere(ImportError):
+    """The module of a reference, or the name in it, cannot be found in this process; ``__cause__`` says which."""
+
+
 def reference_of(function: Callable[..., Any]) -> str:
     """Return the reference of *function*; raises :class:`NotImportable` when no other process could find it."""
     try:
@@ -37,13 +41,16 @@ def reference_of(function: Callable[..., Any]) -> str:
 def resolve(reference: str) -> Any:
     """Import what *reference* names, under its new name if it has moved.
 
-    Raises :class:`ImportError` when the module cannot be imported (or fails while it is), :class:`AttributeError` when
-    it has no such name.
+    Raises :class:`NotThere`, an ``ImportError``, when the module or the name in it does not exist, and whatever the
+    module raises while it is imported.
     """
     module_name, _, qualified_name = _followed(reference, _aliases).partition(":")
-    found = _imported(module_name) or _main_module_as(module_name) or importlib.import_module(module_name)
-    for part in qualified_name.split("."):
-        found = getattr(found, part)
+    found = _imported(module_name) or _main_module_as(module_name) or _import(module_name)
+    try:
+        for part in qualified_name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise NotThere(str(error)) from error
     return found
 
 
@@ -170,6 +177,16 @@ def _name_of_main(function: Callable[..., Any]) -> str:
             "Put it into a module file with a plain name (letters, digits, underscores).",
         )
     return Path(file).stem
+
+
+def _import(module_name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):  # what it imports itself is its own affair
+            raise
+        importlib.invalidate_caches()  # so that the next try finds what is installed meanwhile
+        raise NotThere(str(error)) from error
 
 
 def _imported(module_name: str) -> Any:

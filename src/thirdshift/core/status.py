@@ -8,7 +8,8 @@
              scheduled   retrying <──┘
 
 ``scheduled`` and ``retrying`` wait for a moment and are promoted to ``pending`` when it has come; ``waiting`` waits for
-other tasks. A finished task changes only by an explicit retry.
+other tasks. A submit that replaces what has not started may put it off. A finished task changes only by an explicit
+retry.
 """
 
 from enum import Enum, IntEnum
@@ -53,6 +54,7 @@ TRANSITIONS: frozenset[tuple[TaskStatus, TaskStatus]] = frozenset(
     {
         (TaskStatus.PENDING, TaskStatus.RUNNING),  # claim
         (TaskStatus.PENDING, TaskStatus.CANCELLED),  # cancel
+        (TaskStatus.PENDING, TaskStatus.SCHEDULED),  # replaced by one that is due later
         (TaskStatus.SCHEDULED, TaskStatus.PENDING),  # promote
         (TaskStatus.SCHEDULED, TaskStatus.CANCELLED),  # cancel
         (TaskStatus.WAITING, TaskStatus.PENDING),  # the last parent finished
@@ -60,6 +62,7 @@ TRANSITIONS: frozenset[tuple[TaskStatus, TaskStatus]] = frozenset(
         (TaskStatus.WAITING, TaskStatus.CANCELLED),  # cancel, or a parent failed
         (TaskStatus.RETRYING, TaskStatus.PENDING),  # promote
         (TaskStatus.RETRYING, TaskStatus.CANCELLED),  # cancel
+        (TaskStatus.RETRYING, TaskStatus.SCHEDULED),  # replaced by one that is due later
         (TaskStatus.RUNNING, TaskStatus.COMPLETED),  # settle
         (TaskStatus.RUNNING, TaskStatus.FAILED),  # settle
         (TaskStatus.RUNNING, TaskStatus.CANCELLED),  # settle

@@ -40,6 +40,29 @@ class AttemptOutcome(Enum):
     """The function asked to be run again later; uses up no retry."""
 
 
+class OnConflict(Enum):
+    """What becomes of a submit whose unique key another task holds."""
+
+    KEEP = "keep"
+    """It makes no task and leads to the one that holds the key."""
+    REPLACE = "replace"
+    """So it does, and the holder becomes what was submitted if it has not started."""
+    ERROR = "error"
+    """It is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UniqueKey:
+    """A text that one unfinished task of the whole store may have.
+
+    With *period_s* the key is held for so many seconds from the submit too, whatever becomes of the task.
+    """
+
+    key: str
+    period_s: float | None = None
+    on_conflict: OnConflict = OnConflict.KEEP
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
     """All about a new task but its call. ``run_at`` is aware, or ``None`` for now; limits are in seconds."""
@@ -55,6 +78,7 @@ class TaskSpec:
     tags: tuple[str, ...] = ()
     durable: bool = True
     stall_timeout_s: float | None = None
+    unique: UniqueKey | None = None
 
 
 class NewTask(NamedTuple):
@@ -115,9 +139,16 @@ class TaskError:
     type: str
     message: str
     traceback: str | None = None
+    where: tuple[str, ...] = ()
+    """The innermost functions of the application that it came through, ``module:name``, where it was raised first."""
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What errors of one cause share, ``ValueError@shop.mail:send,shop.jobs:run``: no values, no line numbers."""
+        return f"{self.type}@{','.join(self.where)}" if self.where else self.type
 
 
 class Traces(NamedTuple):
@@ -158,8 +189,28 @@ class Attempt:
 
     @property
     def run_time(self) -> timedelta | None:
-        """How long the function ran, ``None`` when that was not measured."""
-        return None if self.started_at is None else self.finished_at - self.started_at
+        """How long the function ran, by the wall clock; ``None`` if not measured, or if that clock was set back."""
+        if self.started_at is None or self.finished_at < self.started_at:
+            return None
+        return self.finished_at - self.started_at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """A part of a task that is done: no later attempt does it again with the same arguments."""
+
+    name: str
+    inputs: str = field(repr=False)
+    """A hash of its arguments."""
+    encoded_result: bytes = field(repr=False)
+    attempt: int
+    """The number of the attempt that did it."""
+    finished_at: datetime
+
+    @property
+    def result(self) -> Any:
+        """What it returned; raises ``DecodeError`` where a class of it cannot be imported."""
+        return codec.decode_result(self.encoded_result)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,6 +242,8 @@ class BackgroundTask:
     """What the running attempt reported last."""
     stall_timeout_s: float | None = None
     """Longest time that an attempt may go on without reporting progress or logging."""
+    unique_key: str | None = None
+    """The key that no other unfinished task has while this one is unfinished."""
     encoded_arguments: bytes = field(default=b"", repr=False)
 
     @property

@@ -1,6 +1,8 @@
 """Findings as words for people, and what to do: the edge where the data of ``core/health.py`` becomes text."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from thirdshift.core.health import Finding, HealthCode
 from thirdshift.core.words import duration
@@ -39,6 +41,10 @@ def sentence(finding: Finding) -> str:  # noqa: C901, PLR0912  # a table: one li
             silent = ", ".join(map(str, facts["silent"]))
             answered = f"{_number(facts['answered'], 'working process', 'working processes')} answered a wake-up"
             return f"{answered}, process {silent} did not" if silent else answered
+        case HealthCode.UNKNOWN_FUNCTIONS:
+            if not facts["functions"]:
+                return "workers find the functions of all their tasks"
+            return f"not found: {', '.join(_unknown(each, facts['alive']) for each in facts['functions'])}"
         case HealthCode.LOST_WAKES:
             if not facts["count"]:
                 return "no wake-up was lost"
@@ -84,10 +90,19 @@ def remedy(finding: Finding) -> str | None:  # noqa: C901  # as above
                 "it is stopped (SIGSTOP, a suspended container), stuck, or does not share the folder FILE.run beside "
                 "the database; kill -USR2 shows its stacks on its standard error"
             )
+        case HealthCode.UNKNOWN_FUNCTIONS:
+            return (
+                "install the code where a worker runs, name its folder with --app-dir, or say by `aliases` where the "
+                "function is now; `thirdshift why ID` shows how each worker looked for it"
+            )
         case HealthCode.LOST_WAKES:
             return f"such tasks may start up to a second late. Probable cause: {LOST_WAKES}"
         case HealthCode.STORE | HealthCode.WRITING:
             return None
+
+
+def _unknown(facts: Mapping[str, Any], alive: int) -> str:
+    return f"{facts['function']} (by {facts['workers']} of {_number(alive, 'worker')}, {_span(facts['waits_s'])})"
 
 
 def _number(count: int, noun: str, plural: str | None = None) -> str:

@@ -13,8 +13,11 @@ from thirdshift.core.events import (
     AttemptsSettled,
     EndedAfterCommit,
     Event,
+    FunctionUnknown,
     LoopBlocked,
     LoopFreed,
+    PoolFreed,
+    PoolStuck,
     StoreUnavailable,
     TaskRescued,
     TasksPruned,
@@ -58,8 +61,15 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
                 'task.ended_after_commit %s outcome=%s error="%s"',
                 _fields(settlement.claim), ending.outcome.value, ending.error,
             )  # fmt: skip
+        case FunctionUnknown(function, error):
+            _logger.warning('function.unknown function=%s error="%s"', function, error)
         case AttemptOverran(claim):
             _logger.warning("task.overran %s timeout_s=%s", _fields(claim), claim.timeout_s)
+        case PoolStuck(pool, overrun):
+            ids = ",".join(claim.id for claim in overrun)
+            _logger.error("pool.stuck pool=%s overrun=%d ids=%s", pool.value, len(overrun), ids)
+        case PoolFreed(pool):
+            _logger.warning("pool.freed pool=%s", pool.value)
         case LoopBlocked(claim, where, silent_s):
             _logger.warning('loop.blocked silent_s=%.1f %s at="%s"', silent_s, _blocker(claim), where)
         case LoopFreed(blocked_s):

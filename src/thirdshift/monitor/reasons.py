@@ -43,6 +43,14 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
         case ReasonCode.NO_WORKER_FOR_POOL:
             pool, queue = facts["pool"], facts["queue"]
             return f"no worker of its queue {queue} has {pool} slots: {_alive(facts['workers'])} with other pools only"
+        case ReasonCode.QUEUE_LIMITED:
+            most = _number(facts["concurrency"], "task")
+            return f"its queue {facts['queue']} may run {most} at once, and so many run"
+        case ReasonCode.RATE_LIMITED:
+            rate = f"{facts['rate']:g} starts a second"
+            return f"its queue {facts['queue']} is limited to {rate}; the next is free at {_at(facts['free_at'], now)}"
+        case ReasonCode.UNKNOWN_FUNCTION:
+            return _unknown(facts)
         case ReasonCode.SLOTS_BUSY:
             return _busy(facts["slots"], facts["pool"])
         case ReasonCode.TASKS_BEFORE:
@@ -64,6 +72,14 @@ def _retrying(facts: Any, now: datetime) -> str:
     left = facts["max_retries"] - facts["failures"]
     words = f"it failed ({_first_line(facts['error'])}) and is tried again" if facts["error"] else "it is tried again"
     return f"{words} at {_at(facts['due_at'], now)}; {_number(left + 1, 'attempt')} left"
+
+
+def _unknown(facts: Any) -> str:
+    hows = ", ".join(f"worker {each['worker']} ({_first_line(each['error'])})" for each in facts["workers"])
+    words = f"its function {facts['function']} cannot be found by {hows}"
+    if facts["others"]:
+        return f"{words}; it waits for another one"
+    return f"{words}, and no other worker takes it; install it there, or start a worker that has it"
 
 
 def _busy(slots: int, pool: str) -> str:

@@ -1,21 +1,25 @@
 """What a task function can ask and say while it runs: :func:`current_task`."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context, ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.errors import LostAttempt
 from thirdshift.core.plain import plain
-from thirdshift.core.task import Fence
+from thirdshift.core.task import Fence, Step
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.records import Keep, TaskLog, watch_records
+from thirdshift.runtime.steps import Steps
 from thirdshift.runtime.tail import Tail
 
 if TYPE_CHECKING:
     from thirdshift.runtime.block import CommitBlock
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class StopReason(Enum):
@@ -44,6 +48,12 @@ class AttemptPlace(Protocol):
 
     def committed(self, context: "TaskContext") -> None:
         """Take notice that the attempt has recorded its own end."""
+
+    def steps(self, context: "TaskContext") -> Sequence[Step]:
+        """Return the steps that the task has done so far."""
+
+    def keep_step(self, context: "TaskContext", name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step; it is as durable as its task on return. Raises ``StepNotStored``."""
 
 
 class TaskContext:
@@ -75,6 +85,7 @@ class TaskContext:
         self.keep: Keep | None = None if task_id is None else self._keep
         """Takes each log record as text; for runners, which may put another place there."""
         self._place = place
+        self._steps: Steps | None = None
         self._records: Tail | None = None
 
     @property
@@ -112,6 +123,42 @@ class TaskContext:
         if total is not None:
             facts["total"] = total
         self._place.progressed(self, {name: plain(value) for name, value in facts.items()})
+
+    def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return ``function(*args, **kwargs)``, which is called only if no attempt of this task has done that step.
+
+        What it returns is stored under *name* with a hash of the arguments, as durably as the task, before this
+        returns: a crash after that does not repeat it. With other arguments it is done again. Give every call in the
+        function a name of its own (``f"page {number}"`` in a loop). Values are limited to what results may be. An
+        exception stores nothing. Raises ``StepNotStored`` when the store refuses the result. A step counts as progress.
+        """
+        return cast(R, self._own_steps().run(name, function, args, kwargs))
+
+    @overload
+    async def astep(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def astep(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def astep(self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Do what :meth:`step` does in a coroutine, without holding up the event loop; *function* may be async."""
+        return await self._own_steps().arun(name, function, args, kwargs)
+
+    def load_steps(self) -> Sequence[Step]:
+        """Return the steps of earlier attempts; for runners."""
+        return () if self._place is None or self.attempt <= 1 else self._place.steps(self)
+
+    def keep_step(self, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step; for runners."""
+        if self._place is not None:
+            self._place.keep_step(self, name, inputs, encoded_result)
+        self.has_progress = True
+        self.sign_of_life()
+
+    def _own_steps(self) -> Steps:
+        if self._steps is None:
+            self._steps = Steps(None if self.id is None else self)
+        return self._steps
 
     def commit(self, connection: Any) -> "CommitBlock":
         """Record effects and the completion of this task in one transaction: both are there, or neither.

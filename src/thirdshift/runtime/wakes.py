@@ -54,7 +54,7 @@ class WakeWatch:
     def passed(self, request: ClaimRequest | None, exchange: Exchange) -> None:
         """Remember what a pass has left to find: what is due later, and what there was no room for."""
         self._next_due = exchange.next_due
-        if request is None:
+        if request is None or exchange.is_limited:  # what a limit has left is found when that allows it
             self._dry = frozenset()
         elif not exchange.claims:
             self._dry = frozenset(request.free)

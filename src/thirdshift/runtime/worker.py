@@ -9,18 +9,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import ClaimRequest, Exchange, Registration, Seat, WorkerEngine
-from thirdshift.core.errors import NotSupported, OutcomeUnknown, StoreDamaged, StoreError
+from thirdshift.core.errors import NotSupported, OutcomeUnknown, StepNotStored, StoreDamaged, StoreError
 from thirdshift.core.events import (
     AttemptLost,
     AttemptsClaimed,
     AttemptsSettled,
     EndedAfterCommit,
     Event,
+    FunctionUnknown,
     Observer,
     StoreUnavailable,
     TaskRescued,
@@ -31,12 +32,16 @@ from thirdshift.core.events import (
 )
 from thirdshift.core.outcome import Ending, Settlement, is_suspect, settle
 from thirdshift.core.retry import RetryPolicy
-from thirdshift.core.task import AttemptOutcome, Claim, Fence, PoolKind
+from thirdshift.core.task import AttemptOutcome, Claim, Fence, PoolKind, Step, TaskError
 from thirdshift.runtime.context import StopReason
 from thirdshift.runtime.pools.pool import Pool
+from thirdshift.runtime.unknown import UnknownFunctions
 from thirdshift.runtime.wakes import WakeWatch
 
 _logger = logging.getLogger("thirdshift.worker")
+
+UNKNOWN_AFTER = timedelta(hours=24)
+"""A task fails when no worker could find its function for so long."""
 
 SAFETY_INTERVAL_S = 1.0
 """Longest sleep: finds what a lost wake missed, and dead workers."""
@@ -63,6 +68,7 @@ class Worker:
         excluded: frozenset[str] = frozenset(),
         retry: RetryPolicy | None = None,
         name: str | None = None,
+        unknown_after: timedelta = UNKNOWN_AFTER,
     ) -> None:
         self._engine = engine
         self._pools: Mapping[PoolKind, Pool] = {pool.kind: pool for pool in pools}
@@ -73,6 +79,8 @@ class Worker:
         self._observe = observe
         self._retry = retry or RetryPolicy()
         self._name = name
+        self._unknown_after = unknown_after
+        self._unknown = UnknownFunctions(clock)
         self._wakes = WakeWatch(clock)
         self._registration: Registration | None = None
         self._unlisten: list[Callable[[], None]] = []
@@ -85,12 +93,16 @@ class Worker:
         self._returned: list[Claim] = []
         self._committed: set[tuple[int, int]] = set()
         """(seq, attempt) of those that have recorded their own end and are not reported yet."""
+        self._declined: list[tuple[Claim, TaskError]] = []
+        self._found: set[str] = set()
         self._progress: dict[int, tuple[Claim, Mapping[str, Any]]] = {}
         self._progress_mutex = threading.Lock()
         self._progress_due = 0.0
         self._safety_due = 0.0
         self._has_news = False
         self._is_draining = threading.Event()
+        self._waits_in_vain = threading.Event()
+        """Nothing is left to wait for, or only functions of a stuck pool, which may never return."""
         self._is_over = threading.Event()
         self.failure: Exception | None = None
         """Why the worker gave up, if it did: the store is damaged, or a commit's outcome is unknown."""
@@ -114,6 +126,7 @@ class Worker:
         """Register and set up the pools, no thread: for who calls :meth:`tick` himself, and ends by :meth:`leave`."""
         registration = self._registration = self._engine.register(
             slots=self.slots,
+            spare_slots=sum(pool.spare_slots for pool in self._pools.values()),
             queues=self._queues,
             excluded=self._excluded,
             pools={kind: pool.slots for kind, pool in self._pools.items()},
@@ -122,7 +135,7 @@ class Worker:
         first_slot = 0
         for pool in self._pools.values():
             pool.start(registration, self, first_slot)
-            first_slot += pool.slots
+            first_slot += pool.slots + pool.spare_slots
         self.announce(WorkerStarted(registration.id, self.slots))
 
     def leave(self) -> None:
@@ -138,19 +151,22 @@ class Worker:
 
         Running functions see ``should_stop`` at once. What still runs after *timeout_s* seconds is ended where that is
         possible and runs again at the next start; a thread cannot be ended: then ``False`` is returned, the worker
-        keeps its tasks until the function returns or the process ends, and nobody else runs them meanwhile.
+        keeps its tasks until the function returns or the process ends, and nobody else runs them meanwhile. That is
+        returned at once when nothing is left but such threads of a stuck pool.
         """
         self._is_draining.set()
         for pool in self._pools.values():
             pool.hold()
             pool.ask_to_stop(StopReason.SHUTDOWN)
         self._wake.set()
-        if not self._is_over.wait(timeout_s):
+        if not self._waits_in_vain.wait(timeout_s):
             is_ending = False
             for pool in self._pools.values():
                 is_ending |= pool.end(StopReason.SHUTDOWN)
             self._wake.set()
-            self._is_over.wait(_KILL_WAIT_S if is_ending else 0.0)
+            self._waits_in_vain.wait(_KILL_WAIT_S if is_ending else 0.0)
+        if not self._is_over.is_set():
+            self._close_idle_pools()
         return self._is_over.is_set()
 
     def wait_until_over(self) -> None:
@@ -166,16 +182,24 @@ class Worker:
         """Whether it holds claims whose end is not reported."""
         return any(pool.has_claims for pool in self._pools.values())
 
+    @property
+    def unknown_functions(self) -> frozenset[str]:
+        """The functions that it cannot find: their tasks are left to others."""
+        return self._unknown.all
+
     def tick(self, *, is_by_timer: bool = False) -> float:
         """Make one pass; returns the seconds until the next one is due. *is_by_timer*: nobody asked for it."""
         is_unannounced = self._wakes.is_unannounced() and is_by_timer
         with self._passing:
             next_due = self._pass(is_unannounced=is_unannounced)
+        if self._declined or self._found:
+            self._report_functions()
         self._look_for_lost_wakes()
         if self._clock.monotonic() >= self._safety_due:
             self._safety_due = self._clock.monotonic() + SAFETY_INTERVAL_S
             self._has_news = True
             self._rescue()
+            self._try_again()
         if self._has_news:
             self._has_news = False
             self._obey()
@@ -193,6 +217,8 @@ class Worker:
                 wait_s = self.tick(is_by_timer=is_by_timer)
                 if self._is_finished():
                     break
+                if self._is_draining.is_set() and self._has_only_endless_work():
+                    self._waits_in_vain.set()
             except (StoreError, OSError) as error:
                 if isinstance(error, OutcomeUnknown | StoreDamaged):
                     self.failure = error
@@ -213,7 +239,20 @@ class Worker:
             return False
         with self._passing:  # else another thread may hold claims that it has not handed out yet
             self._take_back(lambda _claim: True)
-            return not (self._has_seats() or self.has_claims or self._reports or self._unrecorded or self._returned)
+            in_hand = self._reports or self._unrecorded or self._returned or self._declined
+            return not (self._has_seats() or self.has_claims or in_hand)
+
+    def _has_only_endless_work(self) -> bool:
+        others = [pool for pool in self._pools.values() if not pool.waits_in_vain]
+        is_idle = not (self._reports or self._unrecorded or self._returned or any(pool.has_claims for pool in others))
+        return is_idle and len(others) < len(self._pools)
+
+    def _close_idle_pools(self) -> None:
+        """Let go of what need not wait for the last thread, such as child processes."""
+        for pool in self._pools.values():
+            if not pool.has_claims:
+                pool.close()
+                pool.join()
 
     def _end(self) -> None:
         for unlisten in self._unlisten:
@@ -228,6 +267,7 @@ class Worker:
                 pool.join()
             self._deregister()
         self._is_over.set()
+        self._waits_in_vain.set()
 
     def _deregister(self) -> None:
         if self._registration is not None:
@@ -272,10 +312,23 @@ class Worker:
         settlements: list[Settlement] = []
         while self._reports:
             claim, ending = self._reports.popleft()
-            is_wanted = ending.outcome is not AttemptOutcome.COMPLETED
-            backoff_s = self._retry.wait_s(claim.failures, self._random()) if is_wanted else 0.0
+            backoff_s = 0.0
+            if ending.outcome is not AttemptOutcome.COMPLETED:
+                if ending.is_unknown and ending.error is not None:
+                    self._leave_alone(claim, ending.error)
+                    continue
+                backoff_s = (ending.backoff or self._retry).wait_s(claim.failures, self._random())
             settlements.append(settle(claim, ending, backoff_s))
+        if self._unknown.is_trying:
+            self._found.update(self._unknown.found(settlement.claim.function for settlement in settlements))
         return settlements
+
+    def _leave_alone(self, claim: Claim, error: TaskError) -> None:
+        """Claim no more tasks of a function that cannot be found here; the worker's thread gives this one back."""
+        self._declined.append((claim, error))
+        self._wake.set()
+        if self._unknown.meet(claim.function):
+            self.announce(FunctionUnknown(claim.function, error))
 
     def _request(self) -> ClaimRequest | None:
         if self._is_draining.is_set():
@@ -283,7 +336,8 @@ class Worker:
         free = {kind: room for kind, pool in self._pools.items() if (room := pool.room())}
         if not free:
             return None
-        return ClaimRequest(owner=self._owner, free=free, queues=self._queues, excluded=self._excluded)
+        unknown = self._unknown.left_alone
+        return ClaimRequest(owner=self._owner, free=free, queues=self._queues, excluded=self._excluded, unknown=unknown)
 
     def _hand_out(self, exchange: Exchange) -> None:
         for kind, pool in self._pools.items():
@@ -327,6 +381,29 @@ class Worker:
             self._engine.give_back(self._returned)
             self._returned = []
 
+    def _report_functions(self) -> None:
+        """Give back what cannot be found here, with all that waits for the same functions; say what is found again."""
+        if found := frozenset(self._found):  # a pass on another thread may add to it meanwhile
+            self._engine.found(self._owner, found)
+            self._found -= found
+        unknown = self._unknown.left_alone
+        self._take_back(lambda claim: claim.function in unknown)
+        declined = list(self._declined)
+        failed = self._engine.decline(declined, self._unknown_after) if declined else ()
+        del self._declined[: len(declined)]
+        if failed:
+            self.announce(AttemptsSettled(failed))
+            with self._passing:  # the next of their tasks have probably waited for too long as well
+                self._unknown.try_again(settlement.claim.function for settlement in failed)
+            self._wake.set()
+
+    def _try_again(self) -> None:
+        """Claim tasks again of functions that have been left alone for a while."""
+        if self._unknown.left_alone:
+            with self._passing:
+                if self._unknown.try_again():
+                    self._wakes.hear()  # they were announced long ago
+
     def _obey(self) -> None:
         """End what was cancelled while it ran; return what was claimed ahead and is cancelled or paused by now."""
         if not self._returned and not any(pool.held() for pool in self._pools.values()):
@@ -367,6 +444,7 @@ class Worker:
         claims += [claim for claim, _ in self._reports]
         claims += [settlement.claim for settlement in self._unrecorded]
         claims += self._returned
+        claims += [claim for claim, _ in self._declined]
         return {(claim.seq, claim.attempt) for claim in claims}
 
     def _look_at_pools(self) -> float:
@@ -432,6 +510,19 @@ class Worker:
         self._engine.announce_commit([claim.id])
         self.announce(AttemptsSettled([settle(claim, Ending(AttemptOutcome.COMPLETED, None, self._clock.now()), 0.0)]))
 
+    def steps(self, claim: Claim) -> Sequence[Step]:
+        """Return the steps that the attempt's task has done so far."""
+        return self._engine.steps(claim.id)
+
+    def keep_step(self, claim: Claim, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step of a running attempt, on the attempt's own thread. Raises ``StepNotStored``."""
+        try:
+            is_stored = self._engine.record_step(claim, name, inputs, encoded_result)
+        except StoreError as error:
+            raise StepNotStored(name, str(error)) from error
+        if not is_stored:
+            raise StepNotStored(name, f"task {claim.id} is no longer that of attempt {claim.attempt}")
+
     def _hear_of_death(self) -> None:
         """Look at once for what a dead worker left."""
         self._safety_due = 0.0
@@ -463,6 +554,8 @@ class Worker:
         """Keep a free slot for a task that is being submitted to *queue*, if this worker works on that queue."""
         pool = self._pools.get(kind)
         if pool is None or queue in self._excluded or (self._queues is not None and queue not in self._queues):
+            return None
+        if self._unknown.left_alone:  # the task may be of such a function: let a claim decide
             return None
         return pool.reserve(self._owner)
 

@@ -33,6 +33,9 @@ class FakeClock:
             self._monotonic_s += seconds
 
     def step(self, seconds: float) -> None:
-        """Set the wall clock forward or back, as an administrator does; no time passes."""
+        """Set the wall clock forward or back, as an administrator does; no time passes.
+
+        Forward is also what a machine finds that was suspended: its monotonic clock stood still.
+        """
         with self._mutex:
             self._now += timedelta(seconds=seconds)

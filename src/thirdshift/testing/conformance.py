@@ -20,16 +20,30 @@ import pytest
 
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import ClaimRequest, Exchange, Registration, TaskFilter, WorkerEngine
-from thirdshift.core.errors import QueueFull
+from thirdshift.core.engine import ClaimRequest, Exchange, FailureGroup, Registration, TaskFilter, WorkerEngine
+from thirdshift.core.errors import QueueFull, UniqueConflict
+from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Ending, Settlement, settle
 from thirdshift.core.pruning import Limit
 from thirdshift.core.reason import Reason, ReasonCode
 from thirdshift.core.status import FINISHED, TRANSITIONS, TaskPriority, TaskStatus
-from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, NewTask, PoolKind, TaskError, TaskSpec, Traces
+from thirdshift.core.task import (
+    AttemptOutcome,
+    BackgroundTask,
+    Claim,
+    NewTask,
+    OnConflict,
+    PoolKind,
+    TaskError,
+    TaskSpec,
+    Traces,
+    UniqueKey,
+)
 from thirdshift.testing.clock import FakeClock
 
 BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
+NOT_THERE = TaskError(type="ModuleNotFoundError", message="No module named 'shop'")
+LOST = TaskError(type="KeyError", message="'x'", traceback="Traceback …", where=("shop:find", "shop:run"))
 _ids = count(1)
 _FINISHED = (TaskStatus.CANCELLED, TaskStatus.COMPLETED, TaskStatus.FAILED)
 _UNREACHED = frozenset({TaskStatus.WAITING})
@@ -319,6 +333,99 @@ class EngineConformance:
         (queue,) = self.engine.queues()
         assert queue.paused_at == self.clock.now()
 
+    # Limits
+
+    def test_a_queue_runs_no_more_at_once_than_it_may(self) -> None:
+        """All workers together, in the order of urgency, and other queues go on."""
+        self.engine.limit_queue("mail", QueueLimits(concurrency=2))
+        mail = [self.submit(queue="mail", priority=priority) for priority in (0, 5, 1)]
+        other = self.submit(priority=-1)
+        first, second, free = self.claim()
+        assert [first.id, second.id, free.id] == [mail[1].id, mail[2].id, other.id]
+        other_worker = self.engine.register(slots=8)
+        request = ClaimRequest(owner=other_worker.id, free={PoolKind.THREAD: 8})
+        assert not self.engine.exchange([], request).claims
+        assert self.fail(first)
+        assert [claim.id for claim in self.engine.exchange([], request).claims] == [mail[0].id]
+        assert self.stored(mail[1]).status is TaskStatus.RETRYING
+
+    def test_one_limit_holds_for_all_pools_of_a_queue(self) -> None:
+        """And what one pool leaves goes to the other."""
+        self.engine.limit_queue("default", QueueLimits(concurrency=3))
+        for pool in (PoolKind.THREAD, PoolKind.PROCESS) * 3:
+            self.submit(pool=pool)
+        request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: 1, PoolKind.PROCESS: 5})
+        claims = self.engine.exchange([], request).claims
+        assert sorted(claim.pool.value for claim in claims) == ["process", "process", "thread"]
+
+    def test_a_queue_starts_no_faster_than_it_may(self) -> None:
+        """A burst after a quiet time, then one whenever the rate allows it; the claim says when that is."""
+        self.engine.limit_queue("default", QueueLimits(rate=2.0, burst=3))
+        for _ in range(8):
+            self.submit()
+        exchange = self.exchange()
+        assert len(exchange.claims) == 3
+        assert exchange.is_limited
+        assert exchange.next_due == self.clock.now() + timedelta(seconds=0.5)
+        self.clock.advance(0.499)
+        assert self.claim() == []
+        self.clock.advance(0.001)
+        assert len(self.claim()) == 1
+        self.clock.advance(0.75)
+        exchange = self.exchange()
+        assert len(exchange.claims) == 1
+        assert exchange.next_due == self.clock.now() + timedelta(seconds=0.25)
+        self.clock.advance(3600)
+        assert len(self.claim()) == 3
+
+    def test_a_clock_that_is_set_back_holds_up_no_limited_queue(self) -> None:
+        """The time that the clock lost is not waited for."""
+        self.engine.limit_queue("default", QueueLimits(rate=1.0))
+        for _ in range(3):
+            self.submit()
+        self.claim_one()
+        self.clock.step(-3600)
+        assert self.claim() == []
+        self.clock.advance(1)
+        self.claim_one()
+
+    def test_limits_can_be_changed_and_lifted(self) -> None:
+        """From now on, whatever runs or is saved up."""
+        self.engine.limit_queue("default", QueueLimits(concurrency=1, rate=1.0))
+        assert [queue.limits for queue in self.engine.queues()] == [QueueLimits(concurrency=1, rate=1.0, burst=1)]
+        for _ in range(6):
+            self.submit()
+        self.claim_one()
+        self.engine.limit_queue("default", QueueLimits(concurrency=3))
+        assert len(self.claim()) == 2
+        self.engine.limit_queue("default", QueueLimits())
+        assert len(self.claim()) == 3
+
+    def test_a_limited_queue_is_not_claimed_as_it_is_submitted_to(self) -> None:
+        """The claim is asked, which knows the limits."""
+        self.engine.limit_queue("default", QueueLimits(concurrency=1))
+        seat = FakeSeat(self.worker.id)
+        unlisten = self.engine.on_submit(lambda _queue, _pool: seat)
+        self.submit()
+        unlisten()
+        assert (seat.taken, seat.is_left) == ([], True)
+        self.claim_one()
+
+    def test_why_names_the_limit(self) -> None:
+        """The one that is reached, of those that the queue has."""
+        self.engine.limit_queue("default", QueueLimits(concurrency=1))
+        first, second = self.submit(), self.submit()
+        assert ReasonCode.QUEUE_LIMITED not in self.why(first)
+        claim = self.claim_one()
+        assert self.why(second)[ReasonCode.QUEUE_LIMITED] == {"queue": "default", "concurrency": 1}
+        self.complete(claim)
+        assert ReasonCode.QUEUE_LIMITED not in self.why(second)
+        self.engine.limit_queue("default", QueueLimits(rate=0.5))
+        self.claim_one()
+        third = self.submit()
+        free_at = self.clock.now() + timedelta(seconds=2)
+        assert self.why(third)[ReasonCode.RATE_LIMITED] == {"queue": "default", "rate": 0.5, "free_at": free_at}
+
     # Due times
 
     def test_a_scheduled_task_waits_for_its_moment(self) -> None:
@@ -465,6 +572,191 @@ class EngineConformance:
         assert list(exchange.recorded) == [True]
         assert [claim.attempt for claim in exchange.claims] == [2]
         assert self.stored(task).status is TaskStatus.RUNNING
+
+    # Functions that are not there
+
+    def decline(self, claim: Claim, *, after: timedelta = timedelta(hours=24)) -> bool:
+        """Say that the worker of *claim* cannot find its function; returns whether the task failed for that."""
+        return bool(self.engine.decline([(claim, NOT_THERE)], after))
+
+    def test_a_task_whose_function_is_not_there_is_given_back_uncounted(self) -> None:
+        """It is no attempt, and the task keeps its place in the line."""
+        first, second = self.submit(), self.submit()
+        assert not self.decline(self.claim()[0])
+        found = self.stored(first)
+        assert (found.status, found.attempts, found.failures) == (TaskStatus.PENDING, (), 0)
+        assert [claim.id for claim in self.claim()] == [first.id]
+        assert self.stored(second).status is TaskStatus.RUNNING
+
+    def test_a_worker_leaves_the_tasks_of_some_functions_to_others(self) -> None:
+        """In every queue; the others come as before, and nobody waits for those."""
+        self.submit(function="shop:send", priority=TaskPriority.HIGH)
+        self.submit(function="shop:send", queue="mail")
+        unknown = frozenset({"shop:send"})
+        assert not self.engine.has_work(None, set(), unknown)
+        assert self.engine.has_work(None, set())
+        mine = self.submit()
+        request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: 8}, unknown=unknown)
+        assert [claim.id for claim in self.engine.exchange([], request).claims] == [mine.id]
+        assert self.engine.has_work(None, set(), unknown)
+        assert len(self.claim()) == 2
+
+    def test_a_task_fails_when_nobody_could_find_its_function_for_long(self) -> None:
+        """With the error of the last worker; also when workers come and go meanwhile. Its retries do not matter."""
+        task = self.submit(max_retries=3)
+        for _ in range(24):
+            assert not self.decline(self.claim_one())
+            self.worker.close()
+            self.worker = self.engine.register(slots=8)
+            self.clock.advance(3600)
+        assert self.decline(self.claim_one())
+        found = self.stored(task)
+        assert (found.status, [attempt.outcome for attempt in found.attempts]) == (
+            TaskStatus.FAILED,
+            [AttemptOutcome.FAILED],
+        )
+        assert found.error == NOT_THERE
+        assert found.attempts[0].worker == self.worker.id
+
+    def test_a_task_that_came_later_has_its_own_time(self) -> None:
+        """It waits as long as the others did, although its function was not there before."""
+        self.submit()
+        self.decline(self.claim_one())
+        self.clock.advance(timedelta(hours=24).total_seconds())
+        self.submit()
+        early, late = self.claim()
+        assert [self.decline(claim) for claim in (early, late)] == [True, False]
+
+    def test_a_function_that_was_not_there_long_ago_is_new(self) -> None:
+        """What happened before it was found is forgotten."""
+        task = self.submit()
+        self.decline(self.claim_one())
+        self.engine.set_paused("default", True)
+        self.clock.advance(timedelta(hours=25).total_seconds())
+        self.engine.set_paused("default", False)
+        assert not self.decline(self.claim_one())
+        assert self.stored(task).status is TaskStatus.PENDING
+
+    def test_a_task_does_not_fail_while_another_worker_may_find_its_function(self) -> None:
+        """Only workers that take the task count, and a worker that is there for a while makes the time start again."""
+        elsewhere = self.engine.register(slots=1, queues=frozenset({"mail"}))
+        other = self.engine.register(slots=1)
+        self.clock.advance(60)
+        self.submit()
+        now = timedelta(0)
+        assert not self.decline(self.claim_one(), after=now)
+        self.clock.advance(3600)
+        assert not self.decline(self.claim_one(), after=timedelta(minutes=30))
+        other.close()
+        assert not self.decline(self.claim_one(), after=timedelta(minutes=30))
+        assert self.decline(self.claim_one(), after=now)
+        elsewhere.close()
+
+    def test_when_every_worker_has_said_that_it_cannot_find_it_the_task_fails(self) -> None:
+        """Each for itself; one that finds it after all takes that back."""
+        other = self.engine.register(slots=1)
+        request = ClaimRequest(owner=other.id, free={PoolKind.THREAD: 1})
+        now = timedelta(0)
+        self.submit(function="shop:send")
+        assert not self.decline(self.claim_one(), after=now)
+        self.engine.found(self.worker.id, ["shop:send"])
+        assert not self.decline(self.engine.exchange([], request).claims[0], after=now)
+        assert self.decline(self.claim_one(), after=now)
+        other.close()
+
+    def test_a_declined_task_that_was_cancelled_ends_cancelled(self) -> None:
+        """Whether its function is there does not matter any more."""
+        task = self.submit()
+        claim = self.claim_one()
+        assert self.engine.cancel(task.id)
+        assert not self.decline(claim)
+        assert self.stored(task).status is TaskStatus.CANCELLED
+
+    def test_a_lost_claim_that_is_declined_changes_nothing(self) -> None:
+        """It is another worker's by now."""
+        task = self.submit()
+        lost = self.claim_one()
+        self.engine.give_back([lost])
+        claim = self.claim_one()
+        assert not self.decline(lost, after=timedelta(0))
+        assert self.complete(claim)
+        assert self.stored(task).status is TaskStatus.COMPLETED
+
+    def test_why_a_task_of_an_unknown_function_does_not_run(self) -> None:
+        """Which workers could not find it and how, as long as they are there; first when no other one takes it."""
+        task = self.submit(function="shop:send")
+        at = self.clock.now()
+        self.decline(self.claim_one())
+        facts = {"function": "shop:send", "workers": [{"worker": self.worker.id, "error": str(NOT_THERE), "at": at}]}
+        assert self.why(task) == {ReasonCode.UNKNOWN_FUNCTION: {**facts, "others": 0}}
+        other = self.engine.register(slots=1)
+        assert self.why(task) == {ReasonCode.NEXT: {}, ReasonCode.UNKNOWN_FUNCTION: {**facts, "others": 1}}
+        other.close()
+        self.engine.found(self.worker.id, ["shop:send"])
+        assert self.why(task) == {ReasonCode.NEXT: {}}
+        self.decline(self.claim_one())
+        self.worker.close()
+        assert self.why(task) == {ReasonCode.NO_WORKER: {}}
+
+    # Failures of one cause
+
+    def failed_of(self, error: TaskError, **changes: object) -> NewTask:
+        """Submit a task that fails of *error* for good."""
+        task = self.submit(max_retries=0, **changes)
+        self.end(self.claim_one(), AttemptOutcome.FAILED, error=error)
+        return task
+
+    def test_errors_say_where_they_came_from(self) -> None:
+        """The functions come back with the error."""
+        task = self.failed_of(LOST)
+        assert self.stored(task).error == LOST
+        assert LOST.fingerprint == "KeyError@shop:find,shop:run"
+
+    def test_failures_are_grouped_by_their_cause(self) -> None:
+        """The largest group first, whatever the messages say; what did not fail is in none."""
+        first_seen = self.clock.now()
+        other = self.failed_of(BOOM)
+        self.failed_of(LOST)
+        self.clock.advance(60)
+        newest = self.failed_of(replace(LOST, message="another one"), queue="mail")
+        self.in_status(TaskStatus.COMPLETED)
+        self.in_status(TaskStatus.PENDING)
+        large, small = self.engine.failure_groups(TaskFilter())
+        assert large == FailureGroup(
+            fingerprint=LOST.fingerprint,
+            type="KeyError",
+            where=("shop:find", "shop:run"),
+            count=2,
+            first_seen=first_seen,
+            last_seen=self.clock.now(),
+            example=newest.id,
+            message="another one",
+        )
+        assert (small.fingerprint, small.count, small.where, small.example) == ("ValueError", 1, (), other.id)
+        assert [group.count for group in self.engine.failure_groups(TaskFilter(queue="mail"))] == [1]
+        assert len(self.engine.failure_groups(TaskFilter(limit=1))) == 1
+
+    def test_the_last_attempt_says_what_a_task_failed_of(self) -> None:
+        """It is in one group, not in as many as it has attempts."""
+        task = self.submit(max_retries=1)
+        self.end(self.claim_one(), AttemptOutcome.FAILED, backoff_s=0.0, error=BOOM)
+        self.end(self.claim_one(), AttemptOutcome.FAILED, error=LOST)
+        (group,) = self.engine.failure_groups(TaskFilter())
+        assert (group.fingerprint, group.example) == (LOST.fingerprint, task.id)
+
+    def test_one_group_is_retried_at_once(self) -> None:
+        """The others stay as they are."""
+        tasks = [self.failed_of(LOST), self.failed_of(LOST)]
+        other = self.failed_of(BOOM)
+        cause = TaskFilter(fingerprint=LOST.fingerprint)
+        assert self.engine.counts(cause)[TaskStatus.FAILED] == 2
+        assert {found.id for found in self.engine.find(cause)} == {task.id for task in tasks}
+        assert self.engine.retry_all(cause) == 2
+        assert [self.stored(task).status for task in (*tasks, other)] == [
+            TaskStatus.PENDING,
+            TaskStatus.PENDING,
+            TaskStatus.FAILED,
+        ]
 
     # Fencing
 
@@ -716,6 +1008,258 @@ class EngineConformance:
             assert self.stored(task).status is TaskStatus.RUNNING
             assert self.stored(task).attempts == ()
 
+    # Unique keys
+
+    def submit_unique(
+        self,
+        key: str = "report",
+        on_conflict: OnConflict = OnConflict.KEEP,
+        period_s: float | None = None,
+        **changes: object,
+    ) -> tuple[NewTask, str]:
+        """Submit one task with a unique key; return it, and the id that the submit led to."""
+        task = new_task(unique=UniqueKey(key=key, period_s=period_s, on_conflict=on_conflict), **changes)
+        (led_to,) = self.engine.submit([task])
+        return task, led_to
+
+    def test_a_submit_says_which_task_it_led_to(self) -> None:
+        """To those that were submitted, in their order, when nothing stands in the way."""
+        tasks = [new_task() for _ in range(3)]
+        assert list(self.engine.submit(tasks)) == [task.id for task in tasks]
+        assert list(self.engine.submit([tasks[0]])) == [tasks[0].id]
+
+    @pytest.mark.parametrize("on_conflict", [OnConflict.KEEP, OnConflict.REPLACE])
+    def test_two_submits_of_one_key_lead_to_one_task(self, on_conflict: OnConflict) -> None:
+        """Whatever their queues; other keys, and tasks without one, are not concerned."""
+        first, led_to = self.submit_unique()
+        assert led_to == first.id
+        second, led_to = self.submit_unique(on_conflict=on_conflict, queue="mail")
+        assert (led_to, self.engine.get(second.id)) == (first.id, None)
+        other, led_to = self.submit_unique("another")
+        assert led_to == other.id
+        self.submit()
+        assert self.engine.counts()[TaskStatus.PENDING] == 3
+        assert [self.stored(task).unique_key for task in (first, other)] == ["report", "another"]
+
+    def test_a_conflict_can_be_an_error(self) -> None:
+        """It names the key and the task that holds it, and nothing is stored."""
+        first, _ = self.submit_unique()
+        second = new_task(unique=UniqueKey(key="report", on_conflict=OnConflict.ERROR))
+        with pytest.raises(UniqueConflict, match=f"'report' is held by task {first.id}") as refused:
+            self.engine.submit([new_task(), second])
+        assert (refused.value.key, refused.value.task_id) == ("report", first.id)
+        assert self.engine.counts()[TaskStatus.PENDING] == 1
+        self.complete(self.claim_one())
+        assert list(self.engine.submit([second])) == [second.id]
+
+    def test_a_key_is_free_when_its_task_has_finished(self) -> None:
+        """Not while it is tried again, and not while it runs on after its cancellation."""
+        first, _ = self.submit_unique()
+        self.fail(self.claim_one())
+        assert self.submit_unique()[1] == first.id
+        self.clock.advance(60)
+        claim = self.claim_one()
+        self.engine.cancel(first.id)
+        assert self.submit_unique()[1] == first.id
+        self.end(claim, AttemptOutcome.CANCELLED)
+        second, led_to = self.submit_unique()
+        assert led_to == second.id
+        self.engine.cancel(second.id)
+        third, led_to = self.submit_unique()
+        assert led_to == third.id
+
+    def test_submitting_a_key_again_with_the_same_id_is_safe(self) -> None:
+        """The task that is stored is the answer, finished or not, whoever holds the key by now."""
+        for on_conflict in OnConflict:
+            task, _ = self.submit_unique(on_conflict.value, on_conflict)
+            before = self.stored(task)
+            again = new_task(id=task.id, name="again", unique=task.spec.unique)
+            assert list(self.engine.submit([again])) == [task.id]
+            assert self.stored(task) == before
+            self.complete(self.claim_one())
+            self.submit_unique(on_conflict.value)
+            assert list(self.engine.submit([again])) == [task.id]
+            self.complete(self.claim_one())
+        assert self.engine.counts()[TaskStatus.COMPLETED] == 2 * len(OnConflict)
+
+    @pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.RETRYING])
+    @pytest.mark.parametrize("delay_s", [None, 10, 3_600])
+    def test_what_has_not_started_is_replaced(self, status: TaskStatus, delay_s: float | None) -> None:
+        """By the new call with its options and its due time, with all retries; its id and its attempts stay."""
+        run_at = self.clock.now() + timedelta(hours=1) if status is TaskStatus.SCHEDULED else None
+        first, _ = self.submit_unique(run_at=run_at, tags=("old",), timeout_s=1.0)
+        if status is TaskStatus.RETRYING:
+            self.fail(self.claim_one())
+        before = self.stored(first)
+        assert before.status is status
+        self.clock.advance(1)
+        due_at = self.clock.now() + timedelta(seconds=delay_s or 0)
+        second, led_to = self.submit_unique(
+            on_conflict=OnConflict.REPLACE,
+            name="mail",
+            function="shop.mail:send",
+            arguments=codec.encode_arguments(("new",), {}),
+            queue="mail",
+            pool=PoolKind.PROCESS,
+            priority=TaskPriority.HIGH,
+            run_at=None if delay_s is None else due_at,
+            max_retries=7,
+            stall_timeout_s=2.5,
+            tags=("new",),
+        )
+        assert (led_to, self.engine.get(second.id)) == (first.id, None)
+        assert self.stored(first) == replace(
+            before,
+            name="mail",
+            function="shop.mail:send",
+            encoded_arguments=second.arguments,
+            queue="mail",
+            pool=PoolKind.PROCESS,
+            priority=TaskPriority.HIGH,
+            status=TaskStatus.SCHEDULED if delay_s else TaskStatus.PENDING,
+            due_at=due_at,
+            max_retries=7,
+            timeout_s=None,
+            stall_timeout_s=2.5,
+            tags=("new",),
+            failures=0,
+        )
+        self.clock.advance(delay_s or 0)
+        claim = self.claim(pool=PoolKind.PROCESS, queues={"mail"})[0]
+        assert (claim.id, claim.arguments, claim.attempt) == (first.id, second.arguments, len(before.attempts) + 1)
+
+    def test_what_runs_is_not_replaced(self) -> None:
+        """It is kept as it is, with the claim that holds it."""
+        first, _ = self.submit_unique()
+        claim = self.claim_one()
+        before = self.stored(first)
+        assert self.submit_unique(on_conflict=OnConflict.REPLACE, name="new")[1] == first.id
+        assert self.stored(first) == before
+        assert self.complete(claim)
+
+    @pytest.mark.parametrize("on_conflict", [OnConflict.KEEP, OnConflict.REPLACE])
+    def test_a_task_is_as_durable_as_any_submit_of_its_key_asked_for(self, on_conflict: OnConflict) -> None:
+        """Who asked for more is not let down by who came first, nor by who comes later."""
+        self.submit_unique(durable=False)
+        claim = self.claim_one()
+        assert not claim.durable
+        self.engine.give_back([claim])
+        for durable in (True, False):
+            self.submit_unique(on_conflict=on_conflict, durable=durable)
+        assert self.claim_one().durable
+
+    def test_a_key_can_be_held_for_a_period(self) -> None:
+        """From the submit, also when the task has finished or is deleted; and to the end of the task in any case."""
+        first, _ = self.submit_unique(period_s=60)
+        self.clock.advance(59.999999)
+        self.complete(self.claim_one())
+        for on_conflict in (OnConflict.KEEP, OnConflict.REPLACE):
+            assert self.submit_unique(on_conflict=on_conflict)[1] == first.id
+        self.engine.delete(first.id)
+        assert self.submit_unique(period_s=60)[1] == first.id
+        with pytest.raises(UniqueConflict, match=first.id):
+            self.submit_unique(on_conflict=OnConflict.ERROR)
+        self.clock.advance(0.000001)
+        second, led_to = self.submit_unique(period_s=60)
+        assert led_to == second.id
+        self.clock.advance(3_600)
+        assert self.submit_unique()[1] == second.id
+        self.complete(self.claim_one())
+        third, led_to = self.submit_unique()
+        assert led_to == third.id
+
+    def test_a_replacing_submit_begins_the_period_anew(self) -> None:
+        """When it asks for one; otherwise the first one stands."""
+        first, _ = self.submit_unique(period_s=60)
+        self.clock.advance(30)
+        self.submit_unique(on_conflict=OnConflict.REPLACE, period_s=60)
+        self.submit_unique(on_conflict=OnConflict.REPLACE)
+        self.complete(self.claim_one())
+        self.clock.advance(59)
+        assert self.submit_unique()[1] == first.id
+        self.clock.advance(1)
+        assert self.submit_unique()[1] != first.id
+
+    def test_expired_keys_are_pruned_and_no_others(self) -> None:
+        """A key that is still held is held after it."""
+        (_, early), (_, late) = self.submit_unique("early", period_s=10), self.submit_unique("late", period_s=60)
+        for claim in self.claim():
+            self.complete(claim)
+        self.clock.advance(10)
+        self.engine.prune({TaskStatus.COMPLETED: Limit(rows=0)})
+        assert self.submit_unique("early")[1] != early
+        assert self.submit_unique("late")[1] == late
+
+    def test_a_retry_is_refused_while_another_task_has_the_key(self) -> None:
+        """It names that task; when that has finished too, one of them may be retried."""
+        first, _ = self.submit_unique()
+        self.complete(self.claim_one())
+        second, _ = self.submit_unique()
+        with pytest.raises(UniqueConflict, match=f"'report' is held by task {second.id}"):
+            self.engine.retry(first.id)
+        assert not self.engine.retry(second.id)
+        self.complete(self.claim_one())
+        assert [self.stored(task).status for task in (first, second)] == [TaskStatus.COMPLETED] * 2
+        assert self.engine.retry(first.id)
+        with pytest.raises(UniqueConflict, match=first.id):
+            self.engine.retry(second.id)
+        assert self.submit_unique()[1] == first.id
+
+    def test_a_retry_of_many_leaves_out_those_whose_key_is_taken(self) -> None:
+        """Each is told, with the task in its way, which may be one that was retried just before."""
+        tasks = []
+        for _ in range(2):
+            tasks.append(self.submit_unique()[0])
+            self.engine.cancel(tasks[-1].id)
+        other = self.in_status(TaskStatus.CANCELLED)
+        told: list[tuple[str, str]] = []
+        wanted = TaskFilter(statuses=frozenset({TaskStatus.CANCELLED}))
+        count = self.engine.retry_all(wanted, refused=lambda task_id, why: told.append((task_id, why.task_id)))
+        assert (count, told) == (2, [(tasks[1].id, tasks[0].id)])
+        found = [self.stored(task).status for task in (*tasks, other)]
+        assert found == [TaskStatus.PENDING, TaskStatus.CANCELLED, TaskStatus.PENDING]
+        assert self.engine.retry_all(wanted) == 0
+
+    def test_a_full_queue_refuses_no_submit_that_makes_no_task(self) -> None:
+        """And every other."""
+        first = new_task(unique=UniqueKey(key="report"))
+        self.engine.submit([first], queue_size=1)
+        for on_conflict in (OnConflict.KEEP, OnConflict.REPLACE):
+            again = new_task(unique=UniqueKey(key="report", on_conflict=on_conflict))
+            assert list(self.engine.submit([again], queue_size=1)) == [first.id]
+        with pytest.raises(QueueFull, match="queue_size is 1"):
+            self.engine.submit([new_task(unique=UniqueKey(key="another", period_s=60))], queue_size=1)
+        assert self.engine.counts()[TaskStatus.PENDING] == 1
+        another, led_to = self.submit_unique("another")
+        assert led_to == another.id
+
+    def test_tasks_with_and_without_keys_go_together(self) -> None:
+        """One after another, all or none."""
+        key = UniqueKey(key="report")
+        tasks = [new_task(), new_task(unique=key), new_task(unique=key), new_task()]
+        assert list(self.engine.submit(tasks)) == [tasks[n].id for n in (0, 1, 1, 3)]
+        assert [claim.id for claim in self.claim()] == [tasks[n].id for n in (0, 1, 3)]
+
+    def test_tasks_are_found_by_their_unique_key(self) -> None:
+        """Finished ones too, newest first."""
+        first, _ = self.submit_unique()
+        self.complete(self.claim_one())
+        second, _ = self.submit_unique()
+        self.submit_unique("another")
+        assert [task.id for task in self.engine.find(TaskFilter(unique_key="report"))] == [second.id, first.id]
+
+    def test_a_worker_is_told_of_tasks_with_a_key(self) -> None:
+        """Of new and replaced ones, not of those that a submit left as they are."""
+        told: list[str] = []
+        unlisten = self.engine.on_work(lambda: told.append("work"))
+        self.submit_unique()
+        assert len(told) == 1
+        self.submit_unique()
+        assert len(told) == 1
+        self.submit_unique(on_conflict=OnConflict.REPLACE)
+        assert len(told) == 2
+        unlisten()
+
     # Counting and listing
 
     def test_counts_name_every_status(self) -> None:
@@ -759,6 +1303,28 @@ class EngineConformance:
         assert found(name="send", queue="default", tag="vip") == {other.id}
         assert found(tag="vi") == set()
         assert found(name="' OR 1 = 1 --") == set()
+
+    def test_a_step_is_stored_by_its_attempt_alone(self) -> None:
+        """A worker that has lost the task changes nothing; a later attempt finds the step, and may do it again."""
+        task = self.submit()
+        claim = self.claim_one()
+        assert self.engine.record_step(claim, "one", "a", b"[1,1]")
+        self.fail(claim, backoff_s=0.0)
+        assert not self.engine.record_step(claim, "two", "a", b"[1,2]")
+        again = self.claim_one()
+        assert [(step.name, step.attempt, step.result) for step in self.engine.steps(task.id)] == [("one", 1, 1)]
+        assert self.engine.record_step(again, "one", "b", b"[1,3]")
+        assert [(step.inputs, step.attempt, step.result) for step in self.engine.steps(task.id)] == [("b", 2, 3)]
+
+    def test_steps_go_with_their_task(self) -> None:
+        """And not before."""
+        task = self.submit()
+        claim = self.claim_one()
+        self.engine.record_step(claim, "one", "a", b"[1,1]")
+        self.complete(claim)
+        assert len(self.engine.steps(task.id)) == 1
+        self.engine.delete(task.id)
+        assert self.engine.steps(task.id) == []
 
     def test_progress_is_shown_of_the_running_attempt_only(self) -> None:
         """The newest report; gone when the attempt has ended."""
@@ -1089,15 +1655,39 @@ class EngineConformance:
         second.close()
         assert [worker.id for worker in self.engine.workers()] == [self.worker.id]
 
-    def test_a_live_worker_is_never_robbed(self) -> None:
-        """However long it takes."""
+    def test_spare_slots_are_for_the_worker_alone(self) -> None:
+        """Others see its slots; an attempt may stand in any of both."""
         self.submit()
+        second = self.engine.register(slots=1, spare_slots=2)
+        (claim,) = self.engine.exchange([], ClaimRequest(owner=second.id, free={PoolKind.THREAD: 1})).claims
+        second.enter_slot(2, claim)
+        second.note_progress(2)
+        second.leave_slot(2)
+        assert {worker.id: worker.slots for worker in self.engine.workers()}[second.id] == 1
+        second.close()
+
+    def test_a_live_worker_is_never_robbed(self) -> None:
+        """However long it takes, whatever the wall clock says; its outcome may be earlier than its claim."""
+        task = self.submit()
         claim = self.claim_one()
         other = self.engine.register(slots=1)
         self.clock.advance(1_000_000)
-        assert not self.engine.rescue(other.id)
+        for step_s in (0, 1_000_000, -3_000_000):
+            self.clock.step(step_s)
+            assert not self.engine.rescue(other.id)
+            assert not self.claim()
         assert self.complete(claim)
+        assert self.stored(task).finished_at == self.clock.now() < claim.claimed_at
         other.close()
+
+    def test_what_is_scheduled_follows_the_wall_clock(self) -> None:
+        """Later when it is set back, at once when it is set forward or the machine was suspended beyond the moment."""
+        task = self.submit(run_at=self.clock.now() + timedelta(hours=3))
+        self.clock.step(-3_600)
+        self.clock.advance(3 * 3_600)
+        assert not self.claim()
+        self.clock.step(3_600)
+        assert self.claim_one().id == task.id
 
     def test_the_tasks_of_a_worker_that_is_gone_run_again(self) -> None:
         """The interruption is on record and uses up no retry; what the old worker says later changes nothing."""

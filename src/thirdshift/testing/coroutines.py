@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
-from thirdshift.core.outcome import Cancel, Snooze
+from thirdshift.core.declare import task
+from thirdshift.core.outcome import Cancel, Retry, Snooze
 from thirdshift.runtime.context import current_task
 from thirdshift.testing import functions
 from thirdshift.testing.functions import Unspeakable
@@ -56,6 +58,24 @@ async def call_off(reason: str) -> Cancel:
     return Cancel(reason)
 
 
+@task(retry_on=(OSError,), give_up_on=(FileNotFoundError,), backoff=functions.AT_ONCE)
+async def fail_of(kind: str) -> NoReturn:
+    """Raise an error of this kind."""
+    functions.fail_of(kind)
+
+
+@task(backoff=functions.NEXT_YEAR)
+async def fail_until_next_year(message: str) -> NoReturn:
+    """Raise an error that says *message*."""
+    raise ValueError(message)
+
+
+@task(backoff=functions.NEXT_YEAR)
+async def ask_for_a_retry(after: float | None) -> Retry | int:
+    """Ask for one."""
+    return functions.ask_for_a_retry(after)
+
+
 async def unserialisable() -> Any:
     """Return what cannot be stored."""
     return object()
@@ -64,6 +84,37 @@ async def unserialisable() -> Any:
 async def bad_wait(seconds: Any) -> Snooze:
     """Ask for a wait that makes no sense."""
     return Snooze(seconds)
+
+
+async def note(log: str, line: str) -> str:
+    """Write *line* to *log* and return it."""
+    return functions.note(log, line)
+
+
+async def two_steps(log: str, second_with: list[str], until_attempt: int) -> Any:
+    """Do two steps, one of them with a plain function; see the plain ``two_steps``."""
+    task = current_task()
+    first = await task.astep("first", note, log, "first")
+    second = await task.astep("second", functions.note, log, second_with[min(task.attempt, len(second_with)) - 1])
+    if task.attempt < until_attempt:
+        return Retry(after=0)
+    return [first, second, await task.astep("set", set, ("b", "a"))]
+
+
+async def step_with_a_coroutine() -> None:
+    """Take a step that cannot be taken so."""
+    functions.step_with_a_coroutine()
+
+
+async def die_after_each_step(log: str, steps: int) -> list[str]:
+    """Kill this process after each step that it has done itself; see the plain ``die_after_each_step``."""
+    done: list[str] = []
+    for number in range(steps):
+        before = functions.text_of(log)
+        done.append(await current_task().astep(f"step {number}", note, log, str(number)))
+        if functions.text_of(log) != before:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return done
 
 
 async def raise_unspeakable() -> NoReturn:

@@ -12,7 +12,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
+from thirdshift.core.declare import task
+from thirdshift.core.errors import TaskInterrupted
 from thirdshift.core.outcome import Cancel, Retry, Snooze
+from thirdshift.core.retry import RetryPolicy
 from thirdshift.host.processes import parent_of
 from thirdshift.runtime.context import current_task
 from thirdshift.testing.signals import append, receive, send
@@ -58,6 +61,32 @@ def snooze_before_attempt(number: int, seconds: float = 0.0) -> Any:
 def call_off(reason: str) -> Cancel:
     """End the task as cancelled."""
     return Cancel(reason)
+
+
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (OSError, TimeoutError, FileNotFoundError, ValueError)
+}
+AT_ONCE = RetryPolicy(first_s=0.0)
+NEXT_YEAR = RetryPolicy(first_s=1e9, most_s=1e9)
+
+
+@task(retry_on=(OSError,), give_up_on=(FileNotFoundError,), backoff=AT_ONCE)
+def fail_of(kind: str) -> NoReturn:
+    """Raise an error of this kind."""
+    raise _KINDS[kind]("no")
+
+
+@task(backoff=NEXT_YEAR)
+def fail_until_next_year(message: str) -> NoReturn:
+    """Raise an error that says *message*."""
+    raise ValueError(message)
+
+
+@task(backoff=NEXT_YEAR)
+def ask_for_a_retry(after: float | None) -> Retry | int:
+    """Ask for one."""
+    attempt = current_task().attempt
+    return Retry(after=after) if attempt == 1 else attempt
 
 
 def unserialisable() -> Any:
@@ -251,6 +280,46 @@ def log_run(log: str, signal_path: str, busy_s: float) -> None:
     append(log, f"end {task.id} {task.attempt} {os.getpid()}")
 
 
+def note(log: str, line: str) -> str:
+    """Write *line* to *log* and return it."""
+    append(log, line)
+    return line
+
+
+def text_of(log: str) -> str:
+    """Return what stands in *log*."""
+    return Path(log).read_text()
+
+
+def two_steps(log: str, second_with: list[str], until_attempt: int) -> Any:
+    """Do two steps, which write to *log*, and fail until attempt *until_attempt*; the second takes one of the texts."""
+    task = current_task()
+    first = task.step("first", note, log, "first")
+    second = task.step("second", note, log, second_with[min(task.attempt, len(second_with)) - 1])
+    if task.attempt < until_attempt:
+        return Retry(after=0)
+    return [first, second, task.step("set", set, ("b", "a"))]
+
+
+def step_with_a_coroutine() -> None:
+    """Take a step that cannot be taken so."""
+
+    async def nothing() -> None: ...
+
+    _ = current_task().step("first", nothing)
+
+
+def die_after_each_step(log: str, steps: int) -> list[str]:
+    """Do *steps* steps, which write to the file *log*; kill this process after each that it has done itself."""
+    done: list[str] = []
+    for number in range(steps):
+        before = text_of(log)
+        done.append(current_task().step(f"step {number}", note, log, str(number)))
+        if text_of(log) != before:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+
 class Kitchen:
     """Functions with an owner."""
 
@@ -267,3 +336,62 @@ class Kitchen:
     def bake(self, what: str) -> str:
         """An ordinary method."""
         return f"{self} baked {what}"
+
+
+@task(interrupt=True)
+def spin(said: str) -> NoReturn:
+    """Say the thread's name and work for ever, without a look at ``should_stop``."""
+    send(said, threading.current_thread().name)
+    while True:
+        pass
+
+
+@task(interrupt=True)
+def spin_and_swallow(said: str) -> str:
+    """Work until it is interrupted, and return as if nothing had happened."""
+    try:
+        spin(said)
+    except TaskInterrupted:
+        return "swallowed"
+
+
+@task(interrupt=True)
+def spin_and_fail(said: str) -> NoReturn:
+    """Work until it is interrupted, and fail while cleaning up."""
+    try:
+        spin(said)
+    finally:
+        raise RuntimeError("cleaning up failed")
+
+
+@task(interrupt=True)
+def hold_interruptibly(said: str, released: str) -> str:
+    """Wait in C, where no exception arrives, until the test lets it go on."""
+    return hold(said, released)
+
+
+@task(interrupt=True)
+def echo_interruptibly(value: Any = None) -> Any:
+    """Return *value*."""
+    return value
+
+
+@task(detach_after=0.0)
+def hold_first_attempt(said: str, released: str) -> int:
+    """Wait, in the first attempt, until the test lets it go on; returns the number of the attempt."""
+    attempt = current_task().attempt
+    if attempt == 1:
+        hold(said, released)
+    return attempt
+
+
+@task(detach_after=3_600.0)
+def hold_before_detaching(said: str, released: str) -> str:
+    """Wait until the test lets it go on, long before anybody lets go of it."""
+    return hold(said, released)
+
+
+def progress_and_hold(said: str, released: str) -> str:
+    """Come forward, and then no more."""
+    current_task().progress(1, 2)
+    return hold(said, released)

@@ -1,4 +1,4 @@
-"""Task functions that do what nobody should do to a worker: the gallery that every pool of processes has to outlive."""
+"""Task functions that do what nobody should do to a worker: the gallery that every pool has to outlive."""
 
 import contextlib
 import ctypes
@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import NoReturn
 
 _FOREVER_S = 3_600.0
@@ -29,6 +30,11 @@ def sleep_in_c() -> None:
     lock = ctypes.PyDLL(None).pthread_mutex_lock
     lock(mutex)
     lock(mutex)
+
+
+def sleep_in_c_for_an_hour() -> None:
+    """Sleep in a call of C that lets other threads run, and that nothing but its time ends."""
+    ctypes.CDLL(None).sleep(int(_FOREVER_S))
 
 
 def ignore_sigterm() -> None:
@@ -104,6 +110,13 @@ def eat_memory_in_c(limit_mib: int) -> None:
     libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
     while True:
         libc.memset(libc.malloc(16 * _MIB), 1, 16 * _MIB)
+
+
+def eat_memory_in(group: str, most_mib: int) -> NoReturn:
+    """Enter a control group and take so much more memory than it may have that the kernel kills the process."""
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    eaten = [b"x" * _MIB for _ in range(most_mib)]  # written to: memory that nobody has touched is nobody's
+    raise RuntimeError(f"nobody minded that {len(eaten)} MiB were taken in {group}")
 
 
 def write(megabytes: int) -> int:

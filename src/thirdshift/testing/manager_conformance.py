@@ -28,18 +28,24 @@ from thirdshift.core.errors import (
     StoreError,
     TaskFailed,
     TaskNotFound,
+    UniqueConflict,
     UsageError,
     WaitTimeout,
 )
 from thirdshift.core.events import AttemptLost, EndedAfterCommit, Event
+from thirdshift.core.limits import QueueLimits
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import ReasonCode
 from thirdshift.core.status import TaskPriority, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.handle import TaskHandle
 from thirdshift.manager import BackgroundTaskManager
+from thirdshift.runtime import unknown
+from thirdshift.runtime.context import TaskContext
 from thirdshift.testing import coroutines, functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
+
+SEND = "def send(what):\n    return f'sent {what}'\n"
 
 
 class ManagerConformance:
@@ -205,6 +211,7 @@ class ManagerConformance:
             ({"pool": "fibre"}, "pool is 'fibre'"),
             ({"durability": "some"}, "durability is 'some'"),
             ({"task_id": "7"}, "task_id is '7'"),
+            ({"unique_key": ""}, "unique_key is ''"),
         ],
     )
     def test_an_option_that_makes_no_sense_is_refused(self, options: dict[str, Any], words: str) -> None:
@@ -254,6 +261,37 @@ class ManagerConformance:
         assert found.error.type == "UsageError"
         assert "Snooze(seconds=…) was given" in found.error.message
         assert self.run(self.functions.add, 1, 1).result == 2
+
+    @pytest.mark.parametrize(
+        ("kind", "attempts"), [("OSError", 3), ("TimeoutError", 3), ("FileNotFoundError", 1), ("ValueError", 1)]
+    )
+    def test_a_function_says_which_errors_are_worth_another_attempt(self, kind: str, attempts: int) -> None:
+        """Subclasses count, and giving up comes before trying again."""
+        found = self.run(self.functions.fail_of, kind, max_retries=2)
+        assert (found.status, found.failures) == (TaskStatus.FAILED, attempts)
+        assert found.error is not None
+        assert found.error.type == kind
+
+    def test_a_function_says_how_long_to_wait_before_another_attempt(self) -> None:
+        """After an error, and when it asks for one without a time of its own; with one, that is kept."""
+        for function, argument in ((self.functions.fail_until_next_year, "x"), (self.functions.ask_for_a_retry, None)):
+            handle = self.manager.submit(function, argument)
+            self.until(lambda handle=handle: handle.status is TaskStatus.RETRYING)  # type: ignore[misc]
+            found = handle.task
+            assert found.due_at - found.attempts[0].finished_at > timedelta(hours=1)
+        assert self.run(self.functions.ask_for_a_retry, 0.0).result == 2
+
+    def test_errors_of_one_cause_are_one_group(self) -> None:
+        """Whatever they say; it is retried as one."""
+        for message in ("a", "b"):
+            self.run(self.functions.fail, message, max_retries=0)
+        self.run(self.functions.fail_of, "ValueError")
+        first, second = self.manager.failure_groups()
+        assert (first.type, first.count, second.count) == ("ValueError", 2, 1)
+        assert first.where == (f"{self.functions.__name__}:fail",)
+        self.manager.pause_queue("default")
+        assert self.manager.retry_tasks(TaskFilter(fingerprint=first.fingerprint)) == 2
+        assert [group.fingerprint for group in self.manager.failure_groups()] == [second.fingerprint]
 
     def test_a_finished_task_runs_again_by_hand(self) -> None:
         """With all its retries."""
@@ -432,6 +470,57 @@ class ManagerConformance:
         released.release()
         assert handle.result(TIMEOUT_S) is None
 
+    def test_a_step_is_done_once(self) -> None:
+        """The next attempt gets what it returned; with other arguments it is done again."""
+        log = self.tmp_path / "log"
+        found = self.run(self.functions.two_steps, str(log), ["one", "one", "other"], 3)
+        assert found.result == ["first", "other", {"a", "b"}]
+        assert log.read_text().split() == ["first", "one", "other"]
+        steps = self.manager.steps(found.id)
+        assert [(step.name, step.attempt, step.result) for step in steps] == [
+            ("first", 1, "first"),
+            ("second", 3, "other"),
+            ("set", 3, {"a", "b"}),
+        ]
+
+    def test_a_step_of_a_function_that_is_called_directly_is_just_done(self) -> None:
+        """No task, no store, and the same function."""
+        assert self.manager.steps("0" * 32) == []
+        assert TaskContext().step("first", sorted, [2, 1]) == [1, 2]
+
+    def test_a_completed_task_that_runs_again_does_its_steps_again(self) -> None:
+        """A failed one goes on where it was."""
+        log = self.tmp_path / "log"
+        completed = self.run(self.functions.two_steps, str(log), ["one"], 1)
+        assert self.manager.retry_task(completed.id)
+        self.manager.handle(completed.id).wait(TIMEOUT_S)
+        assert log.read_text().split() == ["first", "one"] * 2
+        failed = self.run(self.functions.two_steps, str(log), ["two"], 2, max_retries=0)
+        assert self.manager.retry_task(failed.id)
+        assert self.manager.handle(failed.id).result(TIMEOUT_S) == ["first", "two", {"a", "b"}]
+        assert log.read_text().split() == [*["first", "one"] * 2, "first", "two"]
+
+    def test_a_step_that_cannot_be_kept_fails_the_attempt(self) -> None:
+        """And says what to do."""
+        found = self.run(self.functions.step_with_a_coroutine, max_retries=0)
+        assert "await current_task().astep" in str(found.error)
+
+    def test_a_limited_queue_runs_no_more_at_once(self) -> None:
+        """All its tasks run, never more than two of them together, in whichever order they end."""
+        log, said = self.tmp_path / "log", self.signal("said")
+        self.manager.limit_queue("line", concurrency=2)
+        line = self.manager.options(queue="line")
+        handles = [line.submit(self.functions.log_run, str(log), said.path, 0.01) for _ in range(8)]
+        for handle in handles:
+            handle.result(TIMEOUT_S)
+        running, most = 0, 0
+        for entry in log.read_text().splitlines():
+            running += 1 if entry.startswith("start") else -1
+            most = max(most, running)
+        assert most <= 2
+        (queue,) = self.manager.queues()
+        assert queue.limits == QueueLimits(concurrency=2)
+
     def test_stats_count_what_there_is(self) -> None:
         """A count for each status under its word, and the sums."""
         held = self.busy()
@@ -456,6 +545,73 @@ class ManagerConformance:
         assert submitter.submit(self.functions.add, 1, 1).id == submitter.submit(self.functions.add, 2, 2).id
         assert submitter.submit(self.functions.add, 3, 3).result(TIMEOUT_S) == 2
         assert self.manager.get_stats()["total"] == 1
+
+    # Unique keys
+
+    def test_a_unique_key_makes_one_task_of_many_submits(self) -> None:
+        """Each handle is of that task; when it has finished the key is free."""
+        held = self.busy(unique_key="report-42")
+        submitter = self.manager.options(unique_key="report-42")
+        assert submitter.submit(self.functions.add, 1, 1).id == held.handle.id
+        with pytest.raises(UniqueConflict, match=f"'report-42' is held by task {held.handle.id}"):
+            self.manager.options(unique_key="report-42", on_conflict="error").submit(self.functions.add, 2, 2)
+        held.finish()
+        again = submitter.submit(self.functions.add, 3, 3)
+        assert again.result(TIMEOUT_S) == 6
+        assert again.task.unique_key == "report-42"
+        assert self.manager.submit(self.functions.echo).task.unique_key is None
+        found = self.manager.find_tasks(TaskFilter(unique_key="report-42"))
+        assert [task.id for task in found] == [again.id, held.handle.id]
+
+    def test_the_last_call_of_a_key_is_the_one_that_runs(self) -> None:
+        """As long as it has not started."""
+        self.manager.pause_queue("later")
+        submitter = self.manager.options(unique_key="index", on_conflict="replace", queue="later")
+        handles = [submitter.submit(self.functions.add, n, n) for n in range(3)]
+        self.manager.resume_queue("later")
+        assert {handle.result(TIMEOUT_S) for handle in handles} == {4}
+        assert self.manager.get_stats()["total"] == 1
+
+    @pytest.mark.parametrize("period", [3_600, timedelta(hours=1)])
+    def test_a_unique_key_can_outlive_its_task(self, period: Any) -> None:
+        """Then the submit leads to the finished task and its result."""
+        submitter = self.manager.options(unique_key="bill-7", unique_for=period)
+        first = submitter.submit(self.functions.add, 1, 1)
+        assert first.result(TIMEOUT_S) == 2
+        assert submitter.submit(self.functions.add, 5, 5).result(TIMEOUT_S) == 2
+        assert self.manager.get_stats()["total"] == 1
+
+    def test_many_calls_have_no_unique_key_in_common(self) -> None:
+        """It would make one task of them; the message says what to do."""
+        with pytest.raises(UsageError, match="Submit them one by one, each with a key of its own"):
+            self.manager.options(unique_key="a").submit_many(self.functions.echo, [(), ()])
+        assert self.manager.get_stats()["total"] == 0
+
+    def test_a_submit_that_waits_for_room_leads_to_the_task_that_has_the_key(self) -> None:
+        """It makes no task, so a full queue does not hold it up; in a coroutine neither."""
+        self.manager.pause_queue("default")
+        self.manager.queue_size = 1
+        submitter = self.manager.options(unique_key="a", wait=TIMEOUT_S)
+        first = submitter.submit(self.functions.add, 1, 1)
+        assert submitter.submit(self.functions.add, 2, 2).id == first.id
+        assert asyncio.run(submitter.asubmit(self.functions.add, 3, 3)).id == first.id
+        self.manager.resume_queue("default")
+        assert first.result(TIMEOUT_S) == 2
+
+    def test_a_retry_whose_unique_key_is_taken_is_refused(self) -> None:
+        """One by an error that names the task in its way; among many it is left out, and told."""
+        first = self.run(self.functions.fail, "x", max_retries=0, unique_key="a")
+        other = self.run(self.functions.fail, "y", max_retries=0)
+        held = self.busy(unique_key="a")
+        with pytest.raises(UniqueConflict, match=held.handle.id):
+            self.manager.retry_task(first.id)
+        told: dict[str, str] = {}
+        failed = TaskFilter(statuses=frozenset({TaskStatus.FAILED}))
+        assert self.manager.retry_tasks(failed, refused=lambda task_id, why: told.update({task_id: why.task_id})) == 1
+        assert told == {first.id: held.handle.id}
+        assert len(self.manager.handle(other.id).wait(TIMEOUT_S).attempts) == 2
+        held.finish()
+        assert self.manager.retry_task(first.id)
 
     def test_many_calls_are_one_commit(self) -> None:
         """Ids come back in order."""
@@ -651,6 +807,87 @@ class ManagerConformance:
         (self.tmp_path / f"{name}.py").write_text(f"import enum\n\n{code}")
         importlib.invalidate_caches()
         return importlib.import_module(name)
+
+    # Functions that are not there
+
+    def shop(self, code: str) -> Path:
+        """Make the module ``shop_…`` with a function ``send``; returns its file."""
+        path = self.tmp_path / f"shop_{self.worker_type}.py"
+        define = "async def" if self.worker_type == "async" else "def"
+        path.write_text(code.replace("def", define))
+        sys.modules.pop(path.stem, None)
+        importlib.invalidate_caches()
+        return path
+
+    def submit_to_shop(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> TaskHandle[Any]:
+        """Store a call of its function from where it is there; no worker runs."""
+        monkeypatch.syspath_prepend(self.tmp_path)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        self.manager.shutdown()
+        send = importlib.import_module(self.shop(SEND).stem).send
+        with self.open(start=False) as self.manager:
+            return self.manager.options(**options).submit(send, "a letter")
+
+    @pytest.mark.parametrize(("code", "error"), [(None, "ModuleNotFoundError"), ("SENDER = 1\n", "AttributeError")])
+    def test_a_task_waits_for_a_worker_that_can_find_its_function(
+        self, monkeypatch: pytest.MonkeyPatch, code: str | None, error: str
+    ) -> None:
+        """One that cannot gives it back uncounted and says how it failed; it goes on with other tasks."""
+        task_id = self.submit_to_shop(monkeypatch).id
+        path = self.shop(code or "")
+        if code is None:
+            path.unlink()
+        with self.open() as self.manager:
+            self.until(lambda: self.unknown_to(task_id) != [])
+            found = self.manager.handle(task_id).task
+            assert (found.status, found.attempts, found.failures) == (TaskStatus.PENDING, (), 0)
+            assert [each["error"].partition(":")[0] for each in self.unknown_to(task_id)] == [error]
+            assert self.run(self.functions.add, 1, 2).result == 3
+            assert self.manager.wait_until_drained(TIMEOUT_S)
+        self.shop(SEND)
+        with self.open() as self.manager:
+            found = self.manager.handle(task_id).wait(TIMEOUT_S)
+            assert (found.result, len(found.attempts)) == ("sent a letter", 1)
+
+    def unknown_to(self, task_id: str) -> Any:
+        """Return which workers cannot find its function."""
+        reasons = self.manager.why(task_id)
+        return next((each.facts["workers"] for each in reasons if each.code is ReasonCode.UNKNOWN_FUNCTION), [])
+
+    def test_a_function_that_is_installed_later_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The worker looks again after a while."""
+        monkeypatch.setattr(unknown, "TRY_AGAIN_S", 0.0)
+        task_id = self.submit_to_shop(monkeypatch).id
+        path = self.shop(SEND)
+        path.rename(path.with_suffix(".not-yet"))
+        with self.open() as self.manager:
+            self.until(lambda: self.unknown_to(task_id) != [])
+            path.with_suffix(".not-yet").rename(path)
+            found = self.manager.handle(task_id).wait(TIMEOUT_S)
+            assert (found.result, len(found.attempts)) == ("sent a letter", 1)
+
+    def test_a_task_fails_when_no_worker_finds_its_function_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With the error, although it has retries left; so do all that have waited for as long."""
+        task_id = self.submit_to_shop(monkeypatch).id
+        self.shop("").unlink()
+        with self.open(unknown_after_hours=0) as self.manager:
+            found = self.manager.handle(task_id).wait(TIMEOUT_S)
+        assert found.status is TaskStatus.FAILED
+        assert [str(attempt.error) for attempt in found.attempts] == [
+            f"ModuleNotFoundError: No module named 'shop_{self.worker_type}'"
+        ]
+
+    def test_a_module_that_fails_while_it_is_imported_fails_its_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is there, so that is an error like any other, with its traceback."""
+        task_id = self.submit_to_shop(monkeypatch, max_retries=0).id
+        self.shop("import no_such_module_of_the_shop\n")
+        with self.open() as self.manager:
+            found = self.manager.handle(task_id).wait(TIMEOUT_S)
+        assert found.status is TaskStatus.FAILED
+        assert found.error is not None
+        assert found.error.type == "ModuleNotFoundError"
+        assert found.error.traceback is not None
+        assert "import no_such_module_of_the_shop" in found.error.traceback
 
     # Many at once, and why
 

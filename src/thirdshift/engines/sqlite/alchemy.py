@@ -4,7 +4,7 @@ Statements of ours go to the driver's cursor: the application's hooks and echo s
 the same calls are made inside SQLAlchemy's ``run_sync``, which awaits the driver.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
@@ -73,7 +73,7 @@ class AlchemyLink:
         if self._connection.dialect.name != "sqlite":
             raise UsageError(f"the tasks lie in a SQLite file; this is a connection to {self._connection.dialect.name}")
 
-    def execute(self, query: str, parameters: Sequence[Any] = (), /) -> Any:
+    def execute(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> Any:
         cursor = self._connection.connection.cursor()
         cursor.execute(query, parameters)
         return cursor

@@ -15,8 +15,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,40 +30,46 @@ from thirdshift.core.engine import (
     Capabilities,
     ClaimRequest,
     Exchange,
+    FailureGroup,
     QueueState,
     Rescue,
     ReserveSeat,
     Seat,
     TaskFilter,
+    TellRefused,
     Vacuumed,
     WorkerState,
 )
 from thirdshift.core.errors import StoreError
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
+from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, TaskId
-from thirdshift.engines.sqlite import manage, submit, wake, work
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskError, TaskId, TaskSpec
+from thirdshift.engines.sqlite import manage, submit, unique, wake, work
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
 from thirdshift.engines.sqlite.deaths import DeathWatch
-from thirdshift.engines.sqlite.filters import count_query, find_query, recheck_query, seqs_query
+from thirdshift.engines.sqlite.filters import count_query, find_query, groups_query, recheck_query, seqs_query
 from thirdshift.engines.sqlite.health import Examination
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
-from thirdshift.engines.sqlite.queries import QUERY
+from thirdshift.engines.sqlite.queries import QUERY, leaving_out
 from thirdshift.engines.sqlite.rows import (
     attempt_of_row,
     claim_of_new,
     from_us,
+    group_of_row,
     row_of_new,
     row_of_worker,
+    step_of_row,
     task_of_row,
     to_us,
     worker_of_row,
 )
+from thirdshift.engines.sqlite.unknown import decline, found
 from thirdshift.engines.sqlite.why import Inquiry
 from thirdshift.engines.sqlite.writer import Writer
 from thirdshift.host.files import make_folders
@@ -70,6 +78,7 @@ _BATCH = 500
 """Rows that one transaction of a long change writes: some milliseconds under the write lock."""
 _QUIET_S = 5.0
 """How long a fork waits for what is being written or read."""
+_SPEC_OF = attrgetter("spec")
 _LEAST_PAUSE_S = 0.002
 """Twice the pause after which another process that found the file locked looks again."""
 
@@ -234,22 +243,44 @@ class SQLiteEngine:
 
     # Submitting
 
-    def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> None:
+    def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> Sequence[TaskId]:
         """Store all *tasks* or none. See :class:`thirdshift.core.engine.Engine`."""
+        if len(tasks) == 1 and tasks[0].spec.unique is None:
+            self._submit_one(tasks[0], self._now_us(), queue_size)
+            return [tasks[0].id]
+        specs = [spec for spec, _ in groupby(map(_SPEC_OF, tasks))]  # the tasks of one submit mostly share theirs
+        if any(spec.unique is not None for spec in specs):
+            return self._submit_unique(tasks, specs, queue_size)
         now_us = self._now_us()
-        if len(tasks) == 1:
-            self._submit_one(tasks[0], now_us, queue_size)
-            return
         rows = [row_of_new(task, now_us) for task in tasks]
-        queues = {task.spec.queue for task in tasks}
+        queues = {spec.queue for spec in specs}
         new_queues = queues - self._known_queues
 
         def insert(connection: sqlite3.Connection) -> None:
             submit.insert(connection, rows, queue_size, new_queues)
 
-        self._writer.run(insert, durable=any(task.spec.durable for task in tasks))
+        self._writer.run(insert, durable=any(spec.durable for spec in specs))
         self._known_queues |= queues
         self._hub.announce(wake.WORK)
+        return [task.id for task in tasks]
+
+    def _submit_unique(
+        self, tasks: Sequence[NewTask], specs: Sequence[TaskSpec], queue_size: int | None
+    ) -> list[TaskId]:
+        """Store *tasks*, of which some have a unique key, one after another in one transaction.
+
+        Its moment is read under the write lock: who takes a key was submitted after the task before it had finished.
+        """
+        queues = {spec.queue for spec in specs}
+
+        def insert(connection: sqlite3.Connection) -> list[unique.Landing]:
+            return unique.submit_all(connection, tasks, self._now_us, queue_size, queues - self._known_queues)
+
+        landings = self._writer.run(insert, durable=any(spec.durable for spec in specs))
+        self._known_queues |= queues
+        if any(landing.is_new or landing.is_replaced for landing in landings):
+            self._hub.announce(wake.WORK)
+        return [landing.id for landing in landings]
 
     def _submit_one(self, task: NewTask, now_us: int, queue_size: int | None) -> None:
         """Store *task*, claimed already when a worker of this process has a free slot and nothing should come first."""
@@ -331,10 +362,18 @@ class SQLiteEngine:
             found = dict(self._read_long(*count_query(task_filter)))
         return {status: found.get(status.value, 0) for status in TaskStatus}
 
+    def failure_groups(self, task_filter: TaskFilter) -> Sequence[FailureGroup]:
+        """Group the tasks that match by the error of their last attempt, the largest group first."""
+        return [group_of_row(row) for row in self._read_long(*groups_query(task_filter))]
+
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task is where it is and does not run, most telling first."""
         with self._reading(), _one_moment(self._reader):
             return Inquiry(self._reader, self._clock.now(), partial(is_alive, self._folder)).reasons(task_id)
+
+    def steps(self, task_id: str) -> Sequence[Step]:
+        """Return the steps that the task has done, in their order."""
+        return [step_of_row(row) for row in self._read(QUERY["steps"], (task_id,))]
 
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
@@ -343,15 +382,21 @@ class SQLiteEngine:
             counts.setdefault(queue, {})[TaskStatus(status)] = count
         return [
             QueueState(
-                name=name, counts=counts.get(name, {}), paused_at=None if paused_us is None else from_us(paused_us)
+                name=name,
+                counts=counts.get(name, {}),
+                paused_at=None if paused_us is None else from_us(paused_us),
+                limits=QueueLimits(concurrency=concurrency, rate=rate, burst=burst),
             )
-            for name, paused_us in self._read(QUERY["queues"])
+            for name, paused_us, concurrency, rate, burst in self._read(QUERY["queues"])
         ]
 
-    def has_work(self, queues: AbstractSet[str] | None, excluded: AbstractSet[str]) -> bool:
+    def has_work(
+        self, queues: AbstractSet[str] | None, excluded: AbstractSet[str], unknown: AbstractSet[str] = frozenset()
+    ) -> bool:
         """Return whether anything is left to run, now or later, in those queues that are not paused."""
         ours = [name for (name,) in self._read(QUERY["open_queues"]) if name not in excluded]
-        return any(self._read(QUERY["has_work"], (name,))[0][0] for name in ours if queues is None or name in queues)
+        query, left_out = leaving_out("has_work", unknown)
+        return any(self._read(query, (name, *left_out))[0][0] for name in ours if queues is None or name in queues)
 
     def workers(self) -> Sequence[WorkerState]:
         """Return the workers that are registered, oldest first."""
@@ -366,6 +411,12 @@ class SQLiteEngine:
             return examination.complete(lambda: self._writer.run(lambda _: None, durable=False), self._hub.reach)
 
     # Managing
+
+    def limit_queue(self, queue: str, limits: QueueLimits) -> None:
+        """Set the limits of *queue*, known or not, in place of those it had."""
+        row = queue, limits.concurrency, limits.rate, limits.bucket, self._now_us()
+        self._writer.run(lambda connection: connection.execute(QUERY["limit_queue"], row), durable=True)
+        self._hub.announce(wake.WORK)
 
     def set_paused(self, queue: str, paused: bool) -> bool:
         """Pause or resume *queue*; returns whether that changed anything."""
@@ -391,9 +442,11 @@ class SQLiteEngine:
         """Cancel all tasks that match now. See :class:`thirdshift.core.engine.Engine`."""
         return self._change_all(manage.cancel, task_filter, report)
 
-    def retry_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+    def retry_all(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
         """Make all finished tasks that match now pending again."""
-        return self._change_all(manage.retry, task_filter, report)
+        return self._change_all(manage.retry, task_filter, report, refused)
 
     def delete_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
         """Delete all finished tasks that match now."""
@@ -423,6 +476,10 @@ class SQLiteEngine:
         with self._long_reader() as reader:
             bounds = manage.bounds(reader, limits)
             total = 0 if report is None else sum(manage.count_prunable(reader, bounds).values())
+            now_us = self._now_us()
+            (has_expired_key,) = reader.execute(QUERY["has_expired_key"], (now_us,)).fetchone()
+        if has_expired_key:
+            self._forget_expired_keys(now_us)
         deleted = dict.fromkeys(limits, 0)
         for _ in _paced() if bounds else ():
             room = _BATCH if most is None else min(_BATCH, most - sum(deleted.values()))
@@ -434,6 +491,12 @@ class SQLiteEngine:
             if sum(batch.values()) < _BATCH or sum(deleted.values()) == most:
                 break
         return deleted
+
+    def _forget_expired_keys(self, now_us: int) -> None:
+        forget = partial(unique.forget_expired_keys, now_us=now_us, limit=_BATCH)
+        for _ in _paced():
+            if self._writer.run(forget, durable=False) < _BATCH:
+                return
 
     def vacuum(self, report: BulkProgress | None = None) -> Vacuumed:
         """Give the space of deleted tasks back to the disk, in small steps."""
@@ -480,13 +543,14 @@ class SQLiteEngine:
         self,
         *,
         slots: int,
+        spare_slots: int = 0,
         queues: frozenset[str] | None = None,
         excluded: frozenset[str] = frozenset(),
         pools: Mapping[PoolKind, int] | None = None,
         name: str | None = None,
     ) -> SQLiteRegistration:
         """Make a new worker known, and what it takes."""
-        registration = SQLiteRegistration(self._folder, slots, forget=self._forget_worker, name=name)
+        registration = SQLiteRegistration(self._folder, slots + spare_slots, forget=self._forget_worker, name=name)
         worker = WorkerState(
             id=registration.id,
             pid=os.getpid(),
@@ -520,6 +584,8 @@ class SQLiteEngine:
             self._hub.announce(wake.FINISHED, [settlement.claim.id for settlement in settlements])
         if exchange.claims:
             self._hub.announce(wake.ROOM)
+        if exchange.is_limited and settlements:
+            self._hub.announce(wake.WORK)
         # Nothing may fail between the commit and here: the claims would be lost until this process ends.
         return exchange
 
@@ -530,10 +596,31 @@ class SQLiteEngine:
         self._hub.announce(wake.WORK)
         self._hub.announce(wake.FINISHED, [claim.id for claim in claims])  # one that was to be cancelled is
 
+    def decline(self, refusals: Sequence[tuple[Claim, TaskError]], unknown_after: timedelta) -> Sequence[Settlement]:
+        """Return claimed tasks whose function their worker cannot find, or fail them. See ``WorkerEngine``."""
+        now = self._clock.now()
+        failed = self._writer.run(
+            lambda connection: decline(connection, refusals, now, unknown_after),
+            durable=any(claim.durable for claim, _ in refusals),
+        )
+        self._hub.announce(wake.WORK)
+        self._hub.announce(wake.FINISHED, [claim.id for claim, _ in refusals])  # failed, or to be cancelled
+        return failed
+
+    def found(self, owner: str, functions: Collection[str]) -> None:
+        """Take notice that *owner* finds functions now of which it has declined tasks."""
+        now_us = self._now_us()
+        self._writer.run(lambda connection: found(connection, owner, functions, now_us), durable=False)
+
     def record_progress(self, progress: Sequence[tuple[Claim, Mapping[str, Any]]]) -> None:
         """Store the newest progress of running attempts."""
         now_us = self._now_us()
         self._writer.run(lambda connection: work.record_progress(connection, progress, now_us), durable=False)
+
+    def record_step(self, claim: Claim, name: str, inputs: str, encoded_result: bytes) -> bool:
+        """Store a step of the attempt; False when the task is no longer this attempt's."""
+        step = name, inputs, encoded_result, self._now_us()
+        return self._writer.run(lambda connection: work.record_step(connection, claim, *step), durable=claim.durable)
 
     def paused_queues(self) -> AbstractSet[str]:
         """Return the queues that are paused now."""
@@ -597,7 +684,13 @@ class SQLiteEngine:
         self._announce_changes([] if kind is None else [kind], [TaskId(task_id)])
         return kind is not None
 
-    def _change_all(self, change: manage.Change, task_filter: TaskFilter, report: BulkProgress | None) -> int:
+    def _change_all(
+        self,
+        change: manage.Change,
+        task_filter: TaskFilter,
+        report: BulkProgress | None,
+        tell_refused: TellRefused | None = None,
+    ) -> int:
         """Change all that matches now: the rows are found once, and written and looked at again batch by batch."""
         recheck = recheck_query(task_filter)
         seqs = sorted(seq for (seq,) in self._read_long(*seqs_query(task_filter)))
@@ -605,9 +698,12 @@ class SQLiteEngine:
         for start, _ in zip(range(0, len(seqs), _BATCH), _paced(), strict=False):
             batch = seqs[start : start + _BATCH]
             write = partial(manage.change_batch, change=change, recheck=recheck, seqs=batch, now_us=self._now_us())
-            kinds = self._writer.run(write, durable=True)
+            kinds, refused = self._writer.run(write, durable=True)
             self._announce_changes(kinds)
             changed += len(kinds)
+            if tell_refused is not None:
+                for task_id, conflict in refused:
+                    tell_refused(task_id, conflict)
             if report is not None:
                 report(start + len(batch), len(seqs))
         return changed

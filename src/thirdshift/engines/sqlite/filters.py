@@ -19,6 +19,8 @@ _PLACE = {
     **{status: f"status = '{status.value}' AND finished_at IS NOT NULL" for status in TaskStatus if status.is_finished},
 }
 """For a status, the condition that leads to its partial index."""
+_FINGERPRINT = "coalesce(error_fingerprint, error_type)"
+_LAST_FINGERPRINT = f"(SELECT {_FINGERPRINT} FROM attempt WHERE task = seq ORDER BY number DESC LIMIT 1)"  # noqa: S608
 
 
 def find_query(wanted: TaskFilter) -> Query:
@@ -43,6 +45,27 @@ def recheck_query(wanted: TaskFilter) -> Query:
     return f"SELECT id FROM task WHERE seq = ? AND {condition}", parameters  # noqa: S608
 
 
+def groups_query(wanted: TaskFilter) -> Query:
+    """Return the query for groups of failures, the largest first, as ``group_of_row`` takes its rows."""
+    seqs, parameters = seqs_query(wanted)
+    query = f"""
+        WITH newest AS (
+            SELECT task, max(number) AS number FROM attempt WHERE task IN ({seqs}) GROUP BY task
+        ), error AS (
+            SELECT task, number, finished_at, {_FINGERPRINT} AS fingerprint
+            FROM newest JOIN attempt USING (task, number) WHERE error_type IS NOT NULL
+        ), cause AS (
+            SELECT fingerprint, count(*) AS count, min(finished_at) AS first, max(finished_at) AS last,
+                   max(task) AS task
+            FROM error GROUP BY fingerprint ORDER BY count DESC, fingerprint LIMIT ?
+        )
+        SELECT c.fingerprint, a.error_type, c.count, c.first, c.last, t.id, a.error_message
+        FROM cause c JOIN task t ON t.seq = c.task JOIN newest n ON n.task = c.task
+        JOIN attempt a ON a.task = n.task AND a.number = n.number ORDER BY c.count DESC, c.fingerprint
+    """  # noqa: S608  # values are parameters
+    return query, [*parameters, wanted.limit]
+
+
 def _by_status(select: str, wanted: TaskFilter) -> Query:
     condition, parameters = _condition(wanted)
     statuses = _sorted(wanted.statuses or TaskStatus)
@@ -55,7 +78,7 @@ def _condition(wanted: TaskFilter) -> Query:
     """Return the conditions of everything but the status."""
     conditions: list[str] = []
     parameters: list[Any] = []
-    for column, value in (("name", wanted.name), ("queue", wanted.queue)):
+    for column, value in (("name", wanted.name), ("queue", wanted.queue), ("unique_key", wanted.unique_key)):
         if value is not None:
             conditions.append(f"{column} = ?")
             parameters.append(value)
@@ -63,6 +86,9 @@ def _condition(wanted: TaskFilter) -> Query:
         if moment is not None:
             conditions.append(f"{column} < ?")
             parameters.append(to_us(moment))
+    if wanted.fingerprint is not None:
+        conditions.append(f"{_LAST_FINGERPRINT} = ?")
+        parameters.append(wanted.fingerprint)
     if wanted.tag is not None:
         conditions.append("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
         parameters.append(wanted.tag)

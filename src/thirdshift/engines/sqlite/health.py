@@ -4,7 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from thirdshift.core.engine import WorkerState
@@ -52,6 +52,7 @@ class Examination:
             self._oldest_task(),
             self._disk(),
             self._wake_ups(reach),
+            self._unknown_functions(),
             self._lost_wakes(),
         ]
 
@@ -125,6 +126,18 @@ class Examination:
         alive = {worker.pid for worker in self._workers() if worker.is_alive}  # who has stopped by now need not answer
         silent = sorted(alive - answered)
         return _finding(HealthCode.WAKE_UPS, not silent, silent=silent, answered=len(alive & answered))
+
+    def _unknown_functions(self) -> Finding:
+        """Some workers may leave a function to others; it is in order as long as there are such."""
+        alive = sum(worker.is_alive for worker in self._workers())
+        before = to_us(self._now - timedelta(seconds=self._limits.recent_s))
+        rows = self._reader.execute(QUERY["unknown_functions"], (before,)).fetchall()
+        functions = [
+            {"function": name, "workers": workers, "waits_s": (self._now - from_us(since)).total_seconds()}
+            for name, since, workers in rows
+        ]
+        is_healthy = all(workers < alive for _, _, workers in rows)
+        return _finding(HealthCode.UNKNOWN_FUNCTIONS, is_healthy, functions=functions, alive=alive)
 
     def _lost_wakes(self) -> Finding:
         alive = [worker for worker in self._workers() if worker.is_alive]

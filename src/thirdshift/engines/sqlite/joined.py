@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from thirdshift.core.errors import LostAttempt, ReadSnapshot, StoreBusy, UsageError, WrongDatabase
 from thirdshift.core.outcome import Ending
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import Fence, NewTask
-from thirdshift.engines.sqlite import blocks, submit, work
+from thirdshift.core.task import Fence, NewTask, TaskId
+from thirdshift.engines.sqlite import blocks, submit, unique, work
 from thirdshift.engines.sqlite.connection import OF_THE_OPERATION, errors_of, open_guard, primary_code, translated
 from thirdshift.engines.sqlite.links import Link, link_of
 from thirdshift.engines.sqlite.queries import QUERY
@@ -84,16 +84,20 @@ class SQLiteJoined:
         if self._block is not None:
             blocks.leave(self._block)
 
-    def submit(self, tasks: Sequence[NewTask], now: datetime, queue_size: int | None) -> None:
+    def submit(self, tasks: Sequence[NewTask], now: datetime, queue_size: int | None) -> list[TaskId]:
         self._demand_open()
         if not self._is_full and any(task.spec.durable for task in tasks):
             raise UsageError(
                 "this transaction is not durable enough for a task with durability='full'. Begin it by "
                 "manager.transaction(connection, durability='full'), or with PRAGMA synchronous = FULL."
             )
-        rows = [row_of_new(task, to_us(now)) for task in tasks]
+        now_us, queues = to_us(now), {task.spec.queue for task in tasks}
         with self._errors():
-            submit.insert(self._link, rows, queue_size, {task.spec.queue for task in tasks})
+            if any(task.spec.unique is not None for task in tasks):
+                landings = unique.submit_all(self._link, tasks, lambda: now_us, queue_size, queues)
+                return [landing.id for landing in landings]
+            submit.insert(self._link, [row_of_new(task, now_us) for task in tasks], queue_size, queues)
+        return [task.id for task in tasks]
 
     def check(self, fence: Fence) -> None:
         self._demand_open()
@@ -110,7 +114,7 @@ class SQLiteJoined:
             (fence.seq, fence.id, fence.attempt, fence.owner), ending, TaskStatus.COMPLETED, None, crashes=0
         )
         with self._errors():
-            if work.settle(self._link, [rows]) != [True]:
+            if work.record(self._link, [rows]) != [True]:
                 raise LostAttempt(fence.id, fence.attempt, "it is recorded as ended, or another worker has the task")
 
     def commit(self) -> None:

@@ -2,7 +2,7 @@
 
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from thirdshift.core.errors import UsageError
@@ -24,7 +24,7 @@ class Rows(Protocol):
 class Statements(Protocol):
     """Whatever runs statements: our own connection, or a :class:`Link`."""
 
-    def execute(self, query: str, parameters: Sequence[Any] = (), /) -> Rows:
+    def execute(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> Rows:
         """Run one statement."""
 
 
@@ -92,7 +92,7 @@ class PlainLink:
     def open(self) -> None:
         self.is_callers = self.is_in_transaction
 
-    def execute(self, query: str, parameters: Sequence[Any] = (), /) -> sqlite3.Cursor:
+    def execute(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> sqlite3.Cursor:
         cursor = self.connection.cursor()
         cursor.row_factory = None  # the application may have set one for itself
         return cursor.execute(query, parameters)

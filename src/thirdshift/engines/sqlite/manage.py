@@ -7,8 +7,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from thirdshift.core.errors import UniqueConflict
 from thirdshift.core.pruning import Limits
 from thirdshift.core.status import TaskStatus
+from thirdshift.core.task import TaskId
+from thirdshift.engines.sqlite import unique
 from thirdshift.engines.sqlite.filters import Query
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import to_us
@@ -35,7 +38,9 @@ def cancel(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | N
 
 
 def retry(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | None:
-    """Make a finished task pending again."""
+    """Make a finished task pending again. Raises :class:`UniqueConflict`."""
+    unique.demand_free_key(connection, task_id)
+    connection.execute(QUERY["forget_steps"], {"id": task_id})
     if not connection.execute(QUERY["retry"], {"id": task_id, "now": now_us}).rowcount:
         return None
     _record(connection, task_id, now_us, RETRIED)
@@ -49,12 +54,20 @@ def delete(connection: sqlite3.Connection, task_id: str, _now_us: int) -> str | 
 
 def change_batch(
     connection: sqlite3.Connection, change: Change, recheck: Query, seqs: Iterable[int], now_us: int
-) -> list[str]:
-    """Change those rows that still match; returns what was done, once for each changed task."""
+) -> tuple[list[str], list[tuple[TaskId, UniqueConflict]]]:
+    """Change those rows that still match; returns what was done, once for each changed task, and what was refused."""
     query, parameters = recheck
     rows = [connection.execute(query, (seq, *parameters)).fetchone() for seq in seqs]
-    done = [change(connection, row[0], now_us) for row in rows if row is not None]
-    return [kind for kind in done if kind is not None]
+    done: list[str] = []
+    refused: list[tuple[TaskId, UniqueConflict]] = []
+    for (task_id,) in (row for row in rows if row is not None):
+        try:
+            kind = change(connection, task_id, now_us)
+        except UniqueConflict as conflict:
+            refused.append((task_id, conflict))
+        else:
+            done += [] if kind is None else [kind]
+    return done, refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

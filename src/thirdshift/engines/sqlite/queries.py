@@ -1,7 +1,8 @@
 """The SQL of this engine, read from ``sql/*.sql``: one named query each, with the reason why it is safe above it."""
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -57,6 +58,21 @@ def in_chunks(name: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str,
         while len(rows) - start >= size:
             yield _of_many_rows(name, size), [value for row in rows[start : start + size] for value in row]
             start += size
+
+
+def leaving_out(name: str, functions: Iterable[str]) -> tuple[str, list[Any]]:
+    """Return the query *name* without the tasks of *functions*, and its last parameters.
+
+    A query of its own, because one for both cases would cost those who leave out nothing.
+    """
+    return _leaving_out(name), [json.dumps(list(functions))]
+
+
+@cache
+def _leaving_out(name: str) -> str:
+    query = QUERY[name]
+    number = 1 + max(map(int, re.findall(r"\?(\d+)", query)))
+    return query.replace("queue = ?1", f"queue = ?1 AND function NOT IN (SELECT value FROM json_each(?{number}))")  # noqa: S608
 
 
 @cache

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from thirdshift.core.engine import WorkerState
+from thirdshift.core.engine import FailureGroup, WorkerState
 from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import (
@@ -15,6 +15,7 @@ from thirdshift.core.task import (
     Claim,
     NewTask,
     PoolKind,
+    Step,
     TaskError,
     TaskId,
     TaskSpec,
@@ -39,7 +40,8 @@ def from_us(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value)
 
 
-def _optional_us(seconds: float | None) -> int | None:
+def optional_us(seconds: float | None) -> int | None:
+    """Return a span as microseconds."""
     return None if seconds is None else round(seconds * 1e6)
 
 
@@ -70,9 +72,9 @@ def _row_of_spec(spec: TaskSpec) -> Row:
             int(spec.priority),
             int(spec.durable),
             spec.max_retries,
-            _optional_us(spec.timeout_s),
+            optional_us(spec.timeout_s),
             json.dumps(spec.tags) if spec.tags else "[]",
-            _optional_us(spec.stall_timeout_s),
+            optional_us(spec.stall_timeout_s),
         )
         _last_spec = spec, row
     return row
@@ -164,7 +166,7 @@ def rows_of_ending(
         error and error.type,
         error and error.message,
         error and error.traceback,
-        traces and _optional_us(traces.cpu_s),
+        traces and optional_us(traces.cpu_s),
         traces and traces.peak_memory_bytes,
     )
     due_us = None if due_at is None else to_us(due_at)
@@ -184,17 +186,24 @@ def row_of_amendment(settlement: Settlement) -> Row:
     claim, ending = settlement.claim, settlement.ending
     traces = ending.traces or Traces()
     started_us = None if ending.started_at is None else to_us(ending.started_at)
-    used = _optional_us(traces.cpu_s), traces.peak_memory_bytes
+    used = optional_us(traces.cpu_s), traces.peak_memory_bytes
     return started_us, *used, claim.seq, claim.attempt, claim.owner, claim.id
+
+
+def step_of_row(row: Row) -> Step:
+    """Return a row of the query ``steps``."""
+    name, inputs, result, attempt, at_us = row
+    return Step(name=name, inputs=inputs, encoded_result=result, attempt=attempt, finished_at=from_us(at_us))
 
 
 def attempt_of_row(row: Row) -> Attempt:
     """Return a row of the query ``attempts``."""
     number, outcome, worker, claimed, started, finished, result, error_type, error_message, error_traceback = row[:10]
-    cpu_us, peak_memory_bytes, stdout, stderr, log = row[10:]
+    fingerprint, cpu_us, peak_memory_bytes, stdout, stderr, log = row[10:]
     error = None
     if error_type is not None:
-        error = TaskError(type=error_type, message=error_message or "", traceback=error_traceback)
+        where = () if fingerprint is None else _where_of(error_type, fingerprint)
+        error = TaskError(type=error_type, message=error_message or "", traceback=error_traceback, where=where)
     return Attempt(
         number=number,
         outcome=AttemptOutcome(outcome),
@@ -206,6 +215,27 @@ def attempt_of_row(row: Row) -> Attempt:
         encoded_result=result,
         traces=Traces(None if cpu_us is None else cpu_us / 1e6, peak_memory_bytes, stdout, stderr, log),
     )
+
+
+def group_of_row(row: Row) -> FailureGroup:
+    """Return a row of the query that groups failures."""
+    fingerprint, error_type, count, first, last, task_id, message = row
+    return FailureGroup(
+        fingerprint=fingerprint,
+        type=error_type,
+        where=_where_of(error_type, fingerprint),
+        count=count,
+        first_seen=from_us(first),
+        last_seen=from_us(last),
+        example=TaskId(task_id),
+        message=message or "",
+    )
+
+
+def _where_of(error_type: str, fingerprint: str) -> tuple[str, ...]:
+    """Return the functions that a fingerprint names."""
+    _, _, names = fingerprint.removeprefix(error_type).partition("@")
+    return tuple(names.split(",")) if names else ()
 
 
 def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
@@ -232,6 +262,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         cancel_requested,
         finished,
         stall_timeout_us,
+        unique_key,
         facts,
     ) = row
     started = from_us(claimed) if claimed is not None else (attempts[-1].started_at if attempts else None)
@@ -257,6 +288,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         progress=None if facts is None else json.loads(facts),
         encoded_arguments=arguments,
         stall_timeout_s=None if stall_timeout_us is None else stall_timeout_us / 1e6,
+        unique_key=unique_key,
     )
 
 

@@ -46,7 +46,11 @@ class SlotFile:
 
     def leave(self, slot: int) -> None:
         """Note that *slot* is empty."""
-        _SLOT.pack_into(self._map, slot * _SLOT.size, 0, 0, 0)
+        try:
+            _SLOT.pack_into(self._map, slot * _SLOT.size, 0, 0, 0)
+        except (TypeError, ValueError):  # closed: the function of a detached attempt returns after its worker has ended
+            if not self._map.closed:
+                raise
 
     def close(self) -> None:
         """Unmap the file, which stays."""

@@ -18,8 +18,13 @@ def insert(connection: Statements, rows: Sequence[Row], queue_size: int | None, 
 def prepare(connection: Statements, queue_size: int | None, more: int, new_queues: Collection[str]) -> None:
     """Demand room for *more* tasks, and make *new_queues* known. Raises ``QueueFull``."""
     if queue_size is not None:
-        ((queued,),) = connection.execute(QUERY["count_queued"], (queue_size,)).fetchall()
-        if queued + more > queue_size:
-            raise QueueFull(queue_size, 0.0)
+        demand_room(connection, queue_size, more)
     for name in new_queues:
         connection.execute(QUERY["know_queue"], (name,))
+
+
+def demand_room(connection: Statements, queue_size: int, more: int) -> None:
+    """Raise ``QueueFull`` when the tasks that are queued, and *more*, are too many."""
+    ((queued,),) = connection.execute(QUERY["count_queued"], (queue_size + 1,)).fetchall()
+    if queued + more > queue_size:
+        raise QueueFull(queue_size, 0.0)

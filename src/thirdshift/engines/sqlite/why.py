@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 from thirdshift.core.engine import WorkerState
+from thirdshift.core.limits import Bucket
 from thirdshift.core.reason import Reason, ReasonCode
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import PoolKind
@@ -23,6 +24,7 @@ class _Place:
 
     seq: int
     status: TaskStatus
+    function: str
     queue: str
     pool: PoolKind
     priority: int
@@ -93,22 +95,53 @@ class Inquiry:
             yield _reason(ReasonCode.NO_WORKER)
         elif not of_queue:
             yield _reason(ReasonCode.NO_WORKER_FOR_QUEUE, queue=place.queue, workers=len(alive))
-        elif not any(_slots(worker, place.pool) for worker in of_queue):
+        elif not any(worker.slots_for(place.pool) for worker in of_queue):
             pool = place.pool.value
             yield _reason(ReasonCode.NO_WORKER_FOR_POOL, queue=place.queue, pool=pool, workers=len(of_queue))
+        elif self._blind(place) and not self._able(place):
+            yield self._unknown(place)
 
     def _in_line(self, place: _Place) -> list[Reason]:
         """Return why a task that some worker could take now is not taken yet."""
-        able = [each for each in self._live_workers if each.takes(place.queue) and _slots(each, place.pool)]
-        slots = sum(_slots(worker, place.pool) for worker in able)
+        able = self._able(place)
+        slots = sum(worker.slots_for(place.pool) for worker in able)
         busy = sum(self._count("busy_slots", (worker.id, place.pool.value)) for worker in able)
         before = self._count_before(place, able)
-        reasons = []
+        reasons = [*self._limited(place)]
         if busy >= slots:
             reasons.append(_reason(ReasonCode.SLOTS_BUSY, pool=place.pool.value, slots=slots))
         if before:
             reasons.append(_reason(ReasonCode.TASKS_BEFORE, count=before, is_all=before < COUNT_LIMIT))
-        return reasons or [_reason(ReasonCode.NEXT)]
+        reasons = reasons or [_reason(ReasonCode.NEXT)]
+        return [*reasons, self._unknown(place)] if self._blind(place) else reasons
+
+    def _able(self, place: _Place) -> list[WorkerState]:
+        """Return the live workers that take the task, and can find its function as far as is known."""
+        takers = [each for each in self._live_workers if each.takes(place.queue) and each.slots_for(place.pool)]
+        blind = {each["worker"] for each in self._blind(place)}
+        return [each for each in takers if each.id not in blind]
+
+    def _blind(self, place: _Place) -> list[dict[str, object]]:
+        """Return the live workers that could not find the task's function, and how."""
+        alive = {worker.id for worker in self._live_workers}
+        rows = self._connection.execute(QUERY["unknown_to"], (place.function,)).fetchall()
+        return [{"worker": worker, "error": error, "at": from_us(at)} for worker, error, at in rows if worker in alive]
+
+    def _unknown(self, place: _Place) -> Reason:
+        others = len(self._able(place))
+        return _reason(ReasonCode.UNKNOWN_FUNCTION, function=place.function, workers=self._blind(place), others=others)
+
+    def _limited(self, place: _Place) -> Iterator[Reason]:
+        """Yield the limits of its queue that are reached now."""
+        row = self._connection.execute(QUERY["limits"], (place.queue,)).fetchone()
+        concurrency, rate, burst, starts, filled_us, running = row
+        if concurrency is not None and running >= concurrency:
+            yield _reason(ReasonCode.QUEUE_LIMITED, queue=place.queue, concurrency=concurrency)
+        if rate is not None:
+            bucket = Bucket(rate, burst, starts).after((self._now - from_us(filled_us)).total_seconds())
+            if not bucket.free:
+                free_at = self._now + timedelta(seconds=bucket.wait_s)
+                yield _reason(ReasonCode.RATE_LIMITED, queue=place.queue, rate=rate, free_at=free_at)
 
     # What is read
 
@@ -116,13 +149,14 @@ class Inquiry:
         row = self._connection.execute(QUERY["place"], (task_id,)).fetchone()
         if row is None:
             return None
-        (seq, status, queue, pool, priority, due, attempt, failures, max_retries, timeout_us) = row[:10]
-        owner, claimed, cancel_requested, finished = row[10:]
+        (seq, status, function, queue, pool, priority, due, attempt, failures, max_retries, timeout_us) = row[:11]
+        owner, claimed, cancel_requested, finished = row[11:]
         last = self._connection.execute(QUERY["last_attempt"], (seq,)).fetchone()
         error_type, error_message, attempts = last or (None, None, 0)
         return _Place(
             seq=seq,
             status=TaskStatus(status),
+            function=function,
             queue=queue,
             pool=PoolKind(pool),
             priority=priority,
@@ -141,7 +175,7 @@ class Inquiry:
 
     @cached_property
     def _queues(self) -> dict[str, datetime | None]:
-        return {name: _moment(paused_us) for name, paused_us in self._connection.execute(QUERY["queues"])}
+        return {name: _moment(paused_us) for name, paused_us, *_ in self._connection.execute(QUERY["queues"])}
 
     @cached_property
     def _live_workers(self) -> list[WorkerState]:
@@ -187,11 +221,6 @@ def _later(place: _Place) -> Reason:
         max_retries=place.max_retries,
         error=place.error,
     )
-
-
-def _slots(worker: WorkerState, pool: PoolKind) -> int:
-    """Return the worker's slots for *pool*; one that did not say what it has may have it."""
-    return worker.pools.get(pool, 0) if worker.pools else worker.slots
 
 
 def _moment(value: int | None) -> datetime | None:

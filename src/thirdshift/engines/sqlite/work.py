@@ -10,9 +10,10 @@ from thirdshift.core.engine import ClaimRequest, Exchange, Rescue
 from thirdshift.core.outcome import MOST_WORKER_DEATHS, Ending, Settlement, counted, crashes_after
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
+from thirdshift.engines.sqlite.limits import Allowances
 from thirdshift.engines.sqlite.links import Statements
 from thirdshift.engines.sqlite.liveness import DeadWorker
-from thirdshift.engines.sqlite.queries import QUERY, in_chunks
+from thirdshift.engines.sqlite.queries import QUERY, in_chunks, leaving_out
 from thirdshift.engines.sqlite.rows import (
     Row,
     claim_of_row,
@@ -34,16 +35,29 @@ def exchange(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded = settle(connection, [rows_of_settlement(settlement) for settlement in settlements])
-    _record_traces(connection, settlements, recorded)
+    recorded = settle(connection, settlements)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
+    is_limited = False
     if request is not None:
         if due_us is not None and due_us <= to_us(now):
             connection.execute(QUERY["promote"], {"now": to_us(now), "limit": _PROMOTE_LIMIT})
             due_us = _next_due(connection)
-        claims = _claim(connection, request, now)
-    return Exchange(recorded=recorded, claims=claims, next_due=None if due_us is None else from_us(due_us))
+        allowances = Allowances(connection, to_us(now))
+        claims = _claim(connection, request, now, allowances)
+        free_us = allowances.write()
+        if free_us is not None:
+            due_us = free_us if due_us is None else min(due_us, free_us)
+        is_limited = allowances.are_used_up
+    next_due = None if due_us is None else from_us(due_us)
+    return Exchange(recorded=recorded, claims=claims, next_due=next_due, is_limited=is_limited)
+
+
+def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:
+    """Record what ended; returns for each whether it was, which a lost attempt is not."""
+    recorded = record(connection, [rows_of_settlement(settlement) for settlement in settlements])
+    _record_rest(connection, settlements, recorded)
+    return recorded
 
 
 def _next_due(connection: sqlite3.Connection) -> int | None:
@@ -64,6 +78,14 @@ def record_progress(
     connection.executemany(QUERY["record_progress"], rows)
 
 
+def record_step(
+    connection: sqlite3.Connection, claim: Claim, name: str, inputs: str, encoded_result: bytes, now_us: int
+) -> bool:
+    """Store a step, or another result of one; returns whether the attempt may still write."""
+    row = {**fence(claim), "name": name, "inputs": inputs, "result": encoded_result, "now": now_us}
+    return connection.execute(QUERY["record_step"], row).rowcount == 1
+
+
 def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> list[Rescue]:
     """Make the tasks of a worker that is known to be dead runnable again, and forget the worker.
 
@@ -82,7 +104,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
         ending = Ending(outcome, None, now, error=_death_of(dead, stood is not None, crashes))
         rows.append(rows_of_ending((seq, task_id, attempt, dead.id), ending, status, None, crashes))
         rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
-    settle(connection, rows)
+    record(connection, rows)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
     connection.executemany(QUERY["record_event"], events)
     connection.execute(QUERY["forget_worker"], (dead.id,))
@@ -109,7 +131,7 @@ def recover(
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 
-def settle(connection: Statements, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
+def record(connection: Statements, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
     """Record ended attempts; returns for each whether it was. Few statements for all, unless one was lost."""
     tasks = [task for _, task in rows]
     if _run("record_attempts", connection, [attempt for attempt, _ in rows]) == len(rows):
@@ -118,11 +140,16 @@ def settle(connection: Statements, rows: Sequence[tuple[Row, Row]]) -> list[bool
     return [_run("settle", connection, [task]) == 1 for task in tasks]
 
 
-def _record_traces(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
+def _record_rest(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
+    """Record what few attempts have: something that was written, an error."""
     for settlement, is_recorded in zip(settlements, recorded, strict=True):
         row = row_of_trace(settlement) if is_recorded or _amend(connection, settlement) else None
         if row is not None:
             connection.execute(QUERY["record_trace"], row)
+        error = settlement.ending.error
+        if error is not None and error.where and is_recorded:
+            claim = settlement.claim
+            connection.execute(QUERY["record_fingerprint"], (error.fingerprint, claim.seq, claim.attempt))
 
 
 def _amend(connection: Statements, settlement: Settlement) -> bool:
@@ -135,16 +162,22 @@ def _run(name: str, connection: Statements, rows: Sequence[Row]) -> int:
     return sum(connection.execute(query, parameters).rowcount for query, parameters in in_chunks(name, rows))
 
 
-def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime) -> list[Claim]:
+def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime, allowances: Allowances) -> list[Claim]:
     free = {pool.value: count for pool, count in request.free.items()}
-    found: dict[str, list[Row]] = {}
-    for queue, pool in connection.execute(QUERY["open_lines"]).fetchall():
+    query, unknown = (QUERY["runnable"], ()) if not request.unknown else leaving_out("runnable", request.unknown)
+    found: list[Row] = []
+    for queue, pool, is_limited in connection.execute(QUERY["open_lines"]).fetchall():
         is_ours = queue not in request.excluded and (request.queues is None or queue in request.queues)
         if is_ours and pool in free:
-            ((answer,),) = connection.execute(QUERY["runnable"], (queue, pool, free[pool])).fetchall()
-            found.setdefault(pool, []).extend(runnable_rows(answer))
-    chosen = [row for pool, rows in found.items() for row in sorted(rows, key=_urgency)[: free[pool]]]
-    chosen.sort(key=_urgency)
+            most = min(free[pool], allowances.read(queue)) if is_limited else free[pool]
+            ((answer,),) = connection.execute(query, (queue, pool, int(most), *unknown)).fetchall()
+            found += runnable_rows(answer)
+    chosen: list[Row] = []
+    for row in sorted(found, key=_urgency):
+        pool = row[9]
+        if free[pool] and allowances.take(row[8]):
+            free[pool] -= 1
+            chosen.append(row)
     for query, seqs in in_chunks("claim", [(row[2],) for row in chosen]):
         connection.execute(query, (request.owner, to_us(now), *seqs))
     return [claim_of_row(row, _arguments(connection, row), request.owner, now) for row in chosen]

@@ -1,10 +1,12 @@
 """What a worker and its child say to each other: JSON messages, each after its length, over one socket.
 
 ================  =========================================================================================
-worker to child   ``call`` (run an attempt), ``stop`` (set ``should_stop`` of that attempt), ``fence`` (the answer)
+worker to child   ``call`` (run an attempt), ``stop`` (set ``should_stop`` of that attempt), ``fence``, ``steps`` and
+                  ``kept`` (answers)
 child to worker   ``ready`` (after start), ``began`` (the module is imported), ``progress``, ``alive`` (it logs),
                   ``fence`` (asks for what it needs to record its own end), ``committed`` (it has done so),
-                  ``ended`` (how the attempt ended, and what it used)
+                  ``recall`` (which steps are done?), ``keep`` (store a step), ``ended`` (how the attempt ended, and
+                  what it used)
 ================  =========================================================================================
 """
 
@@ -12,11 +14,37 @@ import json
 import socket
 import struct
 import threading
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
+
+from thirdshift.core.task import Step
 
 _LENGTH = struct.Struct(">I")
 _CHUNK_BYTES = 1 << 14
 """Read at once; more would be mapped and unmapped at every message."""
+
+
+def facts_of_step(step: Step) -> dict[str, Any]:
+    """Return *step* as a part of a message."""
+    return {
+        "name": step.name,
+        "inputs": step.inputs,
+        "result": step.encoded_result.decode("utf-8", "surrogatepass"),
+        "attempt": step.attempt,
+        "finished_at": step.finished_at.isoformat(),
+    }
+
+
+def step_of_facts(facts: Mapping[str, Any]) -> Step:
+    """Return what :func:`facts_of_step` was given."""
+    return Step(
+        name=facts["name"],
+        inputs=facts["inputs"],
+        encoded_result=facts["result"].encode("utf-8", "surrogatepass"),
+        attempt=facts["attempt"],
+        finished_at=datetime.fromisoformat(facts["finished_at"]),
+    )
 
 
 class Channel:

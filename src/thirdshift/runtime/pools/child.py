@@ -12,6 +12,7 @@ import fcntl
 import itertools
 import logging
 import os
+import queue
 import signal
 import socket
 import struct
@@ -19,19 +20,20 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from thirdshift.core.errors import StepNotStored
 from thirdshift.core.outcome import Ending
 from thirdshift.core.reference import adopt_aliases
-from thirdshift.core.task import Fence
+from thirdshift.core.task import Fence, Step
 from thirdshift.host.lock import FileLock
 from thirdshift.runtime.attempt import run_attempt
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.context import StopReason, TaskContext
-from thirdshift.runtime.pools.channel import Channel
+from thirdshift.runtime.pools.channel import Channel, step_of_facts
 from thirdshift.runtime.pools.guard import ChildEnds
 from thirdshift.runtime.pools.meter import Meter, cpu_s
 from thirdshift.runtime.records import Keep, watch_records
@@ -84,6 +86,8 @@ class _Calls:
         self._context: TaskContext | None = None
         self._fence: Fence | None = None
         self.clock = SystemClock()
+        self._asking = threading.Lock()
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def listen(self) -> None:
         try:
@@ -104,6 +108,8 @@ class _Calls:
             elif message["kind"] == "fence":
                 self._fence = Fence(*message["fence"])
                 self._arrived.notify_all()
+            elif message["kind"] in ("steps", "kept"):
+                self._answers.put(message)
             elif context is not None and (context.id, context.attempt) == (message["id"], message["attempt"]):
                 context.stop_reason = StopReason(message["reason"])
 
@@ -148,6 +154,27 @@ class _Calls:
         """Tell the worker."""
         if context is self._context:
             self._channel.send("committed", id=context.id, attempt=context.attempt)
+
+    def steps(self, context: TaskContext) -> Sequence[Step]:
+        """Return what the worker finds in the store."""
+        if context is not self._context:
+            return ()
+        return [step_of_facts(facts) for facts in self._ask("recall")["steps"]]
+
+    def keep_step(self, context: TaskContext, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Have the worker store it. Raises ``StepNotStored``."""
+        if context is not self._context:
+            raise StepNotStored(name, "its attempt is over")
+        result = encoded_result.decode("utf-8", "surrogatepass")
+        refusal = self._ask("keep", name=name, inputs=inputs, result=result)["refusal"]
+        if refusal is not None:
+            raise StepNotStored(name, refusal)
+
+    def _ask(self, kind: str, **facts: Any) -> dict[str, Any]:
+        """Return the worker's answer. Several threads of the function ask one after another."""
+        with self._asking:
+            self._channel.send(kind, **facts)
+            return self._answers.get()
 
 
 class _Writings:
@@ -200,8 +227,19 @@ def _facts(ending: Ending) -> dict[str, Any]:
         "started_at": ending.started_at and ending.started_at.isoformat(),
         "finished_at": ending.finished_at.isoformat(),
         "result": None if result is None else result.decode("utf-8", "surrogatepass"),
-        "error": None if error is None else [error.type, error.message, error.traceback],
+        "error": None if error is None else [error.type, error.message, error.traceback, error.where],
         "after_s": ending.after_s,
+        **({} if error is None else _facts_of_failure(ending)),
+    }
+
+
+def _facts_of_failure(ending: Ending) -> dict[str, Any]:
+    """Return what the worker must know of an attempt that failed, and of no other one."""
+    backoff = ending.backoff
+    return {
+        "is_final": ending.is_final,
+        "backoff": None if backoff is None else [backoff.first_s, backoff.most_s],
+        "is_unknown": ending.is_unknown,
     }
 
 

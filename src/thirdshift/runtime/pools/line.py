@@ -61,8 +61,8 @@ class Line:
         heapq.heappush(self._waiting, self._held[claim.id, claim.attempt])
 
     def end(self, claim: Claim) -> None:
-        """Forget *claim*, whose end is reported."""
-        del self._held[claim.id, claim.attempt]
+        """Forget *claim*, whose end is reported; nothing happens when it was before."""
+        self._held.pop((claim.id, claim.attempt), None)
 
     def take(self, is_wanted: Callable[[Claim], bool]) -> list[Claim]:
         """Return the wanted ones of those that wait; they are no longer here. The others may begin afterwards."""

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Protocol
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
+from thirdshift.core.errors import StepNotStored
 from thirdshift.core.events import AttemptOverran, Event
 from thirdshift.core.outcome import Ending
-from thirdshift.core.task import Claim, Fence, PoolKind
+from thirdshift.core.task import Claim, Fence, PoolKind, Step
 from thirdshift.runtime.context import StopReason, TaskContext
 from thirdshift.runtime.pools.line import Line
 
@@ -48,6 +49,12 @@ class AttemptSink(Protocol):
     def committed(self, claim: Claim) -> None:
         """Take notice that the attempt has recorded that it completed; its report is still to come."""
 
+    def steps(self, claim: Claim) -> Sequence[Step]:
+        """Return the steps that the attempt's task has done so far."""
+
+    def keep_step(self, claim: Claim, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step of a running attempt. Raises ``StepNotStored``."""
+
     def took(self, claim: Claim) -> None:
         """Take notice of a claim that a submitter made for the worker."""
 
@@ -65,10 +72,10 @@ class Control(Protocol):
         """
 
     def end(self) -> bool:
-        """Make the running attempt end (SIGTERM, cancellation); False where that is impossible."""
+        """Make the running attempt end (SIGTERM, cancellation, an exception); False where that is impossible."""
 
     def kill(self) -> None:
-        """End the running attempt at once (SIGKILL); called only where :meth:`end` is True, and ``Pool.can_kill``."""
+        """End the running attempt at once (SIGKILL); called only where ``Pool.can_kill``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -80,9 +87,14 @@ class Running:
     context: TaskContext
     deadline: float | None
     kill_at: float | None = None
+    """When its grace is over."""
+    is_ending: bool = False
+    """Whether something was done to make it end."""
     stalls_at: float | None = None
     """When it has shown no sign of life for too long."""
     is_over: bool = False
+    is_overrun: bool = False
+    """Whether it went on beyond its grace, and cannot be killed."""
     mutex: threading.Lock = field(default_factory=threading.Lock)
     """Held while it is made to end: meanwhile its slot does not go on to the next claim, which must not be hit."""
 
@@ -101,43 +113,61 @@ class Place:
     """One numbered slot of a worker: its line in the slot file, and the attempt that runs in it now."""
 
     def __init__(self, number: int, registration: Registration, sink: AttemptSink) -> None:
+        self.number = number
         self.running: Running | None = None
-        self._number = number
+        self.sink = sink
         self._registration = registration
-        self._sink = sink
 
     def enter(self, claim: Claim) -> None:
         """Note that the function is about to be called."""
-        self._registration.enter_slot(self._number, claim)
+        self._registration.enter_slot(self.number, claim)
 
     def leave(self) -> None:
         """Note that the function has returned."""
-        self._registration.leave_slot(self._number)
+        self._registration.leave_slot(self.number)
 
     # Called from any thread of the attempt; when it has ended, this slot may have gone on to the next
 
     @property
     def clock(self) -> Clock:
         """What moments are read from."""
-        return self._sink.clock
+        return self.sink.clock
 
     def progressed(self, context: TaskContext, facts: Mapping[str, Any]) -> None:
         """Pass on what the running attempt says."""
         claim = self._claim_of(context)
         if claim is not None:
-            self._registration.note_progress(self._number)
-            self._sink.progress(claim, facts)
+            self._came_forward()
+            self.sink.progress(claim, facts)
+
+    def steps(self, context: TaskContext) -> Sequence[Step]:
+        """Return the steps that the task has done so far."""
+        claim = self._claim_of(context)
+        return () if claim is None else self.sink.steps(claim)
+
+    def keep_step(self, context: TaskContext, name: str, inputs: str, encoded_result: bytes) -> None:
+        """Store a step. Raises ``StepNotStored``."""
+        claim = self._claim_of(context)
+        if claim is None:
+            raise StepNotStored(name, "its attempt is over")
+        self.sink.keep_step(claim, name, inputs, encoded_result)
+        self._came_forward()
 
     def fence(self, context: TaskContext) -> Fence | None:
         """Return the attempt's fence; ``None`` when it is over."""
         claim = self._claim_of(context)
-        return None if claim is None else self._sink.fence(claim)
+        return None if claim is None else self.sink.fence(claim)
 
     def committed(self, context: TaskContext) -> None:
         """Take notice that the attempt has recorded its own end."""
         claim = self._claim_of(context)
         if claim is not None:
-            self._sink.committed(claim)
+            self.sink.committed(claim)
+
+    def _came_forward(self) -> None:
+        running = self.running
+        if running is not None and not running.is_overrun:  # one that goes on for too long is not trusted any more
+            self._registration.note_progress(self.number)
 
     def _claim_of(self, context: TaskContext) -> Claim | None:
         running = self.running
@@ -166,12 +196,18 @@ class Pool(ABC):
 
     can_kill: ClassVar[bool] = True
     """Whether an attempt that was told to end, and has not after the grace time, can be killed."""
+    limits_begin_with_slot: ClassVar[bool] = True
+    """Whether the function is called as soon as it has a slot; otherwise its limits begin when the runner says so."""
 
     def __init__(self, kind: PoolKind, slots: int, clock: Clock) -> None:
         self.kind = kind
         self.slots = slots
+        self.spare_slots = 0
+        """How many attempts beyond its slots may stand in the slot file: they go on beside what took their place."""
         self.is_stuck = False
         """Nothing can begin now, so that what waits is better off elsewhere."""
+        self._capacity = slots
+        """How many claims it holds with all slots busy: more than slots when some have lost theirs and go on."""
         self._clock = clock
         self._changed = threading.Condition()
         """Held by who hands out claims and seats or takes them back, and by slots with nothing to do; never by a slot
@@ -202,14 +238,16 @@ class Pool(ABC):
         with self._changed:
             if self.is_stuck:
                 return 0
-            return max(0, self.slots + self._ahead() - self._taken())
+            return max(0, self._capacity + self._ahead() - self._taken())
 
     def reserve(self, owner: str) -> PoolSeat | None:
         """Keep a free slot for a task that is being submitted; ``None`` when there is none. Any thread may call it."""
-        if len(self._attempts) >= self.slots:  # without the lock: the usual answer of a loaded pool costs nothing
+        if len(self._attempts) >= self._capacity:  # without the lock: the usual answer of a loaded pool costs nothing
             return None
         with self._changed:
-            if self._is_held or self._is_closed or self.is_stuck or self._is_counting or self._taken() >= self.slots:
+            if self._is_held or self._is_closed or self.is_stuck or self._is_counting:
+                return None
+            if self._taken() >= self._capacity:
                 return None
             seat = PoolSeat(self, owner, self._clock.monotonic() + _SEAT_LIMIT_S)
             self._seats.add(seat)
@@ -272,6 +310,16 @@ class Pool(ABC):
         return self._line.waiting > max(self.slots, self._ahead() // 2)
 
     @property
+    def grace_s(self) -> float:
+        """How long an attempt that was told to end may go on."""
+        return GRACE_S
+
+    @property
+    def waits_in_vain(self) -> bool:
+        """Whether it is stuck and holds nothing but attempts that overran: nobody knows whether they ever end."""
+        return self.is_stuck and len(self._line) <= self._capacity - self.slots
+
+    @property
     def has_claims(self) -> bool:
         """Whether it holds claims whose end is not reported. Any thread may ask."""
         return bool(self._line)
@@ -309,8 +357,8 @@ class Pool(ABC):
         due = [now + limit_s for claim in self._line.claims() if (limit_s := claim.shortest_limit_s) is not None]
         for running in self._running(None):
             reason = running.limit_reached(now)
-            if reason is not None and not self._end(running, reason):
-                self._overran(running)
+            if reason is not None:
+                self._end(running, reason)
             if running.kill_at is not None and running.kill_at <= now:
                 self._kill(running)
             moments = (running.deadline, running.stalls_at, running.kill_at)
@@ -358,7 +406,8 @@ class Pool(ABC):
                 running.stalls_at = self._clock.monotonic() + claim.stall_timeout_s
 
         context.begin, context.note_life = begin, live
-        begin()
+        if self.limits_begin_with_slot:
+            begin()
 
     def _end_in(self, place: Place, running: Running, ending: Ending, run_s: float) -> None:
         """Take the end of an attempt, and learn how long attempts take.
@@ -395,9 +444,10 @@ class Pool(ABC):
     def _end(self, running: Running, reason: StopReason) -> bool:
         self._ask(running, reason)
         with running.mutex:
-            if not running.is_over and running.kill_at is None and running.control.end():
-                running.kill_at = self._clock.monotonic() + GRACE_S
-        return running.kill_at is not None
+            if not running.is_over and running.kill_at is None:
+                running.is_ending = running.control.end()
+                running.kill_at = self._clock.monotonic() + self.grace_s
+        return running.is_ending
 
     def _kill(self, running: Running) -> None:
         with running.mutex:
@@ -408,6 +458,7 @@ class Pool(ABC):
             self._overran(running)
 
     def _overran(self, running: Running) -> None:
-        """Announce that the attempt goes on, and nothing can be done about it, unless it has just ended."""
-        if not running.is_over:
+        """Announce once that the attempt goes on, and nothing can be done about it, unless it has just ended."""
+        if not (running.is_over or running.is_overrun):
+            running.is_overrun = True
             self._sink.announce(AttemptOverran(running.claim))

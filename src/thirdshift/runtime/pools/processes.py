@@ -18,13 +18,15 @@ from typing import Any
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import Registration
+from thirdshift.core.errors import StepNotStored
 from thirdshift.core.outcome import Ending, is_suspect
 from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import aliases
+from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError, Traces
 from thirdshift.runtime.attempt import OF_REASON, OVER_LIMIT
 from thirdshift.runtime.context import StopReason, TaskContext
-from thirdshift.runtime.pools.channel import Channel
+from thirdshift.runtime.pools.channel import Channel, facts_of_step
 from thirdshift.runtime.pools.guard import STREAMS
 from thirdshift.runtime.pools.slots import Runner, SlotPool
 
@@ -43,6 +45,8 @@ _LAST_WORDS_S = 10.0
 
 class ProcessPool(SlotPool):
     """Runs attempts in child processes, one for each slot."""
+
+    limits_begin_with_slot = False
 
     def __init__(self, slots: int, clock: Clock, recycling: RecyclingConfig | None = None) -> None:
         super().__init__(PoolKind.PROCESS, slots, clock)
@@ -196,8 +200,9 @@ class _ProcessRunner:
         return _Child(self._lock_path)
 
     def _call(self, child: _Child, claim: Claim, context: TaskContext, enter: Callable[[], None]) -> Ending | None:
-        """Run the attempt in *child*; ``None`` when the child died."""
+        """Run the attempt in *child*, which is up; ``None`` when it died."""
         enter()
+        context.begin()
         child.channel.send(
             "call",
             id=claim.id,
@@ -209,19 +214,9 @@ class _ProcessRunner:
         if context.stop_reason is not None:  # asked before the child knew of the call
             self.pass_on_stop(context)
         while (message := child.receive()) is not None:
-            match message["kind"]:
-                case "progress":
-                    context.progress(**message["facts"])
-                case "alive":
-                    context.sign_of_life()
-                case "began":
-                    context.begin()
-                case "fence":
-                    child.channel.send("fence", fence=context.fence())
-                case "committed" if (message["id"], message["attempt"]) == (context.id, context.attempt):
-                    context.note_commit()
-                case "ended":
-                    return self._ending(child, message, context)
+            if message["kind"] == "ended":
+                return self._ending(child, message, context)
+            _hear(child.channel, message, context)
         return None
 
     def _ending(self, child: _Child, message: dict[str, Any], context: TaskContext) -> Ending:
@@ -232,6 +227,8 @@ class _ProcessRunner:
             child.first_resident_bytes = message["resident_bytes"]
         if self._is_worn(child, message["resident_bytes"]):
             self.close()
+        elif message.get("is_unknown"):
+            self.close()  # a fresh one finds what is installed meanwhile
         traces = Traces(message["cpu_s"], message["peak_memory_bytes"], *_texts(written))
         return _ending(message, context, self._was_told_to_end)._replace(traces=traces)
 
@@ -272,6 +269,34 @@ def _manner_of_death(status: int | None) -> str:
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
 
 
+def _hear(channel: Channel, message: dict[str, Any], context: TaskContext) -> None:
+    """Do what a running attempt asks for."""
+    match message["kind"]:
+        case "progress":
+            context.progress(**message["facts"])
+        case "alive":
+            context.sign_of_life()
+        case "began":
+            context.begin()
+        case "fence":
+            channel.send("fence", fence=context.fence())
+        case "committed" if (message["id"], message["attempt"]) == (context.id, context.attempt):
+            context.note_commit()
+        case "recall":
+            channel.send("steps", steps=[facts_of_step(step) for step in context.load_steps()])
+        case "keep":
+            channel.send("kept", refusal=_keep_step(context, message))
+
+
+def _keep_step(context: TaskContext, message: dict[str, Any]) -> str | None:
+    """Store the step that the child has done; returns why it could not be."""
+    try:
+        context.keep_step(message["name"], message["inputs"], message["result"].encode("utf-8", "surrogatepass"))
+    except StepNotStored as refusal:
+        return refusal.why
+    return None
+
+
 def _ending(message: dict[str, Any], context: TaskContext, was_told_to_end: bool) -> Ending:
     outcome = AttemptOutcome(message["outcome"])
     error = message["error"]
@@ -279,14 +304,18 @@ def _ending(message: dict[str, Any], context: TaskContext, was_told_to_end: bool
     has_failed = was_told_to_end and outcome is AttemptOutcome.FAILED  # by our SIGTERM, as the function saw it
     if context.stop_reason in OVER_LIMIT or (has_failed and context.stop_reason is not None):
         outcome, told = _ending_of_death(context.stop_reason, 0)
-        error = [told.type, told.message, error and error[2]]
+        error = [told.type, told.message, error and error[2], ()]
+    backoff = message.get("backoff")
     return Ending(
         outcome=outcome,
         started_at=datetime.fromisoformat(message["started_at"]),
         finished_at=datetime.fromisoformat(message["finished_at"]),
         encoded_result=result.encode("utf-8", "surrogatepass") if outcome is AttemptOutcome.COMPLETED else None,
-        error=None if error is None else TaskError(type=error[0], message=error[1], traceback=error[2]),
+        error=error and TaskError(type=error[0], message=error[1], traceback=error[2], where=tuple(error[3])),
         after_s=message["after_s"],
+        is_final=outcome is AttemptOutcome.FAILED and message.get("is_final", False),
+        backoff=backoff and RetryPolicy(first_s=backoff[0], most_s=backoff[1]),
+        is_unknown=message.get("is_unknown", False),
     )
 
 

@@ -39,6 +39,8 @@ class SlotPool(Pool):
     def __init__(self, kind: PoolKind, slots: int, clock: Clock) -> None:
         super().__init__(kind, slots, clock)
         self._slots: list[Slot] = []
+        self._registration: Registration
+        self._first_slot: int
 
     @abstractmethod
     def make_runner(self, number: int, registration: Registration) -> Runner:
@@ -47,12 +49,10 @@ class SlotPool(Pool):
     def start(self, registration: Registration, sink: AttemptSink, first_slot: int) -> None:
         """Start the slots."""
         self._sink = sink
+        self._registration = registration
+        self._first_slot = first_slot
         for number in range(self.slots):
-            runner = self.make_runner(number, registration)
-            slot = Slot(self, first_slot + number, runner, registration, sink, self._clock)
-            self._slots.append(slot)
-            slot.thread = threading.Thread(target=slot.work, name=f"thirdshift-{self.kind.value}-{number}", daemon=True)
-            slot.thread.start()
+            self._add_slot(number)
 
     def join(self) -> None:
         """Wait for the slots' threads; call :meth:`close` first."""
@@ -63,7 +63,7 @@ class SlotPool(Pool):
     def take(self, slot: "Slot") -> Running | None:
         """Give *slot* its next claim, waiting for one; ``None`` when the pool is closed. Called by the slot."""
         with self._changed:
-            while not self._is_closed:
+            while not (self._is_closed or slot.is_retired):
                 running = self._begin_next(slot, slot.runner)
                 if running is not None:
                     return running
@@ -77,6 +77,14 @@ class SlotPool(Pool):
 
     def _let_begin(self, claims: int) -> None:
         self._changed.notify(claims)
+
+    def _add_slot(self, number: int) -> None:
+        """Start the slot *number* of this pool. Raises ``RuntimeError`` when the system has no thread left."""
+        runner = self.make_runner(number, self._registration)
+        slot = Slot(self, self._first_slot + number, runner, self._registration, self._sink, self._clock)
+        slot.thread = threading.Thread(target=slot.work, name=f"thirdshift-{self.kind.value}-{number}", daemon=True)
+        slot.thread.start()
+        self._slots.append(slot)
 
 
 class Slot(Place):
@@ -93,6 +101,8 @@ class Slot(Place):
     ) -> None:
         super().__init__(number, registration, sink)
         self.runner = runner
+        self.is_retired = False
+        """Whether another one has taken its place, so that its thread ends."""
         self.thread: threading.Thread | None = None
         self._pool = pool
         self._clock = clock
@@ -105,7 +115,7 @@ class Slot(Place):
             ending = self._run(running)
             self.leave()
             following = self._pool.leave(self, running, ending, self._clock.monotonic() - began)
-            self._sink.record(is_idle=following is None)
+            self.sink.record(is_idle=following is None)
             running = following or self._pool.take(self)
         self.runner.close()
 

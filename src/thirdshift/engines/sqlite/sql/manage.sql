@@ -21,6 +21,11 @@ ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at WHERE paused_at 
 -- name: resume_queue
 UPDATE queue SET paused_at = NULL WHERE name = :queue AND paused_at IS NOT NULL;
 
+-- name: limit_queue
+INSERT INTO queue (name, concurrency, rate, burst, starts, filled_at) VALUES (?1, ?2, ?3, ?4, ?4, ?5)
+ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency, rate = excluded.rate, burst = excluded.burst,
+                                 starts = excluded.starts, filled_at = excluded.filled_at;
+
 -- name: delete
 DELETE FROM task WHERE id = :id AND status IN ('completed', 'failed', 'cancelled');
 

@@ -1,7 +1,7 @@
 -- name: task
 SELECT t.seq, t.id, t.name, t.function, t.arguments, t.queue, t.pool, t.priority, t.status, t.submitted_at, t.due_at,
        t.max_retries, t.timeout_us, t.tags, t.attempt, t.failures, t.owner, t.claimed_at, t.cancel_requested_at,
-       t.finished_at, t.stall_timeout_us, p.facts
+       t.finished_at, t.stall_timeout_us, t.unique_key, p.facts
 FROM task t LEFT JOIN progress p ON p.task = t.seq AND p.attempt = t.attempt AND t.status = 'running'
 WHERE t.id = ?;
 
@@ -15,7 +15,7 @@ SELECT json_group_object(t.id, t.status) FROM json_each(?) AS wanted CROSS JOIN 
 -- name: attempts
 -- The texts, which may be long, only where they are wanted.
 SELECT a.number, a.outcome, a.worker, a.claimed_at, a.started_at, a.finished_at, a.result, a.error_type, a.error_message,
-       a.error_traceback, a.cpu_us, a.peak_memory_bytes, t.stdout, t.stderr, t.log
+       a.error_traceback, a.error_fingerprint, a.cpu_us, a.peak_memory_bytes, t.stdout, t.stderr, t.log
 FROM attempt a LEFT JOIN trace t ON ?2 AND t.task = a.task AND t.number = a.number
 WHERE a.task = ?1 ORDER BY a.number;
 
@@ -32,7 +32,7 @@ UNION ALL
 SELECT status, count(*) FROM task WHERE finished_at IS NOT NULL GROUP BY status;
 
 -- name: queues
-SELECT name, paused_at FROM queue ORDER BY name;
+SELECT name, paused_at, concurrency, rate, burst FROM queue ORDER BY name;
 
 -- name: unfinished_by_queue
 -- Each branch walks one partial index, so finished tasks cost nothing. Only running tasks, which are few, are looked up.

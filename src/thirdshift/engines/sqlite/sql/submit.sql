@@ -7,12 +7,13 @@ ON CONFLICT (id) DO NOTHING;
 
 -- name: submit_claimed
 -- The commit that submits a task also claims it for a worker of this process, unless something in the way should come
--- first: a paused queue, a task of its line that is as urgent, any task whose moment has come.
+-- first: a paused or limited queue, a task of its line that is as urgent, any task whose moment has come.
 INSERT INTO task (id, arguments, status, submitted_at, due_at, name, function, queue, pool, priority, durable,
                   max_retries, timeout_us, tags, stall_timeout_us, attempt, owner, claimed_at)
 SELECT ?1, ?2, 'running', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 1, ?16, ?4
 WHERE ?3 = 'pending'
-  AND NOT EXISTS (SELECT 1 FROM queue WHERE name = ?8 AND paused_at IS NOT NULL)
+  AND NOT EXISTS (SELECT 1 FROM queue WHERE name = ?8
+                  AND (paused_at IS NOT NULL OR concurrency IS NOT NULL OR rate IS NOT NULL))
   AND NOT EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND queue = ?8 AND pool = ?9 AND priority >= ?10)
   AND NOT EXISTS (SELECT 1 FROM task WHERE status IN ('scheduled', 'retrying') AND due_at <= ?4)
 ON CONFLICT (id) DO NOTHING;

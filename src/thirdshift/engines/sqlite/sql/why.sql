@@ -1,5 +1,5 @@
 -- name: place
-SELECT seq, status, queue, pool, priority, due_at, attempt, failures, max_retries, timeout_us, owner, claimed_at,
+SELECT seq, status, function, queue, pool, priority, due_at, attempt, failures, max_retries, timeout_us, owner, claimed_at,
        cancel_requested_at, finished_at
 FROM task WHERE id = ?;
 

@@ -10,11 +10,20 @@ SELECT min(due_at) FROM task WHERE status IN ('scheduled', 'retrying');
 
 -- name: open_lines
 -- The lines in which anything waits, of queues that are not paused: one index probe for each.
-SELECT q.name, p.column1
+SELECT q.name, p.column1, q.concurrency IS NOT NULL OR q.rate IS NOT NULL
 FROM queue AS q CROSS JOIN (VALUES ('thread'), ('process'), ('async')) AS p
 WHERE q.paused_at IS NULL
   AND EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND queue = q.name AND pool = p.column1)
 ORDER BY q.name;
+
+-- name: limits
+-- The limits of a queue, and how many of its tasks run: there are few running ones.
+SELECT concurrency, rate, burst, starts, filled_at,
+       (SELECT count(*) FROM task WHERE status = 'running' AND queue = ?1)
+FROM queue WHERE name = ?1;
+
+-- name: take_starts
+UPDATE queue SET starts = ?2, filled_at = ?3 WHERE name = ?1;
 
 -- name: open_queues
 SELECT name FROM queue WHERE paused_at IS NULL ORDER BY name;
@@ -28,9 +37,9 @@ SELECT CAST(json_group_array(json_array(
            iif(length(arguments) <= 1000, CAST(arguments AS TEXT), NULL),
            queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us)) AS BLOB)
 FROM (SELECT * FROM task
-      WHERE status = 'pending' AND queue = ? AND pool = ?
+      WHERE status = 'pending' AND queue = ?1 AND pool = ?2
       ORDER BY priority DESC, due_at, seq
-      LIMIT ?);
+      LIMIT ?3);
 
 -- name: arguments
 SELECT arguments FROM task WHERE seq = ?;
@@ -92,6 +101,10 @@ UPDATE task SET seq = seq WHERE false;
 -- name: record_trace
 -- Runs only for attempts that were recorded just before, in the same transaction, or had recorded themselves.
 INSERT INTO trace (task, number, stdout, stderr, log) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: record_fingerprint
+-- As record_trace, for errors that came from somewhere; that of the others is their type.
+UPDATE attempt SET error_fingerprint = ? WHERE task = ? AND number = ?;
 
 -- name: give_back
 -- The function was never called: no attempt row, and the due time that keeps its place in the line. One whose
