@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -101,6 +102,35 @@ def test_a_storm_of_signals_while_waiting_neither_deadlocks_nor_raises() -> None
             sender.kill()
         assert signals.received is signal.SIGTERM
         assert set(hits) == {signal.SIGTERM}
+
+
+def test_a_signal_that_another_thread_gets_ends_the_wait_at_once() -> None:
+    """The main thread's poll is not interrupted by it: only the descriptor tells."""
+    with StopSignals() as signals:
+
+        def send() -> None:
+            time.sleep(0.1)  # by then the main thread polls; if it does not, the test shows less and still holds
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # to this thread, never to the main one
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert signals.wait(60)
+        sender.join()
+    assert signals.received is signal.SIGTERM
+
+
+def test_another_signal_neither_ends_nor_spins_the_wait() -> None:
+    """It is handled, and the wait goes on."""
+    heard = []
+    old = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert not signals.wait(0.05)
+            assert not select.select([signals.fileno()], [], [], 0)[0]
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert heard == [1]
 
 
 def test_waiting_outside_the_block_is_an_error() -> None:

@@ -1,7 +1,9 @@
 """The first SIGTERM or SIGINT asks a daemon to stop, the second one ends it.
 
 The handler only sets a flag and writes one byte into a pipe. A ``threading.Event`` would be shorter and wrong: a
-signal that arrives while the main thread is inside ``Event.wait`` deadlocks on the event's own lock.
+signal that arrives while the main thread is inside ``Event.wait`` deadlocks on the event's own lock. Python runs the
+handler between two bytecodes of the main thread, so a signal that arrives just before ``poll``, or on another thread,
+would be noticed only when ``poll`` ends by itself; the wake-up descriptor is written to at once.
 """
 
 import contextlib
@@ -9,6 +11,7 @@ import faulthandler
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -40,6 +43,8 @@ class StopSignals:
         self._received: signal.Signals | None = None
         self._old: dict[signal.Signals, Any] = {}
         self._pipe: tuple[int, int] | None = None
+        self._old_wakeup = -1
+        self._waits_are_over = False
 
     @property
     def received(self) -> signal.Signals | None:
@@ -55,11 +60,18 @@ class StopSignals:
         """Wait until a stop is asked for, at most *timeout* seconds (``None``: for ever); whether it was."""
         poller = select.poll()
         poller.register(self.fileno(), select.POLLIN)
-        poller.poll(None if timeout is None else max(0.0, timeout) * 1000)
-        return self.stop_requested
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            is_woken = bool(poller.poll(None if left_s is None else left_s * 1000))
+            if self.stop_requested or self._waits_are_over or not is_woken:
+                return self.stop_requested
+            with contextlib.suppress(BlockingIOError):  # another signal, which somebody else handles
+                os.read(self.fileno(), 512)
 
     def end_waits(self) -> None:
         """Let every :meth:`wait` return at once from now on: there is another reason to stop. From any thread."""
+        self._waits_are_over = True
         if self._pipe is not None:
             os.write(self._pipe[1], b"!")
 
@@ -71,8 +83,11 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         self._received = None
+        self._waits_are_over = False
         self._pipe = os.pipe()
-        os.set_blocking(self._pipe[1], False)
+        for descriptor in self._pipe:
+            os.set_blocking(descriptor, False)
+        self._old_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         return self
 
@@ -82,6 +97,7 @@ class StopSignals:
         for number, handler in self._old.items():
             # None stands for a handler that was not set from Python and cannot be given back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._old_wakeup)
         pipe, self._pipe = self._pipe, None
         for descriptor in pipe or ():
             os.close(descriptor)
