@@ -89,6 +89,19 @@ SENTENCES = [
         {"function": "shop:send", "workers": [{"worker": w, "error": "E: no", "at": AGO} for w in "ab"], "others": 1},
         "its function shop:send cannot be found by worker a (E: no), worker b (E: no); it waits for another one",
     ),
+    (
+        ReasonCode.QUEUE_LIMITED,
+        {"queue": "mail", "concurrency": 4},
+        "its queue mail may run 4 tasks at once, and so many run; `thirdshift queues limit` changes that",
+    ),
+    (
+        ReasonCode.RATE_LIMITED,
+        {"queue": "mail", "rate": 0.5, "free_at": LATER},
+        (
+            "its queue mail is limited to 0.5 starts a second; the next is free at 2030-01-01 12:03:00 UTC (in 3 min); "
+            "`thirdshift queues limit` changes that"
+        ),
+    ),
     (ReasonCode.SLOTS_BUSY, {"pool": "thread", "slots": 4}, "all 4 thread slots that could take it are busy"),
     (ReasonCode.SLOTS_BUSY, {"pool": "thread", "slots": 1}, "the one thread slot that could take it is busy"),
     (ReasonCode.TASKS_BEFORE, {"count": 1, "is_all": True}, "1 task comes before it"),

@@ -12,6 +12,8 @@ _END_OF_OVERRUN = {
     "async": "it is cancelled, and ends when it lets go",
 }
 
+_CHANGE_LIMITS = "`thirdshift queues limit` changes that"
+
 
 def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a table: one line for each code
     """Return *reason* in words, as of *now*."""
@@ -45,10 +47,11 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
             return f"no worker of its queue {queue} has {pool} slots: {_alive(facts['workers'])} with other pools only"
         case ReasonCode.QUEUE_LIMITED:
             most = _number(facts["concurrency"], "task")
-            return f"its queue {facts['queue']} may run {most} at once, and so many run"
+            return f"its queue {facts['queue']} may run {most} at once, and so many run; {_CHANGE_LIMITS}"
         case ReasonCode.RATE_LIMITED:
             rate = f"{facts['rate']:g} starts a second"
-            return f"its queue {facts['queue']} is limited to {rate}; the next is free at {_at(facts['free_at'], now)}"
+            free_at = _at(facts["free_at"], now)
+            return f"its queue {facts['queue']} is limited to {rate}; the next is free at {free_at}; {_CHANGE_LIMITS}"
         case ReasonCode.UNKNOWN_FUNCTION:
             return _unknown(facts)
         case ReasonCode.SLOTS_BUSY:
