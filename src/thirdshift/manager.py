@@ -636,8 +636,7 @@ class BackgroundTaskManager:
         wait = self._finishes.wait(task_id, timeout_s, woken.set)
         try:
             while (found := wait.look()) is None:
-                woken.wait(wait.left_s())
-                woken.clear()
+                _sleep(woken, wait.left_s())
             return found
         finally:
             wait.leave()
@@ -699,8 +698,7 @@ class BackgroundTaskManager:
         submit = self._line.submit(tasks, queue_size, wait_s, woken.set)
         try:
             while not submit.store():
-                woken.wait(submit.left_s())
-                woken.clear()
+                _sleep(woken, submit.left_s())
             return list(submit.ids)
         finally:
             submit.leave()
@@ -784,6 +782,18 @@ def stand_in(manager: BackgroundTaskManager) -> Iterator[None]:
 def submit_background_task(func: Callable[..., Any], *args: Any, **options: Any) -> str:
     """Submit to the shared manager: :meth:`BackgroundTaskManager.submit_task`."""
     return get_task_manager().submit_task(func, *args, **options)
+
+
+def _sleep(woken: threading.Event, most_s: float | None) -> None:
+    """Sleep until *woken*, in pieces: Ctrl-C just before a sleep is noticed only when that ends."""
+    until = None if most_s is None else time.monotonic() + most_s
+    is_woken = False
+    while not is_woken:
+        left_s = SAFETY_INTERVAL_S if until is None else min(SAFETY_INTERVAL_S, until - time.monotonic())
+        if left_s <= 0:
+            return
+        is_woken = woken.wait(left_s)
+    woken.clear()
 
 
 def _pool_sizes(worker_type: str, max_workers: int | None, given: Mapping[str, int]) -> Mapping[PoolKind, int]:

@@ -173,7 +173,9 @@ def test_an_interrupted_caller_takes_nobody_with_it(shared_writer: Writer, path:
         return number
 
     def counted(number: int) -> Callable[[sqlite3.Connection], int]:
-        return lambda connection: connection.execute("INSERT INTO queue VALUES (?, 1)", [str(number)]).rowcount
+        return lambda connection: (
+            connection.execute("INSERT INTO queue (name, paused_at) VALUES (?, 1)", [str(number)]).rowcount
+        )
 
     with ThreadPoolExecutor(3) as threads:
         ends = [threads.submit(others, first) for first in (1, 2, 3)]

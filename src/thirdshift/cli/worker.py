@@ -27,6 +27,8 @@ _LIFE_S = 60.0
 _OF_THE_DAEMON = frozenset({"training", "maintenance"})
 """Queues that the training daemon works on itself; tests compare the names."""
 
+_saying = threading.Lock()
+
 
 @click.command()
 @click.option("--queues", metavar="A,B", help="Work on these queues only.")
@@ -273,7 +275,8 @@ def _log_to_stderr(level: str) -> None:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # a worker goes on when nobody reads what it says any more
+    """Print a line; the worker's threads and the main one do."""
+    with _saying, contextlib.suppress(OSError):  # a worker goes on when nobody reads what it says any more
         click.echo(text, err=True)
 
 
