@@ -672,6 +672,13 @@ class StoreMachine(RuleBasedStateMachine):
         for task_id, priority in zip(ids, priorities, strict=False):
             self.send_unique(data, {"id": task_id, "priority": priority, "unique": unique, **facts}, delay_s)
 
+    @precondition(lambda self: any(client.workers for client in self.clients))
+    @rule(data=st.data(), queue=st.sampled_from(QUEUES), priority=st.integers(0, 2))
+    def submit_beside_a_worker(self, data: st.DataObject, queue: str, priority: int) -> None:
+        """One task, the usual case of an application with its own worker."""
+        facts: dict[str, Any] = {"queue": queue, "pool": "thread", "durable": False, "max_retries": 1}
+        self.send(data, self.new_ids(1), [priority], delay_s=None, **facts)
+
     def send(
         self, data: st.DataObject, ids: list[str], priorities: list[int], *, delay_s: int | None, **facts: Any
     ) -> None:
