@@ -717,6 +717,7 @@ class StoreMachine(RuleBasedStateMachine):
             outcomes += [running] if is_taken else [running, returned]
         with contextlib.suppress(Died):
             answer = self.call(client, "submit", ..., *outcomes, tasks=tasks, seat=worker, is_taken=is_taken)
+            assert answer is not None, "it has answered before it knew what to say"
             claim = answer["claim"]
             assert answer["led_to"] == [task["id"]]
             if claim is None:
