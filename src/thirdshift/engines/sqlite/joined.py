@@ -5,6 +5,7 @@ ours (docs/adr/0012); the write lock is waited for as the :class:`Writer` waits,
 """
 
 import contextlib
+import logging
 import os
 import sqlite3
 import time
@@ -24,6 +25,8 @@ from thirdshift.engines.sqlite.links import Link, link_of
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import row_of_new, rows_of_ending, to_us
 from thirdshift.engines.sqlite.writer import BUSY_LIMIT_S
+
+_logger = logging.getLogger("thirdshift.transaction")
 
 R = TypeVar("R")
 
@@ -130,9 +133,11 @@ class SQLiteJoined:
 
     def roll_back(self) -> None:
         if self.is_own:
-            with contextlib.suppress(Exception):  # what it failed of is on its way; a closed connection has nothing
-                self._restore_busy_timeout()
-                self._link.roll_back()
+            for step in (self._restore_busy_timeout, self._link.roll_back):  # each, whatever becomes of the other
+                try:
+                    step()
+                except Exception:  # why it is rolled back is on its way, and must not be hidden by this
+                    _logger.debug("transaction.roll_back_failed", exc_info=True)
         self._let_go()
 
     # Inside

@@ -127,7 +127,7 @@ class ThreadPool(SlotPool):
     def _detach_after_s(self, running: Running) -> float | None:
         """Return how long after its limit the attempt may be let go of; ``None``: never."""
         if is_imported(running.claim.function):
-            with contextlib.suppress(Exception):  # its module's own doing
+            with contextlib.suppress(Exception):  # a module's own __getattr__ may raise anything: then it says nothing
                 return declaration_of(resolve(running.claim.function)).detach_after_s
         return None
 
