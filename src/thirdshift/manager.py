@@ -29,7 +29,7 @@ from thirdshift.core.engine import (
 )
 from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
-from thirdshift.core.health import Finding, HealthLevel, HealthLimits
+from thirdshift.core.health import Finding, HealthCode, HealthLevel, HealthLimits
 from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.pruning import PruningConfig
@@ -534,10 +534,13 @@ class BackgroundTaskManager:
     def health(self, level: str = "minimal", limits: HealthLimits | None = None) -> Sequence[Finding]:
         """Return how the store and its workers are; ``complete`` reads the whole file, for a bounded time.
 
-        Each finding is data; :mod:`thirdshift.monitor.health` says it in words, and what to do. Raises ``StoreError``
-        when the store does not answer.
+        ``doctor`` also looks for what may do harm one day, and imports the functions of all unfinished tasks. Each
+        finding is data; :mod:`thirdshift.monitor.health` says it in words, and what to do. Raises ``StoreError`` when
+        the store does not answer.
         """
-        return self._engine.examine(known("level", level, _HEALTH_LEVELS), limits or HealthLimits())
+        wanted = known("level", level, _HEALTH_LEVELS)
+        found = self._engine.examine(wanted, limits or HealthLimits())
+        return [*found, _functions_found(self._engine.functions())] if wanted is HealthLevel.DOCTOR else found
 
     def wait_until_drained(self, timeout: float | None = None) -> bool:
         """Wait until nothing is left to run, now or later, in any queue of ours that is not paused; whether that is so.
@@ -794,6 +797,18 @@ def _sleep(woken: threading.Event, most_s: float | None) -> None:
             return
         is_woken = woken.wait(left_s)
     woken.clear()
+
+
+def _functions_found(functions: Mapping[str, int]) -> Finding:
+    """Import *functions*, each with the number of tasks that call it, and return which are not there."""
+    missing = []
+    for function, tasks in functions.items():
+        try:
+            resolve(function)
+        except Exception as error:  # noqa: BLE001  # what a user's module raises is the finding
+            missing.append({"function": function, "tasks": tasks, "error": f"{type(error).__name__}: {error}"})
+    facts = {"count": len(functions), "missing": missing}
+    return Finding(code=HealthCode.FUNCTIONS, is_healthy=not missing, facts=facts)
 
 
 def _pool_sizes(worker_type: str, max_workers: int | None, given: Mapping[str, int]) -> Mapping[PoolKind, int]:

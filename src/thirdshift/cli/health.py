@@ -43,6 +43,13 @@ def health(
     limits = HealthLimits()
     if max_wait is not None:
         limits = replace(limits, oldest_task_s=max_wait)
+    return report(session, database, level, limits, check_seconds)
+
+
+def report(
+    session: Session, database: Path | None, level: str, limits: HealthLimits, check_seconds: float | None
+) -> int:
+    """Examine the store, print what was found and return the exit code; also for ``doctor``."""
     if check_seconds is not None:
         limits = replace(limits, check_s=check_seconds)
     path = session.database if database is None else database.absolute()
@@ -52,21 +59,14 @@ def health(
         if session.as_json:
             print_json({"healthy": False, "level": level, "database": str(path), "error": str(error), "findings": []})
         raise
+    healthy = is_healthy(findings)
     if session.as_json:
         told = [_describe(finding) for finding in findings]
-        print_json(
-            {
-                "healthy": is_healthy(findings),
-                "level": level,
-                "database": str(path),
-                "error": None,
-                "findings": told,
-            }
-        )
+        print_json({"healthy": healthy, "level": level, "database": str(path), "error": None, "findings": told})
     else:
         for finding in findings:
             click.echo(_line(finding))
-    return 0 if is_healthy(findings) else 1
+    return 0 if healthy else 1
 
 
 def _examine(session: Session, path: Path, level: str, limits: HealthLimits) -> list[Finding]:
@@ -74,8 +74,9 @@ def _examine(session: Session, path: Path, level: str, limits: HealthLimits) -> 
 
     if not path.exists():  # asking must not make it
         raise StoreError(f"{path} does not exist; start a worker, or name the file with --database or --workspace")
-    pruning = load_settings(session.workspace).pruning
-    with BackgroundTaskManager(database=path, start=False, pruning=pruning) as manager:
+    settings = load_settings(session.workspace)
+    aliases = settings.aliases if level == "doctor" else None  # their targets are looked for: code that may not be here
+    with BackgroundTaskManager(database=path, start=False, pruning=settings.pruning, aliases=aliases) as manager:
         return list(manager.health(level, limits))
 
 

@@ -21,6 +21,7 @@ from thirdshift.core.errors import (
 )
 
 _VERBS = {
+    "doctor": "doctor",
     "health": "health",
     "queues": "queues",
     "status": "status",

@@ -293,6 +293,9 @@ class Engine(Protocol):
     def examine(self, level: HealthLevel, limits: HealthLimits) -> Sequence[Finding]:
         """Look at the store and its workers; raises ``StoreError`` when the store does not answer."""
 
+    def functions(self) -> Mapping[str, int]:
+        """Return the functions of unfinished tasks, and how many of these call each; looks at all of them."""
+
     def limit_queue(self, queue: str, limits: QueueLimits) -> None:
         """Set the limits of *queue*, known or not, in place of those it had."""
 

@@ -17,6 +17,8 @@ class HealthLevel(Enum):
     """The store answers and somebody works: cheap enough for every few seconds."""
     COMPLETE = "complete"
     """All that can be seen from outside; reads the whole file, for a bounded time."""
+    DOCTOR = "doctor"
+    """All of that, and what may do harm one day: the library, the file's neighbours, the code that tasks need."""
 
 
 class HealthCode(Enum):
@@ -45,6 +47,19 @@ class HealthCode(Enum):
     ``alive``: how many workers there are."""
     LOST_WAKES = "lost_wakes"
     """``count`` since the live workers started, ``seconds_ago`` (``None``: never), ``recent_s``."""
+    LIBRARY = "library"
+    """``version`` of SQLite, ``has_race`` (:func:`has_reset_race`), ``files``: libraries in this process, if known."""
+    STRANGERS = "strangers"
+    """``programs`` that have the file open and are none of ours (``pid``, ``name``; ``None``: not to be seen here),
+    ``has_race``."""
+    PERMISSIONS = "permissions"
+    """``open``: the files that others than their owner may read or write, each ``path`` and ``mode``."""
+    FREE_SPACE = "free_space"
+    """``free_bytes`` inside the file, of its ``size_bytes``, ``limit_bytes``."""
+    CLOCK = "clock"
+    """``ahead_s``: how far the newest submit lies in the future, 0 when it does not; ``limit_s``."""
+    FUNCTIONS = "functions"
+    """``count`` of functions that unfinished tasks call, ``missing`` of them: ``function``, ``tasks``, ``error``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +87,19 @@ class HealthLimits:
     """Longest time until a worker answers a wake-up, or has taken over what a dead one left."""
     recent_s: float = 600.0
     """For how long a lost wake-up counts."""
+    unused_bytes: int = 100_000_000
+    """Most free space inside the file, when it is more than half of it."""
+    ahead_s: float = 60.0
+    """How far the newest submit may lie in the future."""
+
+
+def has_reset_race(version: tuple[int, int, int]) -> bool:
+    """Return whether SQLite *version* may damage a file when two programs checkpoint and write at the wrong moments.
+
+    Mended in 3.51.3, and in 3.50.7 and 3.44.6 for those series (sqlite.org/wal.html, "The WAL-reset bug").
+    """
+    is_mended = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+    return not is_mended
 
 
 def is_healthy(findings: Sequence[Finding]) -> bool:

@@ -50,9 +50,35 @@ def sentence(finding: Finding) -> str:  # noqa: C901, PLR0912  # a table: one li
                 return "no wake-up was lost"
             last = f", the last {_span(facts['seconds_ago'])} ago"
             return f"work was found {_number(facts['count'], 'time')} that nobody had announced{last}"
+        case HealthCode.LIBRARY:
+            race = " has the WAL-reset race, which our own checkpoints avoid" if facts["has_race"] else ""
+            several = f"; several libraries in one process: {', '.join(facts['files'])}"
+            return f"SQLite {facts['version']}{race}{'' if finding.is_healthy else several}"
+        case HealthCode.STRANGERS:
+            if facts["programs"] is None:
+                return "other programs that have the file open cannot be seen on this system"
+            named = ", ".join(f"{program['name']} (process {program['pid']})" for program in facts["programs"])
+            return f"other programs have the file open: {named}" if named else "no other program has the file open"
+        case HealthCode.PERMISSIONS:
+            opened = ", ".join(f"{each['path']} ({each['mode']})" for each in facts["open"])
+            return (
+                f"others than the owner may use {opened}" if opened else "only the owner may read and write the files"
+            )
+        case HealthCode.FREE_SPACE:
+            return f"{_megabytes(facts['free_bytes'])} of the file's {_megabytes(facts['size_bytes'])} are free"
+        case HealthCode.CLOCK:
+            ahead_s = facts["ahead_s"]
+            return (
+                f"the newest submit lies {_span(ahead_s)} in the future" if ahead_s else "no submit lies in the future"
+            )
+        case HealthCode.FUNCTIONS:
+            if not facts["missing"]:
+                return f"{_number(facts['count'], 'function')} of unfinished tasks found"
+            missing = "; ".join(f"{each['function']}: {each['error']}" for each in facts["missing"])
+            return f"functions of unfinished tasks that are not found here: {missing}"
 
 
-def remedy(finding: Finding) -> str | None:  # noqa: C901  # as above
+def remedy(finding: Finding) -> str | None:  # noqa: C901, PLR0912  # as above
     """Return what to do about it; ``None`` when all is as it should be."""
     if finding.is_healthy:
         return None
@@ -97,6 +123,30 @@ def remedy(finding: Finding) -> str | None:  # noqa: C901  # as above
             )
         case HealthCode.LOST_WAKES:
             return f"such tasks may start up to a second late. Probable cause: {LOST_WAKES}"
+        case HealthCode.LIBRARY:
+            return (
+                "closing a file in one drops the locks of the other: do without the package that brings a SQLite of "
+                "its own, or use it in another process"
+            )
+        case HealthCode.STRANGERS:
+            return (
+                "on this version of SQLite their checkpoints can damage the file: end them, let them read a copy "
+                "(`VACUUM INTO`), or use SQLite 3.51.3 or newer everywhere"
+            )
+        case HealthCode.PERMISSIONS:
+            return "tasks' arguments and results stand in them: chmod go-rwx, unless that is meant"
+        case HealthCode.FREE_SPACE:
+            return "`thirdshift tasks vacuum` gives it back to the disk"
+        case HealthCode.CLOCK:
+            return (
+                "the clock was set back after that, and tasks become due by it: set it (`timedatectl`), or wait until "
+                "it has caught up"
+            )
+        case HealthCode.FUNCTIONS:
+            return (
+                "run this where the workers run, with their --app-dir; install the code, or say by `aliases` where the "
+                "function is now"
+            )
         case HealthCode.STORE | HealthCode.WRITING:
             return None
 

@@ -52,6 +52,7 @@ from thirdshift.engines.sqlite import manage, submit, unique, wake, work
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
+from thirdshift.engines.sqlite.dangers import dangers
 from thirdshift.engines.sqlite.deaths import DeathWatch
 from thirdshift.engines.sqlite.filters import count_query, find_query, groups_query, recheck_query, seqs_query
 from thirdshift.engines.sqlite.health import Examination
@@ -408,7 +409,14 @@ class SQLiteEngine:
             examination = Examination(self._path, reader, self.workers, limits, self._clock.now())
             if level is HealthLevel.MINIMAL:
                 return examination.minimal()
-            return examination.complete(lambda: self._writer.run(lambda _: None, durable=False), self._hub.reach)
+            found = examination.complete(lambda: self._writer.run(lambda _: None, durable=False), self._hub.reach)
+            if level is HealthLevel.DOCTOR:
+                found += dangers(self._path, reader, limits, to_us(self._clock.now()))
+            return found
+
+    def functions(self) -> Mapping[str, int]:
+        """Return the functions of unfinished tasks, and how many of these call each."""
+        return dict(self._read_long(QUERY["functions"], ()))
 
     # Managing
 
