@@ -2,16 +2,19 @@
 
 Each request submits one task, which appends a line to a log. ``SHOP_OPENED`` says when the manager is made: by each
 process at its first request, or when the module is imported, which is before the fork under ``gunicorn --preload``.
+A process of gunicorn that has answered alone so far keeps its first request until another one takes one too: on a busy
+machine a single process could else answer them all, and nothing would be shared.
 """
 
 import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from thirdshift import BackgroundTaskManager
-from thirdshift.testing.signals import append
+from thirdshift.testing.signals import TIMEOUT_S, append
 
 DATABASE, LOG, OPENED = (os.environ[f"SHOP_{name}"] for name in ("DATABASE", "LOG", "OPENED"))
 
@@ -42,8 +45,19 @@ if OPENED.startswith("before the fork"):
     _manager = open_shop(start=OPENED.endswith("to work"))
 
 
+def meet_another_process() -> None:
+    """Wait until two processes have come here; who comes later goes on at once."""
+    met = Path(f"{LOG}.met")
+    met.mkdir(exist_ok=True)
+    (met / str(os.getpid())).touch()
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(list(met.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     task_id = manager().submit_task(sell, environ["PATH_INFO"].strip("/"))
+    meet_another_process()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{os.getpid()} {task_id}".encode()]
 
