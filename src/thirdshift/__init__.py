@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, Step, TaskError
     from thirdshift.handle import TaskHandle
+    from thirdshift.integrations.executor import Executor
     from thirdshift.manager import BackgroundTaskManager, get_task_manager, submit_background_task
     from thirdshift.runtime.context import TaskContext, current_task
     from thirdshift.transaction import Transaction
@@ -58,6 +59,7 @@ _HOME = {
     "BackgroundTaskManager": "manager",
     "Cancel": "core.outcome",
     "ConfigurationError": "core.errors",
+    "Executor": "integrations.executor",
     "FailureGroup": "core.engine",
     "Finding": "core.health",
     "HealthLimits": "core.health",
@@ -115,6 +117,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "BackgroundTaskManager",
     "Cancel",
     "ConfigurationError",
+    "Executor",
     "FailureGroup",
     "Finding",
     "HealthLimits",

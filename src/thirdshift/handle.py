@@ -148,13 +148,18 @@ class TaskHandle(Generic[R]):
         return await self._manager.acancel_task(self.id)
 
     def _result_of(self, finished: BackgroundTask) -> R:
-        if finished.status is not TaskStatus.COMPLETED:
-            error = finished.error
-            raise TaskFailed(
-                finished.id,
-                finished.status.value if error is None else error.type,
-                "it never ran" if error is None else error.message,
-                None if error is None else error.traceback,
-            )
-        result: R = finished.result
+        result: R = result_of(finished)
         return result
+
+
+def result_of(finished: BackgroundTask) -> Any:
+    """Return what the function of a *finished* task returned. Raises :class:`TaskFailed`."""
+    if finished.status is not TaskStatus.COMPLETED:
+        error = finished.error
+        raise TaskFailed(
+            finished.id,
+            finished.status.value if error is None else error.type,
+            "it never ran" if error is None else error.message,
+            None if error is None else error.traceback,
+        )
+    return finished.result

@@ -63,7 +63,7 @@ from thirdshift.submission import (
     tags_of,
 )
 from thirdshift.transaction import Transaction
-from thirdshift.waiting import Finishes, RoomLine
+from thirdshift.waiting import Finishes, FinishWait, RoomLine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -643,6 +643,13 @@ class BackgroundTaskManager:
             return found
         finally:
             wait.leave()
+
+    def watch(self, task_id: str, wake: Callable[[], None]) -> FinishWait:
+        """Return a wait that blocks nobody: ask its ``look`` now, and again whenever it called *wake*; then ``leave``.
+
+        *wake* is called from any thread and must be quick.
+        """
+        return self._finishes.wait(task_id, None, wake)
 
     async def await_for(self, task_id: str, timeout_s: float | None, read: Callable[[BackgroundTask], R]) -> R:
         """Do what :meth:`wait_for` does, for coroutines; return what *read* makes of the task in another thread."""

@@ -1,0 +1,1 @@
+"""Interfaces that people know from elsewhere, on the public API."""
