@@ -4,6 +4,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thirdshift.config.loading import auto_load_config, load_config
+    from thirdshift.config.sections import (
+        BackgroundTaskConfig,
+        CeleryWorkerConfig,
+        MonitoringConfig,
+        SchedulerConfig,
+        ThreadedWorkerConfig,
+    )
     from thirdshift.core.declare import task
     from thirdshift.core.engine import FailureGroup, TaskFilter
     from thirdshift.core.errors import (
@@ -52,6 +60,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BackgroundTaskConfig": "config.sections",
+    "CeleryWorkerConfig": "config.sections",
+    "MonitoringConfig": "config.sections",
+    "SchedulerConfig": "config.sections",
+    "ThreadedWorkerConfig": "config.sections",
+    "auto_load_config": "config.loading",
+    "load_config": "config.loading",
     "AlreadyRunning": "core.errors",
     "Attempt": "core.task",
     "AttemptOutcome": "core.task",
@@ -114,14 +129,17 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "Attempt",
     "AttemptOutcome",
     "BackgroundTask",
+    "BackgroundTaskConfig",
     "BackgroundTaskManager",
     "Cancel",
+    "CeleryWorkerConfig",
     "ConfigurationError",
     "Executor",
     "FailureGroup",
     "Finding",
     "HealthLimits",
     "LostAttempt",
+    "MonitoringConfig",
     "NotImportable",
     "NotSerialisable",
     "NotSupported",
@@ -136,6 +154,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "RecyclingConfig",
     "Retry",
     "RetryPolicy",
+    "SchedulerConfig",
     "Snooze",
     "Step",
     "StepNotStored",
@@ -156,13 +175,16 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskPriority",
     "TaskStatus",
     "ThirdshiftError",
+    "ThreadedWorkerConfig",
     "Transaction",
     "UniqueConflict",
     "UsageError",
     "WaitTimeout",
     "WrongDatabase",
+    "auto_load_config",
     "current_task",
     "get_task_manager",
+    "load_config",
     "submit_background_task",
     "task",
 ]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 from weakref import WeakSet
 
-from thirdshift.config import DATABASE_NAME, find_workspace, load_settings
+from thirdshift.config import DATABASE_NAME, auto_load_config, find_workspace
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import (
     BulkProgress,
@@ -761,7 +761,7 @@ def get_task_manager() -> BackgroundTaskManager:
             return _stand_in
         if _shared is None or _shared not in _running:
             workspace = find_workspace()
-            settings = load_settings(workspace)
+            settings = auto_load_config()
             worker = settings.threaded_worker
             _shared = BackgroundTaskManager(
                 settings.worker_type,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift import ConfigurationError
+from thirdshift import BackgroundTaskManager, ConfigurationError, MonitoringConfig, auto_load_config, load_config
 from thirdshift.config import (
     BackgroundTaskConfig,
     ThreadedWorkerConfig,
@@ -13,6 +13,7 @@ from thirdshift.config import (
     load_section,
     load_settings,
 )
+from thirdshift.testing import functions
 
 
 def problems_of(folder: Path, text: str | bytes) -> list[str]:
@@ -187,3 +188,85 @@ def test_the_workspace_is_where_the_variable_says(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("THIRDSHIFT_WORKSPACE")
     monkeypatch.chdir(tmp_path)
     assert find_workspace() == tmp_path
+
+
+def test_the_environment_lies_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each of its variables; what it does not say comes from the file."""
+    file = tmp_path / "my.yaml"
+    file.write_text("worker_type: process\nlog_level: DEBUG\nthreaded_worker: {max_workers: 2, queue_size: 5}\n")
+    for name, value in {
+        "BG_WORKER_TYPE": "async", "BG_THREADED_MAX_WORKERS": "7", "CELERY_BROKER_URL": "redis://a/1",
+        "BG_MONITORING_ENABLED": "0", "BG_MONITORING_ERROR_THRESHOLD": "0.5",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    found = load_config(file)
+    assert (found.worker_type, found.log_level) == ("async", "DEBUG")
+    assert found.threaded_worker == ThreadedWorkerConfig(max_workers=7, queue_size=5)
+    assert found.celery_worker.result_backend == "redis://a/1"
+    assert found.monitoring == MonitoringConfig(enabled=False, error_rate_threshold=0.5)
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://b/2")
+    monkeypatch.setenv("BG_THREADED_QUEUE_SIZE", "9")
+    alone = load_config("env")
+    assert (alone.celery_worker.result_backend, alone.threaded_worker.queue_size) == ("redis://b/2", 9)
+    assert alone.log_level == "INFO"
+    assert alone.to_dict()["threaded_worker"] == {"max_workers": 7, "queue_size": 9, "queue_wait_seconds": 0.0}
+
+
+def test_files_are_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that exists holds; the switch ignores them all."""
+    home, workspace = tmp_path / "home", tmp_path / "workspace"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+    monkeypatch.setenv("THIRDSHIFT_WORKSPACE", str(workspace))
+    places = [
+        home / "thirdshift" / "config.yaml",
+        workspace / "omni_dev_bg_config.yaml",
+        workspace / "thirdshift.yaml",
+        tmp_path / "named.yaml",
+    ]
+    for number, place in enumerate(places, 1):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"threaded_worker: {{max_workers: {number}}}\n")
+        if place.name == "named.yaml":
+            monkeypatch.setenv("THIRDSHIFT_CONFIG", str(place))
+        assert auto_load_config().threaded_worker.max_workers == number
+    for switch in ("BG_USE_ENV", "OMNI_DEV_BG_USE_ENV"):
+        with monkeypatch.context() as patch:
+            patch.setenv(switch, "true")
+            assert auto_load_config() == BackgroundTaskConfig()
+
+
+def test_problems_of_file_and_environment_are_told_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the environment with the variable's name."""
+    (tmp_path / "thirdshift.yaml").write_text("log_levl: INFO\n")
+    monkeypatch.setenv("BG_THREADED_MAX_WORKERS", "many")
+    monkeypatch.setenv("BG_MONITORING_ERROR_THRESHOLD", "2")
+    monkeypatch.setenv("BG_USE_ENV", "perhaps")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(tmp_path)
+    text = str(caught.value)
+    assert "BG_USE_ENV: must be true or false, not 'perhaps'" in text
+    assert f"{tmp_path}/thirdshift.yaml:1:1: unknown key log_levl; did you mean log_level?" in text
+    assert "BG_THREADED_MAX_WORKERS: threaded_worker.max_workers must be a whole number, not 'many'" in text
+
+
+def test_a_value_out_of_range_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when a check of the section finds it."""
+    monkeypatch.setenv("BG_MONITORING_ERROR_THRESHOLD", "2")
+    with pytest.raises(ConfigurationError, match=r"^BG_MONITORING_ERROR_THRESHOLD: error_rate_threshold is 2"):
+        load_config("env")
+
+
+def test_a_bomb_of_aliases_is_harmless(tmp_path: Path) -> None:
+    """Nodes are never expanded."""
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40))]
+    assert len(problems_of(tmp_path, "\n".join(lines))) == 40
+
+
+def test_field_names_are_arguments_of_the_manager(tmp_path: Path) -> None:
+    """So a section can be passed on as it is."""
+    found = BackgroundTaskConfig(threaded_worker=ThreadedWorkerConfig(max_workers=1))
+    database = tmp_path / "a.db"
+    with BackgroundTaskManager(
+        worker_type=found.worker_type, **vars(found.threaded_worker), database=database
+    ) as manager:
+        assert manager.submit_task(functions.echo, 1)

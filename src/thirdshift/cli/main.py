@@ -21,6 +21,7 @@ from thirdshift.core.errors import (
 )
 
 _VERBS = {
+    "config": "config",
     "doctor": "doctor",
     "health": "health",
     "queues": "queues",
@@ -77,6 +78,7 @@ def cli(context: click.Context, workspace: Path | None, as_json: bool) -> None:
     thirdshift tasks list --status failed          look at tasks
     thirdshift tasks retry --status failed         change many of them at once
     thirdshift why ID                              why a task does not run
+    thirdshift config show                         every setting and where it comes from
     thirdshift train pause                         talk to the training daemon
 
     Exit codes: 0 done, 1 the work failed, 64 usage, 69 store unavailable, 75 already running, 78 configuration,

@@ -1,0 +1,186 @@
+"""The typed values of the configuration, each with its default and its meaning."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from thirdshift.config.checks import less_than, refuse, suggestion
+from thirdshift.core.pruning import PruningConfig
+from thirdshift.core.recycling import RecyclingConfig
+
+_WORKER_TYPES = ("threaded", "process", "async", "celery")
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadedWorkerConfig:
+    """The worker of :func:`thirdshift.get_task_manager`."""
+
+    max_workers: int = 4
+    """Tasks that run at once in threads, and as many in child processes."""
+
+    queue_size: int | None = None
+    """Most tasks that may wait to run; ``null``: no limit."""
+
+    queue_wait_seconds: float = 0.0
+    """How long a submit to a full queue waits for room before it fails."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_workers", self.max_workers), ("queue_size", self.queue_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
+        refuse(less_than(0, queue_wait_seconds=self.queue_wait_seconds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsyncWorkerConfig:
+    """The event loop of the same worker."""
+
+    max_workers: int = 100
+    """Coroutines that run at once."""
+
+    def __post_init__(self) -> None:
+        refuse(less_than(1, max_workers=self.max_workers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CeleryWorkerConfig:
+    """The distributed worker. Read and checked; without effect yet, ``worker_type: celery`` is refused."""
+
+    broker_url: str = "redis://localhost:6379/0"
+    """Where Celery's messages go."""
+
+    result_backend: str | None = None
+    """Where Celery's results go; ``null``: to the broker."""
+
+    default_queue: str = "omni_dev"
+    """The queue of tasks that name none."""
+
+    priority_queue: str = "priority"
+    """The queue of urgent tasks."""
+
+    def __post_init__(self) -> None:
+        if self.result_backend is None:  # frozen, so set as the generated constructor does
+            object.__setattr__(self, "result_backend", self.broker_url)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitoringConfig:
+    """What is watched. Read and checked; without effect yet."""
+
+    enabled: bool = True
+    """Whether the monitor runs."""
+
+    max_history_size: int = 1000
+    """Most measurements that are kept."""
+
+    alert_enabled: bool = True
+    """Whether alerts are raised."""
+
+    error_rate_threshold: float = 0.1
+    """The share of failed tasks that raises an alert, 0 to 1."""
+
+    avg_execution_time_threshold: float = 300.0
+    """The average run time that raises an alert, in seconds."""
+
+    export_enabled: bool = False
+    """Whether measurements are written to a file."""
+
+    export_path: str | None = None
+    """That file, relative to the workspace."""
+
+    export_interval_seconds: float = 60.0
+    """How often it is written."""
+
+    def __post_init__(self) -> None:
+        rate = self.error_rate_threshold
+        refuse(
+            less_than(1, max_history_size=self.max_history_size),
+            [] if 0 <= rate <= 1 else [f"error_rate_threshold is {rate:g}; it must be 0 to 1"],
+            less_than(0, avg_execution_time_threshold=self.avg_execution_time_threshold),
+            less_than(0, export_interval_seconds=self.export_interval_seconds),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """Schedules. Read and checked; without effect yet."""
+
+    enabled: bool = True
+    """Whether due schedules are submitted."""
+
+    check_interval_seconds: float = 1.0
+    """How often the scheduler looks for due schedules."""
+
+    def __post_init__(self) -> None:
+        refuse(less_than(0, check_interval_seconds=self.check_interval_seconds))
+
+
+WITHOUT_EFFECT = ("celery_worker", "monitoring", "scheduler")
+"""Sections whose feature does not exist yet; ``thirdshift config show`` says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundTaskConfig:
+    """The top level of the configuration file; applications own further sections."""
+
+    worker_type: str = "threaded"
+    """``threaded`` or ``process``: where functions run that declare no pool. ``async``: in threads."""
+
+    database: str | None = None
+    """The database file, relative to the workspace; ``null``: ``thirdshift.db``."""
+
+    threaded_worker: ThreadedWorkerConfig = field(default_factory=ThreadedWorkerConfig)
+    """The worker's size."""
+
+    async_worker: AsyncWorkerConfig = field(default_factory=AsyncWorkerConfig)
+    """The size of its event loop."""
+
+    celery_worker: CeleryWorkerConfig = field(default_factory=CeleryWorkerConfig)
+    """The distributed worker; without effect yet."""
+
+    monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
+    """What is watched; without effect yet."""
+
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    """Schedules; without effect yet."""
+
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    """How long finished tasks are kept."""
+
+    recycling: RecyclingConfig = field(default_factory=RecyclingConfig)
+    """When child processes are replaced by fresh ones."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Functions and classes that were moved or renamed: ``old.module:send: new.module:send``."""
+
+    unknown_after_hours: float = 24.0
+    """A task fails when no worker could find its function for so long."""
+
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+
+    shutdown_timeout_seconds: float = 30.0
+    """How long a stop waits for the work in hand."""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("worker_type", self.worker_type, _WORKER_TYPES),
+            ("log_level", self.log_level, _LOG_LEVELS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; it may be {', '.join(allowed)}{suggestion(value, [*allowed])}")
+        if not 0 <= self.shutdown_timeout_seconds < math.inf:
+            raise ValueError(f"shutdown_timeout_seconds is {self.shutdown_timeout_seconds}; it must be 0 or more")
+        refuse(less_than(0, unknown_after_hours=self.unknown_after_hours))
+
+    @property
+    def pools(self) -> Mapping[str, int]:
+        """How many tasks run at once in each pool, as the manager's argument ``pools``."""
+        workers = self.threaded_worker.max_workers
+        return {"thread": workers, "process": workers, "async": self.async_worker.max_workers}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values as plain dictionaries; secrets are in them as they are."""
+        return asdict(self)
