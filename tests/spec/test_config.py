@@ -270,3 +270,16 @@ def test_field_names_are_arguments_of_the_manager(tmp_path: Path) -> None:
         worker_type=found.worker_type, **vars(found.threaded_worker), database=database
     ) as manager:
         assert manager.submit_task(functions.echo, 1)
+
+
+def test_all_problems_of_file_and_environment_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong key hides no wrong value, neither of its own section nor of another, and a file hides no variable."""
+    (tmp_path / "thirdshift.yaml").write_text(
+        "log_level: LOUD\nthreaded_worker:\n  max_workers: 0\n  queue_sise: 3\npruning:\n  enabled: 7\n"
+    )
+    monkeypatch.setenv("BG_THREADED_QUEUE_SIZE", "many")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(tmp_path)
+    said = str(caught.value)
+    for words in ("log_level is 'LOUD'", "max_workers is 0", "queue_sise", "pruning.enabled", "BG_THREADED_QUEUE_SIZE"):
+        assert words in said

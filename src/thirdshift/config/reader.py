@@ -73,9 +73,12 @@ class Reader:
             elif word in seen:
                 self._problem(key, f"the key {where} stands here twice")
             elif word in known:
-                values[word] = self._read(hints[word], value, where)
+                before = len(self.problems)
+                read = self._read(hints[word], value, where)
+                if len(self.problems) == before:  # else its default stands in, so that the owner checks the rest
+                    values[word] = read
             seen.add(word)
-        return None if self.problems else self._make(target, values, node)
+        return self._make(target, values, node)
 
     def _read(self, kind: Any, node: yaml.Node, where: str) -> Any:
         if is_dataclass(kind) and isinstance(kind, type):

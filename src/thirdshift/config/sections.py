@@ -90,7 +90,7 @@ class MonitoringConfig:
     export_path: str | None = None
     """That file, relative to the workspace."""
 
-    export_interval_seconds: float = 60.0
+    export_interval_seconds: float = 1800.0
     """How often it is written."""
 
     def __post_init__(self) -> None:
