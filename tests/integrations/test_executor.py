@@ -232,21 +232,24 @@ def test_futures_survive_the_death_of_their_process(tmp_path: Path) -> None:
 import sys
 from thirdshift import Executor
 from thirdshift.testing import functions
+from thirdshift.testing.signals import send
 if __name__ == "__main__":
     with Executor(1, name="nightly", database={str(tmp_path / "tasks.db")!r}) as executor:
         executor.submit(functions.add, 1, 2).result()
         executor.submit(functions.hold, *sys.argv[1:])
         executor.submit(functions.add, 3, 4)
+        send(sys.argv[1])
 """
         (tmp_path / "program.py").write_text(program)
         command = [sys.executable, str(tmp_path / "program.py"), said.path, released.path]
         with subprocess.Popen(command) as first:
             said.wait()
+            said.wait()  # both: the second call runs, and the third is stored
             os.kill(first.pid, signal.SIGKILL)
         with Executor.attach("nightly", database=tmp_path / "tasks.db", max_workers=1) as again:
-            done, held, waiting = again.futures.values()
             said.wait()
-            released.release()
+            released.release()  # before anything can fail here: the end of the block waits for the function
+            done, held, waiting = again.futures.values()
             assert done.result(TIMEOUT_S) == 3
             assert held.result(TIMEOUT_S) == "released"
             assert waiting.result(TIMEOUT_S) == 7
