@@ -258,13 +258,13 @@ def _settle(future: TaskFuture[Any], task: BackgroundTask) -> None:
 
 
 def _results(futures: list[TaskFuture[T]], deadline: float | None) -> Iterator[T]:
-    """Yield the results in their order; whoever stops early, by an error or by choice, cancels the rest."""
+    """Yield the results in their order; whoever stops early, by an error or by choice, cancels what has not begun."""
     try:
         for future in futures:
             yield future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
     finally:
         for future in futures:
-            if not future.done():
+            if not future.done() and not future.running():
                 future.cancel()
 
 
