@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thirdshift.batch import Batch
     from thirdshift.config.loading import auto_load_config, load_config
     from thirdshift.config.sections import (
         BackgroundTaskConfig,
@@ -13,19 +14,25 @@ if TYPE_CHECKING:
         ThreadedWorkerConfig,
     )
     from thirdshift.core.declare import task
+    from thirdshift.core.dependency import Relative, Relatives
     from thirdshift.core.engine import FailureGroup, TaskFilter
     from thirdshift.core.errors import (
         AlreadyRunning,
+        ChangeRefused,
         ConfigurationError,
+        DependencyCycle,
         LostAttempt,
         NotImportable,
         NotSerialisable,
         NotSupported,
         OutcomeUnknown,
+        ParentNotFound,
+        ParentsFailed,
         PayloadTooLarge,
         QueueFull,
         ReadSnapshot,
         StepNotStored,
+        StillNeeded,
         StoreBusy,
         StoreDamaged,
         StoreError,
@@ -60,6 +67,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Batch": "batch",
+    "ChangeRefused": "core.errors",
+    "DependencyCycle": "core.errors",
+    "ParentNotFound": "core.errors",
+    "ParentsFailed": "core.errors",
+    "StillNeeded": "core.errors",
+    "Relative": "core.dependency",
+    "Relatives": "core.dependency",
     "BackgroundTaskConfig": "config.sections",
     "CeleryWorkerConfig": "config.sections",
     "MonitoringConfig": "config.sections",
@@ -131,9 +146,12 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "BackgroundTask",
     "BackgroundTaskConfig",
     "BackgroundTaskManager",
+    "Batch",
     "Cancel",
     "CeleryWorkerConfig",
+    "ChangeRefused",
     "ConfigurationError",
+    "DependencyCycle",
     "Executor",
     "FailureGroup",
     "Finding",
@@ -144,6 +162,8 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "NotSerialisable",
     "NotSupported",
     "OutcomeUnknown",
+    "ParentNotFound",
+    "ParentsFailed",
     "PayloadTooLarge",
     "PruningConfig",
     "QueueFull",
@@ -152,12 +172,15 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "Reason",
     "ReasonCode",
     "RecyclingConfig",
+    "Relative",
+    "Relatives",
     "Retry",
     "RetryPolicy",
     "SchedulerConfig",
     "Snooze",
     "Step",
     "StepNotStored",
+    "StillNeeded",
     "StoreBusy",
     "StoreDamaged",
     "StoreError",

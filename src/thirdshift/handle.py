@@ -1,8 +1,9 @@
 """What a submit gives back: a typed handle to ask and to wait with; and a submitter that keeps its options."""
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from thirdshift.core.dependency import Relatives, ResultOf
 from thirdshift.core.errors import TaskFailed, TaskNotFound, UsageError
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask
@@ -39,6 +40,14 @@ class Submitter:
     def into(self, store: "StoresCalls") -> "Submitter":
         """Return a submitter with the same options that submits to *store*."""
         return Submitter(self._manager, self._options, store)
+
+    def _inside(self, options: Callable[P, "Submitter"]) -> Callable[P, "Submitter"]:
+        """Return *options* of the manager, for what is submitted here."""
+
+        def inside(*args: P.args, **kwargs: P.kwargs) -> Submitter:
+            return options(*args, **kwargs).into(self._store)
+
+        return inside
 
     @overload
     def submit(
@@ -115,6 +124,20 @@ class TaskHandle(Generic[R]):
         """The task's status as it stands now."""
         return self.task.status
 
+    @property
+    def output(self) -> R:
+        """Stands for the result in the arguments of another task, which then waits for this one and gets it.
+
+        ``manager.submit(parse, page.output)``; also inside lists, tuples and dicts. It is no value: give it to a submit
+        and to nothing else. Where the other task waits for any outcome of this one, it gets ``None`` for no result.
+        """
+        return cast(R, ResultOf(self.id))
+
+    @property
+    def relatives(self) -> Relatives:
+        """What the task waits for or has waited for, and what waits or waited for it."""
+        return self._manager.relatives(self.id)
+
     def wait(self, timeout: float | None = None) -> BackgroundTask:
         """Return the task once it is finished, however it ended.
 
@@ -156,10 +179,12 @@ def result_of(finished: BackgroundTask) -> Any:
     """Return what the function of a *finished* task returned. Raises :class:`TaskFailed`."""
     if finished.status is not TaskStatus.COMPLETED:
         error = finished.error
+        parent = finished.cancelled_by
+        never = "it never ran" if parent is None else f"it needed task {parent}, which failed or was cancelled"
         raise TaskFailed(
             finished.id,
             finished.status.value if error is None else error.type,
-            "it never ran" if error is None else error.message,
+            never if error is None else error.message,
             None if error is None else error.traceback,
         )
     return finished.result

@@ -14,8 +14,10 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 from weakref import WeakSet
 
+from thirdshift.batch import Batch
 from thirdshift.config import DATABASE_NAME, auto_load_config, find_workspace
 from thirdshift.core.clock import Clock
+from thirdshift.core.dependency import Relatives
 from thirdshift.core.engine import (
     BulkProgress,
     FailureGroup,
@@ -56,6 +58,7 @@ from thirdshift.submission import (
     SubmitOptions,
     TaskMaker,
     calls_of,
+    ids_of,
     known,
     refuse_ambiguous,
     refuse_below_one,
@@ -277,6 +280,8 @@ class BackgroundTaskManager:
         unique_key: str | None = None,
         unique_for: timedelta | float | None = None,
         on_conflict: str = "keep",
+        after: Iterable[TaskHandle[Any] | str] = (),
+        after_any_outcome: Iterable[TaskHandle[Any] | str] = (),
     ) -> Submitter:
         """Return a submitter with these options: ``manager.options(queue="mail").submit(send, "a@example.org")``.
 
@@ -285,6 +290,10 @@ class BackgroundTaskManager:
         that key: ``on_conflict`` says what a submit does that finds it held. ``keep`` returns the task that holds it,
         ``replace`` also gives that one the new call and options if it has not started, ``error`` raises
         :class:`UniqueConflict`.
+
+        A task waits for those in ``after`` to complete, and for those in ``after_any_outcome`` to end, however; both
+        take handles and ids. When one in ``after`` fails for good or is cancelled, the task is cancelled too; retrying
+        that one opens it again. Submitting raises :class:`ParentNotFound` where one is not there.
         """
         refuse_wait(wait=wait)
         options = SubmitOptions(
@@ -303,8 +312,24 @@ class BackgroundTaskManager:
             unique_key=unique_key,
             unique_for=unique_for,
             on_conflict=on_conflict,
+            after=ids_of("after", after),
+            after_any_outcome=ids_of("after_any_outcome", after_any_outcome),
         )
         return Submitter(self, options)
+
+    def batch(self) -> Batch:
+        """Return a block whose submits are stored together, in one commit, when it is left.
+
+        ::
+
+            with manager.batch() as batch:
+                pages = [batch.submit(fetch, url) for url in urls]
+                report = batch.submit(summarise, [page.output for page in pages])
+            report.result()
+
+        All are stored or none: an exception inside the block stores nothing. ``async with`` does not block the loop.
+        """
+        return Batch(self, self._maker)
 
     def transaction(self, connection: Any, *, durability: str | None = None) -> Transaction:
         """Return a transaction on *connection*, in which tasks are stored with the application's rows or not at all.
@@ -428,7 +453,7 @@ class BackgroundTaskManager:
         """
         counts = self._engine.counts()
         workers = self._engine.workers()
-        queued = (TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.RETRYING)
+        queued = (TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.RETRYING, TaskStatus.WAITING)
         return {
             **{status.value: count for status, count in counts.items()},
             "total": sum(counts.values()),
@@ -441,6 +466,10 @@ class BackgroundTaskManager:
     def steps(self, task_id: str) -> Sequence[Step]:
         """Return the steps that the task has done so far, in their order; nothing for an unknown id."""
         return self._engine.steps(task_id)
+
+    def relatives(self, task_id: str) -> Relatives:
+        """Return what the task waits or waited for, and what waits or waited for it; nothing for an unknown id."""
+        return self._engine.relatives(task_id)
 
     def queues(self) -> Sequence[QueueState]:
         """Return every queue that ever held a task, by name."""
@@ -468,12 +497,16 @@ class BackgroundTaskManager:
     def retry_task(self, task_id: str) -> bool:
         """Run a finished task again, with all its retries; False for an unknown or unfinished one.
 
-        Raises :class:`UniqueConflict` when an unfinished task has its unique key by now.
+        What its failing, or being cancelled, had cancelled is opened again with it. Raises :class:`UniqueConflict` when
+        an unfinished task has its unique key by now, and :class:`ParentsFailed` when it needs tasks that have failed.
         """
         return self._engine.retry(task_id)
 
     def delete_task(self, task_id: str) -> bool:
-        """Delete a finished task with its attempts and result; False for an unknown or unfinished one."""
+        """Delete a finished task with its attempts and result; False for an unknown or unfinished one.
+
+        Raises :class:`StillNeeded` while unfinished tasks wait for it.
+        """
         return self._engine.delete(task_id)
 
     def cancel_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
@@ -489,13 +522,18 @@ class BackgroundTaskManager:
     ) -> int:
         """Run every finished task that matches now again, in batches; returns how many.
 
-        Tasks whose unique key an unfinished task has by now stay as they are; *refused* is told of each, and why.
+        Tasks that :meth:`retry_task` refuses stay as they are; *refused* is told of each, and why.
         """
         return self._engine.retry_all(task_filter, report, refused)
 
-    def delete_tasks(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
-        """Delete every finished task that matches now, in batches; returns how many."""
-        return self._engine.delete_all(task_filter, report)
+    def delete_tasks(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
+        """Delete every finished task that matches now, in batches; returns how many.
+
+        Tasks that :meth:`delete_task` refuses stay as they are; *refused* is told of each, and why.
+        """
+        return self._engine.delete_all(task_filter, report, refused)
 
     def pause_queue(self, queue: str) -> bool:
         """Stop claiming from *queue*, for all workers and after restarts; returns whether that changed anything."""
@@ -662,8 +700,11 @@ class BackgroundTaskManager:
 
         Returns their ids, or for one whose unique key another task holds the id of that task.
         """
-        tasks = self._maker.make(options, func, calls)
-        wait_s = self._wait_s(options)
+        return self.store(self._maker.make(options, func, calls), options.wait)
+
+    def store(self, tasks: Sequence[NewTask], wait: float | None) -> list[str]:
+        """Store *tasks*, all or none; when the queue is full, within *wait* seconds. Returns their ids."""
+        wait_s = self._wait_s(wait)
         if not tasks:
             return []
         if wait_s and self.queue_size is not None:
@@ -674,10 +715,17 @@ class BackgroundTaskManager:
         """Do what :meth:`submit_calls` does, for coroutines."""
         from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
 
-        size, wait_s = self.queue_size, self._wait_s(options)
-        if size is None or not wait_s:
+        if self.queue_size is None or not self._wait_s(options.wait):
             return await aio.in_thread(self.submit_calls, options, func, calls)
-        tasks = await aio.in_thread(self._maker.make, options, func, calls)
+        return await self.astore(await aio.in_thread(self._maker.make, options, func, calls), options.wait)
+
+    async def astore(self, tasks: Sequence[NewTask], wait: float | None) -> list[str]:
+        """Do what :meth:`store` does, for coroutines."""
+        from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
+
+        size, wait_s = self.queue_size, self._wait_s(wait)
+        if size is None or not wait_s:
+            return await aio.in_thread(self.store, tasks, wait)
         return await aio.store(lambda wake: self._line.submit(tasks, size, wait_s, wake)) if tasks else []
 
     def announce_submits(self, task_ids: Sequence[str]) -> None:  # noqa: ARG002  # a test's manager runs them
@@ -700,8 +748,8 @@ class BackgroundTaskManager:
 
     # Inside
 
-    def _wait_s(self, options: SubmitOptions) -> float:
-        return self._queue_wait_s if options.wait is None else options.wait
+    def _wait_s(self, wait: float | None) -> float:
+        return self._queue_wait_s if wait is None else wait
 
     def _store_waiting(self, tasks: Sequence[NewTask], queue_size: int, wait_s: float) -> list[str]:
         woken = threading.Event()

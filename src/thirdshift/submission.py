@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -13,7 +13,8 @@ from weakref import WeakKeyDictionary
 from thirdshift.core import codec
 from thirdshift.core.clock import Clock
 from thirdshift.core.declare import declaration_of, is_coroutine_function, refuse_wrong_pool
-from thirdshift.core.errors import UsageError
+from thirdshift.core.dependency import Dependency, Need
+from thirdshift.core.errors import DependencyCycle, UsageError
 from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.reference import bare_name, reference_of
 from thirdshift.core.status import TaskPriority
@@ -27,6 +28,7 @@ DURABILITIES = {"full": True, "relaxed": False}
 _POOLS = {"thread": PoolKind.THREAD, "process": PoolKind.PROCESS, "async": PoolKind.ASYNC}
 _ON_CONFLICT = {choice.value: choice for choice in OnConflict}
 _KEY = "[^\0\ud800-\udfff]{1,200}"
+_TASK_ID = "[0-9a-f]{32}"
 _SHORTEST_TIMEOUT_S = 1e-6
 _MOST_PRIORITY = 2**31
 
@@ -70,6 +72,10 @@ class SubmitOptions:
     """How long from the submit the key is held in any case, in seconds; default: until the task has finished."""
     on_conflict: str = OnConflict.KEEP.value
     """``keep``, ``replace`` or ``error``: what a submit does whose key another task holds."""
+    after: tuple[str, ...] = ()
+    """Ids of tasks that have to complete first."""
+    after_any_outcome: tuple[str, ...] = ()
+    """Ids of tasks that have to end first, however."""
 
 
 NO_OPTIONS = SubmitOptions()
@@ -90,10 +96,10 @@ class TaskMaker:
         spec = self._known_spec(func) if options is NO_OPTIONS else self._spec(options, func)
         encode = codec.encode_arguments
         if options.task_id is not None:
-            return [NewTask(TaskId(options.task_id), encode(args, kwargs), spec) for args, kwargs in calls]
+            return [_linked(TaskId(options.task_id), encode(args, kwargs), spec) for args, kwargs in calls]
         prefix = self._id_prefix()
         return [
-            NewTask(TaskId(f"{prefix}{next(_numbers) & 0xFFFFFFFF:08x}"), encode(args, kwargs), spec)
+            _linked(TaskId(f"{prefix}{next(_numbers) & 0xFFFFFFFF:08x}"), encode(args, kwargs), spec)
             for args, kwargs in calls
         ]
 
@@ -129,10 +135,23 @@ class TaskMaker:
             tags=options.tags,
             durable=self._durable if durability is None else known("durability", durability, DURABILITIES),
             unique=_unique_of(options),
+            after=_after_of(options),
         )
         _check(spec)
         _check_id(options.task_id)
         return spec
+
+
+def _linked(task_id: TaskId, arguments: bytes, spec: TaskSpec) -> NewTask:
+    """Return the task; it waits for those whose results its arguments stand for."""
+    results = codec.references(arguments)
+    if not results:
+        return NewTask(task_id, arguments, spec)
+    known = {dependency.parent for dependency in spec.after}
+    more = tuple(Dependency(parent) for parent in results if parent not in known)
+    if task_id in results:
+        raise DependencyCycle(task_id)
+    return NewTask(task_id, arguments, replace(spec, after=spec.after + more) if more else spec)
 
 
 def calls_of(args: Iterable[Sequence[Any]], kwargs: Iterable[Mapping[str, Any]] | None) -> list[Call]:
@@ -156,6 +175,17 @@ def known(option: str, value: str, choices: Mapping[str, Any]) -> Any:
     if value not in choices:
         raise UsageError(f"{option} is {value!r}; it may be {' or '.join(map(repr, choices))}")
     return choices[value]
+
+
+def ids_of(option: str, tasks: Iterable[Any]) -> tuple[str, ...]:
+    """Return the ids of *tasks*, each once: ids as they are, and what has an ``id``. Raises ``UsageError``."""
+    if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+        raise UsageError(f"{option} is {tasks!r}; give a list of task ids or handles, such as [{tasks!r}]")
+    ids = [each if isinstance(each, str) else getattr(each, "id", None) for each in tasks]
+    for each in ids:
+        if not isinstance(each, str) or not re.fullmatch(_TASK_ID, each):
+            raise UsageError(f"{option} holds {each!r}; it takes ids of tasks and what submit returned")
+    return tuple(dict.fromkeys(str(each) for each in ids))
 
 
 def refuse_ambiguous(func: Callable[..., Any], given: Sequence[str]) -> None:
@@ -206,6 +236,14 @@ def _unique_of(options: SubmitOptions) -> UniqueKey | None:
     return UniqueKey(key=key, period_s=period_s, on_conflict=on_conflict)
 
 
+def _after_of(options: SubmitOptions) -> tuple[Dependency, ...]:
+    """Return what the options ask to wait for; where both are asked of a task, it has to complete."""
+    needs = dict.fromkeys(options.after_any_outcome, Need.ANY) | dict.fromkeys(options.after, Need.SUCCESS)
+    if options.task_id in needs:
+        raise DependencyCycle(str(options.task_id))
+    return tuple(Dependency(parent, need) for parent, need in needs.items())
+
+
 def _check(spec: TaskSpec) -> None:
     if spec.max_retries < 0:
         raise UsageError(f"max_retries is {spec.max_retries}; it must be 0 or more")
@@ -217,7 +255,7 @@ def _check(spec: TaskSpec) -> None:
 
 
 def _check_id(task_id: str | None) -> None:
-    if task_id is not None and not re.fullmatch("[0-9a-f]{32}", task_id):
+    if task_id is not None and not re.fullmatch(_TASK_ID, task_id):
         raise UsageError(f"task_id is {task_id!r}; it must be 32 lower-case hexadecimal digits")
 
 

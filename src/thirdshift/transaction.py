@@ -1,7 +1,7 @@
 """``manager.transaction``: tasks that are stored with the application's own writes, or not at all."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from thirdshift.core.engine import Joined
 from thirdshift.core.errors import UsageError
@@ -11,8 +11,6 @@ from thirdshift.submission import NO_OPTIONS, Call, SubmitOptions, TaskMaker
 
 if TYPE_CHECKING:
     from thirdshift.manager import BackgroundTaskManager
-
-P = ParamSpec("P")
 
 
 class Transaction(TransactionBlock, Submitter):
@@ -55,12 +53,6 @@ class Transaction(TransactionBlock, Submitter):
         ids: list[str] = [*self._joined.submit(tasks, self._manager.clock.now(), self._manager.queue_size)]
         self._ids += ids
         return ids
-
-    def _inside(self, options: Callable[P, Submitter]) -> Callable[P, Submitter]:
-        def inside(*args: P.args, **kwargs: P.kwargs) -> Submitter:
-            return options(*args, **kwargs).into(self)
-
-        return inside
 
     def _announce(self) -> None:
         if self._joined.is_own:

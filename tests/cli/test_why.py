@@ -55,7 +55,27 @@ SENTENCES = [
         {"due_at": LATER, "failures": 1, "max_retries": 3, "error": "ValueError: boom"},
         "it failed (ValueError: boom) and is tried again at 2030-01-01 12:03:00 UTC (in 3 min); 3 attempts left",
     ),
-    (ReasonCode.WAITING, {}, "it waits for other tasks to end"),
+    (
+        ReasonCode.FINISHED,
+        {
+            "status": "cancelled",
+            "at": AGO,
+            "attempts": 0,
+            "error": None,
+            "cause": {"id": "b0", "name": "fetch", "status": "cancelled"},
+        },
+        "it was cancelled 3 min ago, after no attempt: task b0 (fetch), which it needed, was cancelled; retry that one",
+    ),
+    (
+        ReasonCode.WAITING,
+        {"count": 1, "parents": [{"id": "a0", "name": "fetch", "status": "running"}]},
+        "it waits for 1 task to end: a0 (fetch, running)",
+    ),
+    (
+        ReasonCode.WAITING,
+        {"count": 1_200, "parents": [{"id": "a0", "name": "fetch", "status": "pending"}]},
+        "it waits for 1,200 tasks to end: a0 (fetch, pending) and 1,199 more",
+    ),
     (
         ReasonCode.QUEUE_PAUSED,
         {"queue": "mail", "since": AGO},

@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from thirdshift.core.dependency import Dependency, Need
 from thirdshift.core.engine import ClaimRequest, Registration, TaskFilter
 from thirdshift.core.outcome import Ending, settle
 from thirdshift.core.pruning import Limit
@@ -34,6 +35,10 @@ Step = tuple[str, Callable[[], Any]]
 
 def task_id(name: str) -> str:
     return f"{ord(name):032x}"
+
+
+def after(*names: str) -> tuple[Dependency, ...]:
+    return tuple(Dependency(task_id(name)) for name in names)
 
 
 class Workload:
@@ -94,9 +99,34 @@ class Workload:
         yield "replace", lambda: self.submit("v", run_at=self.clock.now() + timedelta(seconds=30), **later)
         yield "cancel unique", lambda: self.engine.cancel(task_id("t"))
         yield "take an expired key", lambda: (self.clock.advance(60), self.submit("w", unique=key))
+        yield from self.steps_of_a_graph()
+
+    def steps_of_a_graph(self) -> Iterator[Step]:
+        yield "submit a graph", self.submit_graph
+        yield "claim a parent", lambda: self.claim(self.worker, 1)
+        yield "complete a parent", lambda: self.end("A", AttemptOutcome.COMPLETED, b"[1,1]", and_claim=1)
+        yield "cancel a parent", lambda: self.engine.cancel(task_id("P"))
+        yield "retry a parent", lambda: self.engine.retry(task_id("P"))
+        replaced = {"unique": UniqueKey(key="X", on_conflict=OnConflict.REPLACE)}
+        yield "replace by one that waits", lambda: self.submit("Y", after=after("P"), **replaced)
+        yield "submit below a parent", lambda: self.submit("HI", after=after("P"))
+        yield "delete all but parents", lambda: self.engine.delete_all(TaskFilter())
 
     def submit(self, names: str, **changes: Any) -> None:
         self.engine.submit([new_task(id=task_id(name), max_retries=2, **changes) for name in names])
+
+    def submit_graph(self) -> None:
+        """A and P are parents; B and C, and X, wait for them, D for any end of C."""
+        parents = [new_task(id=task_id("A"), priority=20), new_task(id=task_id("P"))]
+        self.engine.submit(
+            [
+                *parents,
+                new_task(id=task_id("B"), after=after("A")),
+                new_task(id=task_id("C"), after=after("P")),
+                new_task(id=task_id("D"), after=(Dependency(task_id("C"), Need.ANY),)),
+                new_task(id=task_id("X"), after=after("A", "P"), unique=UniqueKey(key="X")),
+            ]
+        )
 
     def register(self, name: str) -> None:
         setattr(self, name, self.engine.register(slots=4))

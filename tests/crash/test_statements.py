@@ -133,7 +133,18 @@ def whole_state_of(file: Path) -> State:
         causes = connection.execute("SELECT task, number, error_fingerprint FROM attempt").fetchall()
         unknown = connection.execute("SELECT * FROM unknown_function").fetchall()
         unknown_to = connection.execute("SELECT function, error, at FROM unknown_to").fetchall()
-    return {**state_of(file), "causes": causes, "unknown": unknown, "unknown_to": unknown_to}
+        dependencies = connection.execute("SELECT * FROM dependency ORDER BY parent, child").fetchall()
+        cancelled_by = connection.execute("SELECT id, cancelled_by FROM task ORDER BY id").fetchall()
+        events = connection.execute("SELECT task, kind FROM event ORDER BY seq").fetchall()
+    return {
+        **state_of(file),
+        "causes": causes,
+        "unknown": unknown,
+        "unknown_to": unknown_to,
+        "dependencies": dependencies,
+        "cancelled_by": cancelled_by,
+        "events": events,
+    }
 
 
 def keys_of(connection: sqlite3.Connection) -> list[Any]:
@@ -160,13 +171,29 @@ def demand_consistency(file: Path) -> None:
                 assert newest not in numbers
             if status in ("completed", "failed"):
                 assert attempts[-1] == (newest, status)
+        demand_consistent_dependencies(connection)
+
+
+def demand_consistent_dependencies(connection: sqlite3.Connection) -> None:
+    """Each says what follows from the status of its parent; who waits waits for somebody, and for nobody in vain."""
+    statuses = dict(connection.execute("SELECT seq, status FROM task").fetchall())
+    states: dict[int, list[str]] = {}
+    for parent, child, need, state in connection.execute("SELECT parent, child, need, state FROM dependency"):
+        status = TaskStatus(statuses[parent])
+        good = "met" if need == "any" or status is TaskStatus.COMPLETED else "failed"
+        assert state == (good if status.is_finished else "open")
+        states.setdefault(child, []).append(state)
+    for seq, status in statuses.items():
+        if status == "waiting":
+            assert "open" in states[seq]
+            assert "failed" not in states[seq]
 
 
 def demand_liveness(file: Path, *, failed: int = 0) -> None:
     """A fresh worker ends everything that is not finished, each task with exactly one terminal outcome."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("UPDATE queue SET paused_at = NULL")
-        connection.execute("UPDATE task SET due_at = 0 WHERE status IN ('scheduled', 'retrying')")
+        connection.execute("UPDATE task SET due_at = 0 WHERE status IN ('scheduled', 'retrying', 'waiting')")
         unfinished = {
             task_id for (task_id,) in connection.execute("SELECT id FROM task WHERE finished_at IS NULL").fetchall()
         }

@@ -21,8 +21,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from thirdshift.core.dependency import Dependency, Need
 from thirdshift.core.engine import ClaimRequest, Registration
-from thirdshift.core.errors import UniqueConflict
+from thirdshift.core.errors import ChangeRefused, DependencyCycle
 from thirdshift.core.outcome import Ending, Settlement, settle
 from thirdshift.core.task import AttemptOutcome, Claim, OnConflict, PoolKind, UniqueKey
 from thirdshift.engines.sqlite import SQLiteEngine
@@ -76,8 +77,8 @@ class Client:
         self._seat = None if seat is None else _Seat(seat, is_taken)
         try:
             led_to = list(self.engine.submit([_new_task(**task) for task in tasks]))
-        except UniqueConflict as conflict:
-            return {"conflict": conflict.task_id}
+        except (ChangeRefused, DependencyCycle) as refusal:
+            return {"conflict": refusal.task_id}
         is_free = self._seat is None or self._seat.claim is None
         return {"led_to": led_to, "claim": None if is_free else _told(self._seat.claim)}
 
@@ -117,8 +118,8 @@ class Client:
     def retry(self, task: str) -> bool | Facts:
         try:
             return self.engine.retry(task)
-        except UniqueConflict as conflict:
-            return {"conflict": conflict.task_id}
+        except ChangeRefused as refusal:
+            return {"conflict": refusal.task_id}
 
     def set_paused(self, queue: str, paused: bool) -> bool:
         return self.engine.set_paused(queue, paused)
@@ -169,11 +170,14 @@ class _Seat:
 # All that depends on how tasks and settlements are made
 
 
-def _new_task(due_s: int | None, pool: str, unique: Facts | None = None, **facts: Any) -> Any:
+def _new_task(
+    due_s: int | None, pool: str, unique: Facts | None = None, after: dict[str, str] | None = None, **facts: Any
+) -> Any:
     run_at = None if due_s is None else START + timedelta(seconds=due_s)
     if unique is not None:
         facts["unique"] = UniqueKey(**{**unique, "on_conflict": OnConflict(unique["on_conflict"])})
-    return new_task(run_at=run_at, pool=PoolKind(pool), **facts)
+    dependencies = tuple(Dependency(parent, Need(need)) for parent, need in (after or {}).items())
+    return new_task(run_at=run_at, pool=PoolKind(pool), after=dependencies, **facts)
 
 
 def _settlement_of(claim: Claim, outcome: AttemptOutcome, now: Any, wait_s: float) -> Settlement:
@@ -230,6 +234,11 @@ FAULTS: dict[str, Callable[[], None]] = {
     "the living are robbed": _rob_the_living,
     "a unique key is nobody's": lambda: _change(r"\?15, \?16", "?15, NULL", "submit_unique"),
     "a replacement is forgotten": lambda: _change(r"WHERE id = \?16", "WHERE id = ?16 AND false", "replace"),
+    "who waits is released by the first end": lambda: _change(
+        r"AND NOT EXISTS \(SELECT 1 FROM dependency [^)]*\([^)]*\)\)", "", "release_dependants"
+    ),
+    "a failed parent is as good as any": lambda: _change(r"iif\([^)]*\)", "'met'", "decide_dependencies"),
+    "a retry opens nobody": lambda: _change(r"AND cancelled_by IS NOT NULL", "AND false", "reopen"),
     EARLY: lambda: None,  # planted in ``_serve``
 }
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from thirdshift.core.clock import Clock
 from thirdshift.core.engine import WorkerEngine
 from thirdshift.engines.sqlite import SQLiteEngine
-from thirdshift.testing.conformance import EngineConformance
+from thirdshift.testing.dependency_conformance import DependencyConformance
 
 
-class TestSQLiteEngine(EngineConformance):
+class TestSQLiteEngine(DependencyConformance):
     """The conformance suite on one SQLite file."""
 
     def open_engine(self, folder: Path, clock: Clock) -> WorkerEngine:

@@ -103,6 +103,10 @@ class Task:
     attempts: list[tuple[int, str, str]] = field(default_factory=list)
     progress: int | None = None
     key: str | None = None
+    after: dict[str, str] = field(default_factory=dict)
+    """The tasks that it waits for or has waited for, and what it needs of each."""
+    is_orphaned: bool = False
+    """The end of one of them has cancelled it."""
 
     @property
     def urgency(self) -> tuple[int, int, int]:
@@ -128,6 +132,8 @@ class Row:
     attempts: list[tuple[int, str, str]]
     progress: int | None
     key: str | None
+    after: dict[str, str]
+    is_orphaned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,10 @@ class Model:
     held_keys: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def copy(self) -> "Model":
-        tasks = {task_id: replace(task, attempts=[*task.attempts]) for task_id, task in self.tasks.items()}
+        tasks = {
+            task_id: replace(task, attempts=[*task.attempts], after=dict(task.after))
+            for task_id, task in self.tasks.items()
+        }
         return Model(tasks, set(self.paused), Counter(self.ends), self.submitted, dict(self.held_keys))
 
     def submit(self, new: dict[str, Any], now: Between) -> None:
@@ -181,6 +190,41 @@ class Model:
         facts = {name: new[name] for name in ("queue", "pool", "priority", "max_retries")}
         status = "scheduled" if is_later else "pending"
         self.tasks[new["id"]] = Task(order=self.submitted, status=status, due_s=due_s, **facts)
+        self.wait_for(new["id"], new.get("after") or {}, moment)
+
+    def wait_for(self, task_id: str, after: dict[str, str], now: Moment) -> None:
+        task = self.tasks[task_id]
+        task.after = dict(after)
+        if set(self.needs(task)) - {"met"}:
+            task.status = "waiting"
+            self.decide(task_id, now)
+
+    def needs(self, task: Task) -> list[str]:
+        """Return how far each of those is that *task* waits for: open, met or failed."""
+        states = []
+        for parent_id, need in task.after.items():
+            status = TaskStatus(self.tasks[parent_id].status)
+            is_good = need == "any" or status is TaskStatus.COMPLETED
+            states.append("open" if not status.is_finished else "met" if is_good else "failed")
+        return states
+
+    def decide(self, task_id: str, now: Moment) -> None:
+        """Release a waiting task, or cancel it."""
+        task = self.tasks[task_id]
+        states = self.needs(task)
+        if "failed" in states:
+            task.is_orphaned = True
+            self.finish(task_id, "cancelled", now)
+        elif "open" not in states:
+            if isinstance(now, Between):
+                now = now.first_s  # who calls has seen to it that it is known
+            assert isinstance(task.due_s, int)
+            task.status = "scheduled" if task.due_s > now else "pending"
+            task.due_s = max(task.due_s, now)
+
+    @property
+    def has_waiting(self) -> bool:
+        return any(task.status == "waiting" for task in self.tasks.values())
 
     def submit_unique(self, new: dict[str, Any], now_s: int) -> str:
         """Return the task that the submit led to."""
@@ -207,14 +251,26 @@ class Model:
         return None if key is None else next(live, None)
 
     def replace(self, holder: str, new: dict[str, Any], now_s: int) -> bool:
+        after = new.get("after") or {}
+        if self.is_above(holder, set(after)):
+            raise Conflict(holder)
         task = self.tasks.get(holder)
-        if task is None or task.status not in ("pending", "scheduled", "retrying"):
+        if task is None or task.status not in ("pending", "scheduled", "retrying", "waiting"):
             return False
         task.queue, task.pool, task.priority = new["queue"], new["pool"], new["priority"]
         task.max_retries, task.failures = new["max_retries"], 0
         task.due_s = now_s if new["due_s"] is None else new["due_s"]
         task.status = "scheduled" if task.due_s > now_s else "pending"
+        self.wait_for(holder, after, now_s)
         return True
+
+    def is_above(self, holder: str, tasks: set[str]) -> bool:
+        """Return whether one of *tasks*, or what they wait for, and so on, is *holder*."""
+        seen: set[str] = set()
+        while tasks:
+            seen |= tasks
+            tasks = {parent for each in tasks for parent in self.tasks[each].after} - seen
+        return holder in seen
 
     def claim_at_once(self, task_id: str, worker: str, now_s: int) -> bool:
         """Claim the task that was submitted just now; returns whether nothing of its line should come first."""
@@ -259,6 +315,9 @@ class Model:
         task = self.tasks[task_id]
         task.status, task.finished_s, task.owner = status, now, None
         self.ends[task_id] += 1
+        for child_id, child in self.tasks.items():
+            if child.status == "waiting" and task_id in child.after:
+                self.decide(child_id, now)
 
     def promote(self, now_s: int) -> None:
         for task in self.tasks.values():
@@ -320,14 +379,33 @@ class Model:
             return False
         if (rival := self.live(task.key)) is not None:
             raise Conflict(rival)
-        task.status, task.due_s, task.failures, task.finished_s = "pending", now, 0, None
-        task.is_cancelling = False
+        failed = [parent for parent, state in zip(task.after, self.needs(task), strict=True) if state == "failed"]
+        if failed:
+            raise Conflict(min(failed, key=lambda parent: self.tasks[parent].order))
+        task.status = "waiting" if "open" in self.needs(task) else "pending"
+        task.due_s, task.failures, task.finished_s = now, 0, None
+        task.is_cancelling = task.is_orphaned = False
+        self.open_again([task_id])
         return True
 
+    def open_again(self, parents: list[str]) -> None:
+        while parents:
+            children = [child for child in self.tasks.items() if not child[1].after.keys().isdisjoint(parents)]
+            parents = []
+            for child_id, child in sorted(children, key=lambda pair: pair[1].order):
+                is_open = child.is_orphaned and "failed" not in self.needs(child)
+                if is_open and child.status == "cancelled" and self.live(child.key) is None:
+                    child.status, child.finished_s, child.failures, child.is_orphaned = "waiting", None, 0, False
+                    parents.append(child_id)
+
     def delete_finished(self, before_s: int) -> int:
-        old = [task_id for task_id, task in self.tasks.items() if _is_before(task.finished_s, before_s)]
+        needed = {parent for task in self.tasks.values() if task.finished_s is None for parent in task.after}
+        finished = [task_id for task_id, task in self.tasks.items() if _is_before(task.finished_s, before_s)]
+        old = [task_id for task_id in finished if task_id not in needed]
         for task_id in old:
             del self.tasks[task_id]
+        for task in self.tasks.values():
+            task.after = {parent: need for parent, need in task.after.items() if parent in self.tasks}
         return len(old)
 
     def why_not(self, found: Contents) -> str | None:
@@ -387,9 +465,12 @@ def rows_of(connection: sqlite3.Connection) -> dict[str, Row]:
     attempts: dict[int, list[tuple[int, str, str]]] = {}
     for seq, *attempt in connection.execute("SELECT task, number, outcome, worker FROM attempt ORDER BY task, number"):
         attempts.setdefault(seq, []).append(tuple(attempt))
+    after: dict[int, dict[str, str]] = {}
+    for child, parent, need in connection.execute("SELECT child, id, need FROM dependency JOIN task ON seq = parent"):
+        after.setdefault(child, {})[parent] = need
     tasks = connection.execute(
         "SELECT seq, id, status, due_at, t.attempt, failures, owner, cancel_requested_at, finished_at, p.attempt,"
-        " unique_key"
+        " unique_key, cancelled_by"
         " FROM task t LEFT JOIN progress p ON p.task = seq"
     )
     return {
@@ -404,9 +485,13 @@ def rows_of(connection: sqlite3.Connection) -> dict[str, Row]:
             attempts=attempts.get(seq, []),
             progress=progress,
             key=key,
+            after=after.get(seq, {}),
+            is_orphaned=orphaned_by is not None,
         )
-        for seq, task_id, status, due_us, attempt, failures, owner, cancel_us, finished_us, progress, key in tasks
-    }
+        for (
+            seq, task_id, status, due_us, attempt, failures, owner, cancel_us, finished_us, progress, key, orphaned_by
+        ) in tasks
+    }  # fmt: skip
 
 
 def _seconds(moment_us: int) -> int:
@@ -651,6 +736,7 @@ class StoreMachine(RuleBasedStateMachine):
         pool=st.sampled_from(("thread", "thread", *POOLS)),
         max_retries=st.integers(0, 2),
         unique=st.none() | UNIQUE,
+        is_child=st.sampled_from((False, True)),
     )
     def submit(
         self,
@@ -663,9 +749,15 @@ class StoreMachine(RuleBasedStateMachine):
         pool: str,
         max_retries: int,
         unique: dict[str, Any] | None,
+        is_child: bool,
     ) -> None:
-        ids = self.new_ids(count)
         facts: dict[str, Any] = {"queue": queue, "pool": pool, "durable": durable, "max_retries": max_retries}
+        if is_child and self.model.tasks:
+            parents = st.sampled_from(sorted(self.model.tasks)[-8:])
+            needs = st.dictionaries(parents, st.sampled_from(("success", "success", "any")), min_size=1, max_size=2)
+            facts["after"] = data.draw(needs)
+            self.tally["children"] += count
+        ids = self.new_ids(count)
         if unique is None:
             self.send(data, ids, priorities, delay_s=delay_s, **facts)
             return
@@ -693,7 +785,8 @@ class StoreMachine(RuleBasedStateMachine):
         after = self.model.copy()
         for task in tasks:
             after.submit(task, self.now_of(client))
-        if len(ids) == 1 and ids[0] not in self.model.tasks and client.workers and client.latest_s <= self.now_s:
+        is_plain = len(ids) == 1 and ids[0] not in self.model.tasks and "after" not in facts
+        if is_plain and client.workers and client.latest_s <= self.now_s:
             self.send_with_a_seat(data, client, tasks, after)
         else:
             answer = {"led_to": ids, "claim": None}
@@ -811,6 +904,8 @@ class StoreMachine(RuleBasedStateMachine):
     def give_back_or_report(self, data: st.DataObject, name: str) -> None:
         """Two claims that ever were: what is held no longer is left alone."""
         client = self.client(data)
+        if self.model.has_waiting and client.latest_s > self.now_s:  # whether what is released is due is not known
+            return
         claims = [self.some_claim(data) for _ in range(2)]
         after = self.model.copy()
         for claim in claims:
@@ -855,6 +950,8 @@ class StoreMachine(RuleBasedStateMachine):
         task_id = data.draw(st.sampled_from(self.ids if is_any else able or self.ids))
         after = self.model.copy()
         client = self.client(data)
+        if self.model.has_waiting and client.latest_s > self.now_s:  # as above
+            return
         try:
             expected = getattr(after, name)(task_id, self.now_of(client))
         except Conflict as conflict:
@@ -1015,6 +1112,9 @@ MORE_FAULTS = (
     "a request to cancel is forgotten",
     "a unique key is nobody's",
     "a replacement is forgotten",
+    "who waits is released by the first end",
+    "a failed parent is as good as any",
+    "a retry opens nobody",
 )
 """For the long form only: some take some hundred examples."""
 

@@ -16,7 +16,7 @@ from thirdshift.cli.output import Session, print_json
 from thirdshift.cli.store import opened
 from thirdshift.cli.upkeep import progress_line
 from thirdshift.core.engine import BulkProgress, TaskFilter, TellRefused
-from thirdshift.core.errors import TaskNotFound, UniqueConflict, UsageError
+from thirdshift.core.errors import ChangeRefused, TaskNotFound, UsageError
 from thirdshift.core.status import FINISHED, TaskStatus
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ _DELETE = Change(
     statuses=FINISHED,
     otherwise="unfinished tasks are never deleted, cancel them first",
     one=lambda manager, task_id: manager.delete_task(task_id),
-    many=lambda manager, wanted, report, _refused: manager.delete_tasks(wanted, report),
+    many=lambda manager, wanted, report, refused: manager.delete_tasks(wanted, report, refused),
     age_of="finished_before",
 )
 
@@ -200,8 +200,8 @@ def _change_one(change: Change, manager: "BackgroundTaskManager", task_id: str) 
     refused: dict[str, str] = {}
     try:
         is_changed = change.one(manager, task_id)
-    except UniqueConflict as conflict:
-        is_changed, refused = False, {"refused": str(conflict)}
+    except ChangeRefused as refusal:
+        is_changed, refused = False, {"refused": str(refusal)}
     status = manager.get_task_status(task_id)
     return {"id": task_id, change.done: is_changed, "status": None if status is None else status.value, **refused}
 
@@ -248,11 +248,14 @@ def _change_by_filter(change: Change, session: Session, wanted: TaskFilter, yes:
     elif not matched:
         click.echo(f"no task matches; nothing to {change.verb}")
     else:
-        click.echo(f"{change.done} {done:,} of {_words(counts)}{_left(len(refused))}")
+        click.echo(f"{change.done} {done:,} of {_words(counts)}{_left(refused)}")
 
 
-def _left(refused: int) -> str:
-    return f"; {refused:,} left as they are: unfinished tasks have their unique keys" if refused else ""
+def _left(refused: Mapping[str, str]) -> str:
+    if not refused:
+        return ""
+    task_id, why = next(iter(refused.items()))
+    return f"; {len(refused):,} left as they are, such as {task_id}: {why}"
 
 
 def _demand_consent(change: Change, session: Session, counts: Mapping[TaskStatus, int]) -> None:

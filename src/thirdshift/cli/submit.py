@@ -27,6 +27,10 @@ from thirdshift.core.status import TaskPriority, TaskStatus
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which an attempt is ended.")
 @click.option("--pool", type=click.Choice(["thread", "process"]), help="Where it runs.")
 @click.option("--tag", "tags", multiple=True, help="May repeat.")
+@click.option("--after", multiple=True, metavar="ID", help="A task that has to complete first. May repeat.")
+@click.option(
+    "--after-any-outcome", multiple=True, metavar="ID", help="A task that has to end first, however. May repeat."
+)
 @click.option("--app-dir", type=click.Path(path_type=Path), default=".", help="Folder to import from.  [default: .]")
 @click.option("--wait", is_flag=True, help="Wait for the end and print the result; exit 1 when it failed.")
 @click.pass_obj
@@ -41,6 +45,8 @@ def submit(
     timeout: float | None,
     pool: str | None,
     tags: tuple[str, ...],
+    after: tuple[str, ...],
+    after_any_outcome: tuple[str, ...],
     app_dir: Path,
     wait: bool,
 ) -> None:
@@ -52,6 +58,7 @@ def submit(
     \b
     thirdshift submit math:factorial 20 --wait
     thirdshift submit mypackage.mail:send a@example.org subject="Hello" --queue mail --priority high
+    thirdshift submit mypackage.mail:tell --after 01a2014090b85ea87fe9b5cbd25f0723
     """
     sys.path.insert(0, str(app_dir.absolute()))
     target = _find(function)
@@ -65,6 +72,8 @@ def submit(
             timeout=timeout,
             pool=pool,
             tags=tags,
+            after=after,
+            after_any_outcome=after_any_outcome,
         ).submit(target, *args, **kwargs)
         task = handle.wait() if wait else handle.task
     if session.as_json:

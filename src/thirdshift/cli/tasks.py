@@ -12,12 +12,15 @@ from thirdshift.cli.output import Session, print_facts, print_json, print_table
 from thirdshift.cli.store import opened
 from thirdshift.cli.upkeep import prune, vacuum
 from thirdshift.core.codec import DecodeError
+from thirdshift.core.dependency import Need, Relatives
 from thirdshift.core.errors import TaskNotFound
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import Attempt, BackgroundTask, Step
 from thirdshift.core.words import ago, duration
 
 N = TypeVar("N", int, float)
+
+_NEEDS = {Need.SUCCESS: "has to complete", Need.ANY: "has to end"}
 
 
 @click.group()
@@ -77,13 +80,17 @@ def show(session: Session, task_id: str) -> None:
     thirdshift tasks show 01a2014090b85ea87fe9b5cbd25f0723
     """
     with opened(session) as manager:
-        task, steps = manager.get_task(task_id), manager.steps(task_id)
+        task, steps, relatives = manager.get_task(task_id), manager.steps(task_id), manager.relatives(task_id)
     if task is None:
         raise TaskNotFound(task_id)
     if session.as_json:
-        print_json(describe(task) | {"steps": [_describe_step(step) for step in steps]})
+        print_json(describe(task) | {"steps": [_describe_step(step) for step in steps]} | _describe_all(relatives))
         return
     print_facts(_facts(task))
+    for each in relatives.parents:
+        click.echo(f"after {each.id} ({each.name}): {each.status.value}, {_NEEDS[each.need]}")
+    for each in relatives.dependants:
+        click.echo(f"before {each.id} ({each.name}): {each.status.value}")
     for step in steps:
         click.echo(f"step {step.name}: done in attempt {step.attempt}, {_shown(lambda step=step: repr(step.result))}")
     for attempt in task.attempts:
@@ -155,6 +162,7 @@ def describe(task: BackgroundTask) -> dict[str, Any]:
         "finished_at": task.finished_at,
         "worker": task.worker,
         "cancel_requested": task.cancel_requested,
+        "cancelled_by": task.cancelled_by,
         "attempts": [_describe_attempt(attempt) for attempt in task.attempts],
     }
 
@@ -173,6 +181,16 @@ def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
         else {"type": error.type, "message": error.message, "fingerprint": error.fingerprint},
         "traceback": None if error is None else error.traceback,
         **attempt.traces._asdict(),
+    }
+
+
+def _describe_all(relatives: Relatives) -> dict[str, Any]:
+    return {
+        side: [
+            {"id": each.id, "name": each.name, "status": each.status.value, "need": each.need.value}
+            for each in getattr(relatives, side)
+        ]
+        for side in ("parents", "dependants")
     }
 
 
@@ -208,6 +226,8 @@ def _facts(task: BackgroundTask) -> dict[str, str]:
     }
     if task.tags:
         facts["tags"] = ", ".join(task.tags)
+    if task.cancelled_by is not None:
+        facts["cancelled by"] = f"the end of task {task.cancelled_by}, which it needed"
     if task.unique_key is not None:
         facts["unique key"] = task.unique_key
     if task.progress is not None:

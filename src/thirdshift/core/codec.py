@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -20,12 +21,15 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from thirdshift.core.dependency import ResultOf
 from thirdshift.core.errors import NotSerialisable, PayloadTooLarge
 from thirdshift.core.reference import reference_of, resolve
 
 VERSION = 1
 LIMIT_BYTES = 1_000_000
 """The most bytes that the arguments, or the result, of one task may take."""
+HANDED_ON_LIMIT_BYTES = 64_000_000
+"""The most bytes that all results may take that are handed on to one task."""
 
 _PLAIN = frozenset({str, int, bool, type(None)})
 _UNORDERED = ("$set", "$frozenset")
@@ -36,6 +40,14 @@ _encode_json = json.JSONEncoder(
     allow_nan=False,
     check_circular=False,  # _wrap has met every container
 ).encode
+
+
+_REFERENCE = re.compile(rb'\{"\$result":"([^"]*)"\}')
+"""Only a :class:`ResultOf` is written so: within a text the quotes have backslashes, and a dict with such a key becomes
+``$dict``."""
+REFERENCE_MARK = b'{"$result":'
+"""What encoded arguments have that stand for results."""
+_BEFORE_RESULT, _AFTER_RESULT = len(f"[{VERSION},"), len("]")
 
 
 class DecodeError(ValueError):
@@ -62,6 +74,39 @@ def decode_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return what :func:`encode_arguments` was given; raises :class:`DecodeError`."""
     _, args, kwargs = _decode(data, 3)
     return tuple(map(_unwrap, args)), {name: _unwrap(value) for name, value in kwargs.items()} if kwargs else {}
+
+
+def references(arguments: bytes) -> list[str]:
+    """Return the ids of the tasks whose results encoded *arguments* stand for, each once; quick when there are none."""
+    if REFERENCE_MARK not in arguments:
+        return []
+    return list(dict.fromkeys(map(bytes.decode, _REFERENCE.findall(arguments))))
+
+
+def filled_in(arguments: bytes, results: Mapping[str, bytes | None]) -> bytes:
+    """Return encoded *arguments* with encoded results in their places; a known task without one has returned ``None``.
+
+    Reading arguments that need the result of an unknown task raises :class:`DecodeError`.
+    """
+
+    def value_of(found: re.Match[bytes]) -> bytes:
+        task_id = found[1].decode()
+        if task_id not in results:
+            return _lost(f"the result of task {task_id} is not there any more: it was pruned or deleted")
+        result = results[task_id]
+        return b"null" if result is None else result[_BEFORE_RESULT:-_AFTER_RESULT]
+
+    return _REFERENCE.sub(value_of, arguments)
+
+
+def refused(arguments: bytes, why: str) -> bytes:
+    """Return encoded *arguments* that raise :class:`DecodeError` when they are read, where they stand for results."""
+    limit = f"{why}; the limit is {HANDED_ON_LIMIT_BYTES:,}. Hand on paths or keys"
+    return _REFERENCE.sub(lambda _: _lost(limit), arguments)
+
+
+def _lost(why: str) -> bytes:
+    return _encode_json({"$lost": why}).encode()
 
 
 def hash_of_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -226,6 +271,7 @@ _WRAPPERS: dict[type, Callable[[Any], Any]] = {
     timedelta: _wrap_timedelta,
     UUID: lambda value: {"$uuid": value.hex},
     Decimal: lambda value: {"$decimal": str(value)},
+    ResultOf: lambda value: {"$result": value.task_id},
 }
 
 _WRAPPERS_BY_TEST: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
@@ -263,6 +309,10 @@ def _untag(tag: str, payload: Any) -> Any:
         if isinstance(error, DecodeError):
             raise
         raise DecodeError(f"a stored value of the kind {tag} cannot be read: {error}") from error
+
+
+def _unwrap_lost(payload: str) -> Any:
+    raise DecodeError(payload)
 
 
 def _unwrap_datetime(payload: list[Any]) -> datetime:
@@ -320,6 +370,8 @@ _UNWRAPPERS: dict[str, Callable[[Any], Any]] = {
     "$uuid": UUID,
     "$decimal": Decimal,
     "$path": Path,
+    "$result": ResultOf,
+    "$lost": _unwrap_lost,
     "$flag": _unwrap_flag,
     "$enum": _unwrap_enum,
     "$dataclass": _unwrap_dataclass,

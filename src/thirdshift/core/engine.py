@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
-from thirdshift.core.errors import UniqueConflict
+from thirdshift.core.dependency import Relatives
+from thirdshift.core.errors import ChangeRefused
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.limits import NO_LIMITS, QueueLimits
 from thirdshift.core.outcome import Ending, Settlement
@@ -58,7 +59,7 @@ class TaskFilter:
 BulkProgress = Callable[[int, int], None]
 """Told after each batch of a long change: how many tasks were looked at so far, and how many there are."""
 
-TellRefused = Callable[[TaskId, UniqueConflict], None]
+TellRefused = Callable[[TaskId, ChangeRefused], None]
 """Told of each task that a change of many has left as it was, and why."""
 
 
@@ -159,6 +160,10 @@ class Exchange:
     """When the next scheduled or retrying task is due, or the rate of a queue allows one more start."""
     is_limited: bool = False
     """The limits of a queue were reached: when a task of it ends, others may claim what they left."""
+    has_released: bool = False
+    """Tasks that had waited for those that ended may run."""
+    has_cancelled: bool = False
+    """Tasks that needed those that ended are cancelled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,8 +250,9 @@ class Engine(Protocol):
         """Store all *tasks* or none; on return they are as durable as they ask to be. Returns the id for each.
 
         That is its own, or the one of the task that holds its unique key. A task whose id is already stored is left as
-        it is. Raises ``QueueFull`` when more than *queue_size* tasks would then be waiting to run, and
-        ``UniqueConflict`` when a task that asks for that finds its key held.
+        it is. One may wait for others that are stored or stand before it. Raises ``QueueFull`` when more than
+        *queue_size* tasks would then be waiting to run, ``UniqueConflict`` when a task that asks for that finds its key
+        held, ``ParentNotFound`` and ``DependencyCycle``.
         """
 
     def get(self, task_id: str) -> BackgroundTask | None:
@@ -272,6 +278,9 @@ class Engine(Protocol):
 
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task is where it is and does not run, most telling first; nothing for an unknown id."""
+
+    def relatives(self, task_id: str) -> Relatives:
+        """Return what the task waits or waited for, and what waits or waited for it; nothing for an unknown id."""
 
     def steps(self, task_id: str) -> Sequence[Step]:
         """Return the steps that the task has done, in their order; nothing for an unknown id."""
@@ -308,11 +317,16 @@ class Engine(Protocol):
     def retry(self, task_id: str) -> bool:
         """Make a finished task pending again with all its retries; False for an unknown or unfinished one.
 
-        Raises ``UniqueConflict`` when an unfinished task has its unique key by now.
+        It waits for what it needs and runs again itself; what its own end had cancelled is opened again. Raises
+        ``UniqueConflict`` when an unfinished task has its unique key by now, and ``ParentsFailed`` when it needs tasks
+        that have failed.
         """
 
     def delete(self, task_id: str) -> bool:
-        """Delete a finished task with its attempts; False for an unknown or unfinished one."""
+        """Delete a finished task with its attempts; False for an unknown or unfinished one.
+
+        Raises ``StillNeeded`` while unfinished tasks wait for it.
+        """
 
     def cancel_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
         """Cancel all tasks that match now, as :meth:`cancel` does; returns how many.
@@ -326,14 +340,22 @@ class Engine(Protocol):
     ) -> int:
         """Make all finished tasks that match now pending again, as :meth:`retry` does; returns how many.
 
-        Those whose unique key an unfinished task has are left alone, and *refused* is told of each.
+        Those that :meth:`retry` refuses are left alone, and *refused* is told of each.
         """
 
-    def delete_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
-        """Delete all finished tasks that match now, as :meth:`delete` does; returns how many."""
+    def delete_all(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
+        """Delete all finished tasks that match now, as :meth:`delete` does; returns how many.
+
+        Those that :meth:`delete` refuses are left alone, and *refused* is told of each.
+        """
 
     def delete_finished(self, *, before: datetime) -> int:
-        """Delete tasks that finished before that moment, with their attempts; returns how many."""
+        """Delete tasks that finished before that moment, with their attempts; returns how many.
+
+        What unfinished tasks wait for stays; so it does when it is pruned.
+        """
 
     def prunable(self, limits: Limits) -> Mapping[TaskStatus, int]:
         """Return how many tasks of each status :meth:`prune` would delete."""

@@ -8,12 +8,17 @@ Each constructor takes facts and forms the message: what happened, to what, and 
     │   ├── NotSerialisable        an argument or a result is not data
     │   ├── PayloadTooLarge        an argument or a result is larger than the limit
     │   ├── NotSupported           this engine does not keep that promise (yet)
+    │   ├── DependencyCycle        a task would wait for itself
     │   ├── WrongDatabase          a connection of the application is open on another file
     │   ├── UnsafePath             a name or a path leads out of the folder it must stay in
     │   └── FileNotQueued          no file of this name is where the call looks for it
     ├── QueueFull                  the queue holds as many tasks as it may
-    ├── UniqueConflict             another task holds the unique key
+    ├── ChangeRefused              the task cannot be changed so now
+    │   ├── UniqueConflict         another task holds the unique key
+    │   ├── ParentsFailed          tasks that it waits for have failed or were cancelled
+    │   └── StillNeeded            unfinished tasks wait for it
     ├── TaskNotFound               no task has this id
+    │   └── ParentNotFound         of a task that a new one is to wait for
     ├── LostAttempt                the attempt is no longer this worker's, or its task is to be cancelled
     ├── TaskFailed                 the task ended without a result
     ├── WaitTimeout                the task was not finished in time; it goes on
@@ -90,6 +95,17 @@ class NotSupported(UsageError):
         super().__init__(f"{what} is not supported here. {instead}")
 
 
+class DependencyCycle(UsageError):
+    """A task would wait for itself, and never run."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"task {task_id} would wait for itself, or for a task that waits for it; nothing was changed. "
+            "Leave that task out of `after`."
+        )
+        self.task_id = task_id
+
+
 class WrongDatabase(UsageError):
     """A connection of the application is open on another file than the tasks, so no transaction can hold both."""
 
@@ -128,7 +144,13 @@ class QueueFull(ThirdshiftError):
         self.queue_size = queue_size
 
 
-class UniqueConflict(ThirdshiftError):
+class ChangeRefused(ThirdshiftError):
+    """The task cannot be changed so now; nothing was changed. ``task_id`` is the one that is in the way."""
+
+    task_id: str
+
+
+class UniqueConflict(ChangeRefused):
     """Another task holds the unique key; ``task_id`` is its id."""
 
     def __init__(self, key: str, task_id: str) -> None:
@@ -140,12 +162,48 @@ class UniqueConflict(ThirdshiftError):
         self.task_id = task_id
 
 
+class ParentsFailed(ChangeRefused):
+    """A task cannot run again because ``parents``, which it needs to complete, have failed or were cancelled."""
+
+    def __init__(self, task_id: str, parents: Sequence[str]) -> None:
+        super().__init__(
+            f"task {task_id} cannot run: it needs {', '.join(parents)} to complete, which failed or was cancelled; "
+            "nothing was changed. Retry that one: this one is opened again with it."
+        )
+        self.task_id = parents[0]
+        self.parents = tuple(parents)
+
+
+class StillNeeded(ChangeRefused):
+    """A task cannot be deleted because unfinished ones wait for it, or may read its result."""
+
+    def __init__(self, task_id: str, count: int, example: str) -> None:
+        others = "1 unfinished task" if count == 1 else f"{count:,} unfinished tasks, such as"
+        super().__init__(
+            f"task {task_id} is needed by {others} {example}; nothing was deleted. Cancel those first, or let them end."
+        )
+        self.task_id = example
+
+
 class TaskNotFound(ThirdshiftError):
     """No task has this id."""
 
-    def __init__(self, task_id: str) -> None:
-        super().__init__(f"no task has the id {task_id!r}; it was never submitted here, or it was pruned")
+    def __init__(self, task_id: str, role: str = "") -> None:
+        named = f"{task_id!r}{f', {role}' if role else ''}"
+        super().__init__(f"no task has the id {named}; it was never submitted here, or it was pruned")
         self.task_id = task_id
+
+
+class ParentNotFound(TaskNotFound):
+    """A task that a new one is to wait for is not there; nothing was submitted."""
+
+    def __init__(self, task_ids: Sequence[str]) -> None:
+        super().__init__(
+            task_ids[0],
+            f"which the new one is to wait for{'' if len(task_ids) == 1 else f', nor {len(task_ids) - 1:,} others'}; "
+            "nothing was submitted. Submit a task before those that wait for it",
+        )
+        self.task_ids = tuple(task_ids)
 
 
 class LostAttempt(ThirdshiftError):

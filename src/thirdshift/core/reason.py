@@ -14,7 +14,8 @@ class ReasonCode(Enum):
     """What is said; each member names its facts."""
 
     FINISHED = "finished"
-    """``status``, ``at``, ``attempts``, ``error`` (text of the last attempt's, or ``None``)."""
+    """``status``, ``at``, ``attempts``, ``error`` (text of the last attempt's, or ``None``), ``cause`` (``None``, or
+    ``id``, ``name`` and ``status`` of the task whose end has cancelled this one)."""
     RUNNING = "running"
     """``worker``, ``attempt``, ``since``."""
     CANCEL_REQUESTED = "cancel_requested"
@@ -28,7 +29,7 @@ class ReasonCode(Enum):
     RETRYING = "retrying"
     """``due_at``, ``failures``, ``max_retries``, ``error``."""
     WAITING = "waiting"
-    """It waits for other tasks."""
+    """``count``: so many unfinished tasks are waited for; ``parents``: ``id``, ``name`` and ``status`` of the first."""
     QUEUE_PAUSED = "queue_paused"
     """``queue``, ``since``."""
     NO_WORKER = "no_worker"

@@ -8,8 +8,9 @@
              scheduled   retrying <──┘
 
 ``scheduled`` and ``retrying`` wait for a moment and are promoted to ``pending`` when it has come; ``waiting`` waits for
-other tasks. A submit that replaces what has not started may put it off. A finished task changes only by an explicit
-retry.
+other tasks, and becomes ``pending`` or ``scheduled`` when these have finished as it needs them to. A submit that
+replaces what has not started may put it off. A finished task changes only by an explicit retry, its own or that of the
+task whose failing had cancelled it.
 """
 
 from enum import Enum, IntEnum
@@ -63,6 +64,9 @@ TRANSITIONS: frozenset[tuple[TaskStatus, TaskStatus]] = frozenset(
         (TaskStatus.RETRYING, TaskStatus.PENDING),  # promote
         (TaskStatus.RETRYING, TaskStatus.CANCELLED),  # cancel
         (TaskStatus.RETRYING, TaskStatus.SCHEDULED),  # replaced by one that is due later
+        (TaskStatus.PENDING, TaskStatus.WAITING),  # replaced by one that waits
+        (TaskStatus.SCHEDULED, TaskStatus.WAITING),  # replaced by one that waits
+        (TaskStatus.RETRYING, TaskStatus.WAITING),  # replaced by one that waits
         (TaskStatus.RUNNING, TaskStatus.COMPLETED),  # settle
         (TaskStatus.RUNNING, TaskStatus.FAILED),  # settle
         (TaskStatus.RUNNING, TaskStatus.CANCELLED),  # settle
@@ -72,6 +76,9 @@ TRANSITIONS: frozenset[tuple[TaskStatus, TaskStatus]] = frozenset(
         (TaskStatus.COMPLETED, TaskStatus.PENDING),  # explicit retry
         (TaskStatus.FAILED, TaskStatus.PENDING),  # explicit retry
         (TaskStatus.CANCELLED, TaskStatus.PENDING),  # explicit retry
+        (TaskStatus.COMPLETED, TaskStatus.WAITING),  # explicit retry, while what it waits for runs again
+        (TaskStatus.FAILED, TaskStatus.WAITING),  # explicit retry, as above
+        (TaskStatus.CANCELLED, TaskStatus.WAITING),  # explicit retry, also of the parent whose end had cancelled it
     }
 )
 """Every legal change of a task's status."""

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple, NewType
 
 from thirdshift.core import codec
+from thirdshift.core.dependency import Dependency
 from thirdshift.core.status import TaskPriority, TaskStatus
 
 TaskId = NewType("TaskId", str)
@@ -79,6 +80,8 @@ class TaskSpec:
     durable: bool = True
     stall_timeout_s: float | None = None
     unique: UniqueKey | None = None
+    after: tuple[Dependency, ...] = ()
+    """What it waits for."""
 
 
 class NewTask(NamedTuple):
@@ -244,6 +247,8 @@ class BackgroundTask:
     """Longest time that an attempt may go on without reporting progress or logging."""
     unique_key: str | None = None
     """The key that no other unfinished task has while this one is unfinished."""
+    cancelled_by: TaskId | None = None
+    """The task whose failing, or being cancelled, has cancelled this one, which needed it."""
     encoded_arguments: bytes = field(default=b"", repr=False)
 
     @property

@@ -35,7 +35,7 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
         case ReasonCode.RETRYING:
             return _retrying(facts, now)
         case ReasonCode.WAITING:
-            return "it waits for other tasks to end"
+            return _waiting(facts)
         case ReasonCode.QUEUE_PAUSED:
             return f"its queue {facts['queue']} is paused {_since(facts, now)}; `thirdshift queues resume` ends that"
         case ReasonCode.NO_WORKER:
@@ -68,7 +68,21 @@ def _finished(facts: Any, now: datetime) -> str:
     attempts = _number(facts["attempts"], "attempt") if facts["attempts"] else "no attempt"
     verb = {"completed": "completed", "failed": "failed for good", "cancelled": "was cancelled"}[facts["status"]]
     words = f"it {verb} {ago(facts['at'], now)}, after {attempts}"
+    cause = facts.get("cause")
+    if cause is not None:
+        end = {"failed": "failed for good", "cancelled": "was cancelled"}.get(cause["status"], "has failed")
+        return f"{words}: task {cause['id']}{_named(cause)}, which it needed, {end}; retry that one"
     return words if facts["error"] is None else f"{words}: {_first_line(facts['error'])}"
+
+
+def _waiting(facts: Any) -> str:
+    named = ", ".join(f"{each['id']} ({each['name']}, {each['status']})" for each in facts["parents"])
+    more = facts["count"] - len(facts["parents"])
+    return f"it waits for {_number(facts['count'], 'task')} to end: {named}{f' and {more:,} more' if more else ''}"
+
+
+def _named(cause: Any) -> str:
+    return "" if cause["name"] is None else f" ({cause['name']})"
 
 
 def _retrying(facts: Any, now: datetime) -> str:

@@ -46,8 +46,8 @@ NOT_THERE = TaskError(type="ModuleNotFoundError", message="No module named 'shop
 LOST = TaskError(type="KeyError", message="'x'", traceback="Traceback …", where=("shop:find", "shop:run"))
 _ids = count(1)
 _FINISHED = (TaskStatus.CANCELLED, TaskStatus.COMPLETED, TaskStatus.FAILED)
-_UNREACHED = frozenset({TaskStatus.WAITING})
-"""Statuses that no ordinary means lead to yet."""
+_NEEDS_ANOTHER = frozenset({TaskStatus.WAITING})
+"""Statuses that one task alone cannot have; see ``thirdshift.testing.dependency_conformance``."""
 
 
 def new_task(**changes: object) -> NewTask:
@@ -1401,7 +1401,7 @@ class EngineConformance:
     def test_all_that_match_are_retried(self) -> None:
         """Finished tasks start over; the others have their turn coming."""
         failed = [self.in_status(TaskStatus.FAILED) for _ in range(2)]
-        others = [self.in_status(status) for status in TaskStatus if status not in _UNREACHED | {TaskStatus.FAILED}]
+        others = [self.in_status(status) for status in TaskStatus if status not in _NEEDS_ANOTHER | {TaskStatus.FAILED}]
         before = [self.stored(task) for task in others]
         assert self.engine.retry_all(TaskFilter(statuses=frozenset({TaskStatus.FAILED}))) == 2
         assert [(self.stored(task).status, self.stored(task).failures) for task in failed] == [
@@ -1412,7 +1412,7 @@ class EngineConformance:
 
     def test_only_finished_tasks_are_deleted_with_all_that_match(self) -> None:
         """One by one too; they leave nothing behind."""
-        tasks = {status: self.in_status(status) for status in TaskStatus if status not in _UNREACHED}
+        tasks = {status: self.in_status(status) for status in TaskStatus if status not in _NEEDS_ANOTHER}
         unfinished = [task for status, task in tasks.items() if status not in FINISHED]
         assert not any(self.engine.delete(task.id) for task in unfinished)
         assert self.engine.delete(tasks[TaskStatus.FAILED].id)
@@ -1459,7 +1459,7 @@ class EngineConformance:
     def test_finished_tasks_are_pruned_by_age(self) -> None:
         """Each status has an age of its own; what would go can be counted first."""
         old = [self.in_status(status) for status in _FINISHED]
-        kept = [self.in_status(status) for status in TaskStatus if status not in _UNREACHED | FINISHED]
+        kept = [self.in_status(status) for status in TaskStatus if status not in _NEEDS_ANOTHER | FINISHED]
         self.clock.advance(10)
         now = self.clock.now()
         recent = self.in_status(TaskStatus.FAILED)

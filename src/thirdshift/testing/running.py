@@ -37,14 +37,13 @@ from thirdshift.core.engine import Registration, TaskFilter
 from thirdshift.core.errors import UsageError
 from thirdshift.core.events import AttemptsClaimed, AttemptsSettled, Event
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import BackgroundTask, Claim, PoolKind
+from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind
 from thirdshift.manager import BackgroundTaskManager, stand_in
 from thirdshift.monitor.logs import log_event
 from thirdshift.runtime.pools.pool import AttemptSink, Running
 from thirdshift.runtime.pools.slots import Runner, Slot, SlotPool
 from thirdshift.runtime.pools.threads import ThreadRunner
 from thirdshift.runtime.worker import Worker
-from thirdshift.submission import Call, SubmitOptions
 from thirdshift.testing.clock import FakeClock
 
 R = TypeVar("R")
@@ -222,10 +221,10 @@ class _InlineManager(BackgroundTaskManager):
         self._depth = 0
         self._limit = _Limit(_MOST)
 
-    def submit_calls(self, options: SubmitOptions, func: Callable[..., Any], calls: Sequence[Call]) -> list[str]:
-        """Store *calls* and run them, with their retries, at whatever moments those are due."""
+    def store(self, tasks: Sequence[NewTask], wait: float | None) -> list[str]:
+        """Store *tasks* and run them, with their retries, at whatever moments those are due."""
         with self._turn:
-            ids = super().submit_calls(options, func, calls)
+            ids = super().store(tasks, wait)
             if self._depth < _DEEPEST:  # what is submitted deeper is run by the tasks above it
                 self._run(ids)
         return ids

@@ -24,6 +24,7 @@ from typing import Any
 from uuid import uuid4
 
 from thirdshift.core.clock import Clock
+from thirdshift.core.dependency import Relatives
 from thirdshift.core.engine import (
     SQLITE_JOIN,
     BulkProgress,
@@ -63,6 +64,7 @@ from thirdshift.engines.sqlite.rows import (
     claim_of_new,
     from_us,
     group_of_row,
+    relative_of_row,
     row_of_new,
     row_of_worker,
     step_of_row,
@@ -77,6 +79,7 @@ from thirdshift.host.files import make_folders
 
 _BATCH = 500
 """Rows that one transaction of a long change writes: some milliseconds under the write lock."""
+_MOST_RELATIVES = 1_000
 _QUIET_S = 5.0
 """How long a fork waits for what is being written or read."""
 _SPEC_OF = attrgetter("spec")
@@ -246,12 +249,12 @@ class SQLiteEngine:
 
     def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> Sequence[TaskId]:
         """Store all *tasks* or none. See :class:`thirdshift.core.engine.Engine`."""
-        if len(tasks) == 1 and tasks[0].spec.unique is None:
+        if len(tasks) == 1 and tasks[0].spec.unique is None and not tasks[0].spec.after:
             self._submit_one(tasks[0], self._now_us(), queue_size)
             return [tasks[0].id]
         specs = [spec for spec, _ in groupby(map(_SPEC_OF, tasks))]  # the tasks of one submit mostly share theirs
-        if any(spec.unique is not None for spec in specs):
-            return self._submit_unique(tasks, specs, queue_size)
+        if any(spec.unique is not None or spec.after for spec in specs):
+            return self._submit_in_order(tasks, specs, queue_size)
         now_us = self._now_us()
         rows = [row_of_new(task, now_us) for task in tasks]
         queues = {spec.queue for spec in specs}
@@ -265,10 +268,10 @@ class SQLiteEngine:
         self._hub.announce(wake.WORK)
         return [task.id for task in tasks]
 
-    def _submit_unique(
+    def _submit_in_order(
         self, tasks: Sequence[NewTask], specs: Sequence[TaskSpec], queue_size: int | None
     ) -> list[TaskId]:
-        """Store *tasks*, of which some have a unique key, one after another in one transaction.
+        """Store *tasks*, of which some have a unique key or wait for others, one after another in one transaction.
 
         Its moment is read under the write lock: who takes a key was submitted after the task before it had finished.
         """
@@ -281,6 +284,8 @@ class SQLiteEngine:
         self._known_queues |= queues
         if any(landing.is_new or landing.is_replaced for landing in landings):
             self._hub.announce(wake.WORK)
+        if any(landing.is_replaced for landing in landings):
+            self._hub.announce(wake.FINISHED)  # what it waits for now may have failed already
         return [landing.id for landing in landings]
 
     def _submit_one(self, task: NewTask, now_us: int, queue_size: int | None) -> None:
@@ -372,6 +377,15 @@ class SQLiteEngine:
         with self._reading(), _one_moment(self._reader):
             return Inquiry(self._reader, self._clock.now(), partial(is_alive, self._folder)).reasons(task_id)
 
+    def relatives(self, task_id: str) -> Relatives:
+        """Return what the task waits for or has waited for, and what waits or waited for it."""
+        with self._reading(), _one_moment(self._reader):
+            parents, dependants = (
+                tuple(map(relative_of_row, self._reader.execute(QUERY[query], (task_id, _MOST_RELATIVES))))
+                for query in ("parents_of", "dependants_of")
+            )
+        return Relatives(parents, dependants)
+
     def steps(self, task_id: str) -> Sequence[Step]:
         """Return the steps that the task has done, in their order."""
         return [step_of_row(row) for row in self._read(QUERY["steps"], (task_id,))]
@@ -456,9 +470,11 @@ class SQLiteEngine:
         """Make all finished tasks that match now pending again."""
         return self._change_all(manage.retry, task_filter, report, refused)
 
-    def delete_all(self, task_filter: TaskFilter, report: BulkProgress | None = None) -> int:
+    def delete_all(
+        self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
+    ) -> int:
         """Delete all finished tasks that match now."""
-        return self._change_all(manage.delete, task_filter, report)
+        return self._change_all(manage.delete, task_filter, report, refused)
 
     def delete_finished(self, *, before: datetime) -> int:
         """Delete tasks that finished before that moment."""
@@ -589,10 +605,11 @@ class SQLiteEngine:
             durable=any(settlement.claim.durable for settlement in settlements),
         )
         if any(exchange.recorded):
-            self._hub.announce(wake.FINISHED, [settlement.claim.id for settlement in settlements])
-        if exchange.claims:
+            finished = None if exchange.has_cancelled else [settlement.claim.id for settlement in settlements]
+            self._hub.announce(wake.FINISHED, finished)
+        if exchange.claims or exchange.has_cancelled:
             self._hub.announce(wake.ROOM)
-        if exchange.is_limited and settlements:
+        if exchange.has_released or (exchange.is_limited and settlements):
             self._hub.announce(wake.WORK)
         # Nothing may fail between the commit and here: the claims would be lost until this process ends.
         return exchange
@@ -600,9 +617,10 @@ class SQLiteEngine:
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Return claimed tasks whose function was never called."""
         now_us = self._now_us()
-        self._writer.run(lambda connection: work.give_back(connection, claims, now_us), durable=False)
+        ripple = self._writer.run(lambda connection: work.give_back(connection, claims, now_us), durable=False)
         self._hub.announce(wake.WORK)
-        self._hub.announce(wake.FINISHED, [claim.id for claim in claims])  # one that was to be cancelled is
+        finished = None if ripple.has_cancelled else [claim.id for claim in claims]  # one that was to be cancelled is
+        self._hub.announce(wake.FINISHED, finished)
 
     def decline(self, refusals: Sequence[tuple[Claim, TaskError]], unknown_after: timedelta) -> Sequence[Settlement]:
         """Return claimed tasks whose function their worker cannot find, or fail them. See ``WorkerEngine``."""
@@ -612,7 +630,8 @@ class SQLiteEngine:
             durable=any(claim.durable for claim, _ in refusals),
         )
         self._hub.announce(wake.WORK)
-        self._hub.announce(wake.FINISHED, [claim.id for claim, _ in refusals])  # failed, or to be cancelled
+        # failed, or to be cancelled; of what waited for them nobody knows here
+        self._hub.announce(wake.FINISHED, None if failed else [claim.id for claim, _ in refusals])
         return failed
 
     def found(self, owner: str, functions: Collection[str]) -> None:
@@ -649,7 +668,8 @@ class SQLiteEngine:
             dead.forget()
         if rescued:
             self._hub.announce(wake.WORK)
-            self._hub.announce(wake.FINISHED, [rescue.id for rescue in rescued])  # one that is given up has failed
+            is_given_up = any(rescue.is_given_up for rescue in rescued)  # it has failed, and so have those that need it
+            self._hub.announce(wake.FINISHED, None if is_given_up else [rescue.id for rescue in rescued])
         return rescued
 
     def on_death(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -717,10 +737,10 @@ class SQLiteEngine:
         return changed
 
     def _announce_changes(self, kinds: Sequence[str], tasks: Sequence[TaskId] | None = None) -> None:
-        if manage.CANCELLED in kinds:
-            self._hub.announce(wake.FINISHED, tasks)
+        if manage.CANCELLED in kinds or manage.RIPPLED in kinds:
+            self._hub.announce(wake.FINISHED, None if manage.RIPPLED in kinds else tasks)
             self._hub.announce(wake.ROOM)
-        if manage.CANCEL_REQUESTED in kinds or manage.RETRIED in kinds:
+        if not {manage.RIPPLED, manage.CANCEL_REQUESTED, manage.RETRIED}.isdisjoint(kinds):
             self._hub.announce(wake.WORK)
 
     def _seen(self, worker: WorkerState) -> WorkerState:

@@ -96,7 +96,7 @@ class SQLiteJoined:
             )
         now_us, queues = to_us(now), {task.spec.queue for task in tasks}
         with self._errors():
-            if any(task.spec.unique is not None for task in tasks):
+            if any(task.spec.unique is not None or task.spec.after for task in tasks):
                 landings = unique.submit_all(self._link, tasks, lambda: now_us, queue_size, queues)
                 return [landing.id for landing in landings]
             submit.insert(self._link, [row_of_new(task, now_us) for task in tasks], queue_size, queues)
@@ -117,7 +117,7 @@ class SQLiteJoined:
             (fence.seq, fence.id, fence.attempt, fence.owner), ending, TaskStatus.COMPLETED, None, crashes=0
         )
         with self._errors():
-            if work.record(self._link, [rows]) != [True]:
+            if work.record(self._link, [rows]).each != [True]:
                 raise LostAttempt(fence.id, fence.attempt, "it is recorded as ended, or another worker has the task")
 
     def commit(self) -> None:

@@ -7,11 +7,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from thirdshift.core.errors import UniqueConflict
+from thirdshift.core.errors import ChangeRefused
 from thirdshift.core.pruning import Limits
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import TaskId
-from thirdshift.engines.sqlite import unique
+from thirdshift.engines.sqlite import dependencies, unique
 from thirdshift.engines.sqlite.filters import Query
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import to_us
@@ -20,6 +20,8 @@ Change = Callable[[sqlite3.Connection, str, int], str | None]
 """Changes the task with that id at that moment (in microseconds); returns what was done, ``None`` for nothing."""
 
 CANCELLED = "cancelled"
+RIPPLED = "rippled"
+"""Cancelled, and others that waited for the task are released or cancelled too."""
 CANCEL_REQUESTED = "cancel_requested"
 RETRIED = "retried"
 DELETED = "deleted"
@@ -33,38 +35,43 @@ def cancel(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | N
     for kind, query in ((CANCELLED, "cancel_waiting"), (CANCEL_REQUESTED, "request_cancel")):
         if connection.execute(QUERY[query], parameters).rowcount:
             _record(connection, task_id, now_us, kind)
+            if kind == CANCELLED and any(dependencies.propagate(connection, [_seq_of(connection, task_id)], now_us)):
+                return RIPPLED
             return kind
     return None
 
 
 def retry(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | None:
-    """Make a finished task pending again. Raises :class:`UniqueConflict`."""
+    """Make a finished task pending again, or waiting. Raises :class:`UniqueConflict` and :class:`ParentsFailed`."""
     unique.demand_free_key(connection, task_id)
+    dependencies.demand_possible(connection, task_id)
     connection.execute(QUERY["forget_steps"], {"id": task_id})
     if not connection.execute(QUERY["retry"], {"id": task_id, "now": now_us}).rowcount:
         return None
     _record(connection, task_id, now_us, RETRIED)
+    dependencies.reopen(connection, _seq_of(connection, task_id), now_us)
     return RETRIED
 
 
 def delete(connection: sqlite3.Connection, task_id: str, _now_us: int) -> str | None:
-    """Delete a finished task; its attempts and events go with it."""
+    """Delete a finished task; its attempts and events go with it. Raises :class:`StillNeeded`."""
+    dependencies.demand_unneeded(connection, task_id)
     return DELETED if connection.execute(QUERY["delete"], {"id": task_id}).rowcount else None
 
 
 def change_batch(
     connection: sqlite3.Connection, change: Change, recheck: Query, seqs: Iterable[int], now_us: int
-) -> tuple[list[str], list[tuple[TaskId, UniqueConflict]]]:
+) -> tuple[list[str], list[tuple[TaskId, ChangeRefused]]]:
     """Change those rows that still match; returns what was done, once for each changed task, and what was refused."""
     query, parameters = recheck
     rows = [connection.execute(query, (seq, *parameters)).fetchone() for seq in seqs]
     done: list[str] = []
-    refused: list[tuple[TaskId, UniqueConflict]] = []
+    refused: list[tuple[TaskId, ChangeRefused]] = []
     for (task_id,) in (row for row in rows if row is not None):
         try:
             kind = change(connection, task_id, now_us)
-        except UniqueConflict as conflict:
-            refused.append((task_id, conflict))
+        except ChangeRefused as refusal:
+            refused.append((task_id, refusal))
         else:
             done += [] if kind is None else [kind]
     return done, refused
@@ -120,6 +127,10 @@ def vacuum_batch(connection: sqlite3.Connection) -> None:
     """Give some free pages back to the disk."""
     for _ in range(_VACUUM_PAGES):
         connection.execute("PRAGMA incremental_vacuum(1)")  # with more, Python's sqlite3 stops after the first page
+
+
+def _seq_of(connection: sqlite3.Connection, task_id: str) -> int:
+    return int(connection.execute(QUERY["seq_of"], (task_id,)).fetchone()[0])
 
 
 def _record(connection: sqlite3.Connection, task_id: str, now_us: int, kind: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from thirdshift.core.dependency import DependencyState, Need, Relative
 from thirdshift.core.engine import FailureGroup, WorkerState
 from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.status import TaskStatus
@@ -196,6 +197,12 @@ def step_of_row(row: Row) -> Step:
     return Step(name=name, inputs=inputs, encoded_result=result, attempt=attempt, finished_at=from_us(at_us))
 
 
+def relative_of_row(row: Row) -> Relative:
+    """Return a row of the queries ``parents_of`` and ``dependants_of``."""
+    task_id, name, status, need, state = row
+    return Relative(task_id, name, TaskStatus(status), Need(need), DependencyState(state))
+
+
 def attempt_of_row(row: Row) -> Attempt:
     """Return a row of the query ``attempts``."""
     number, outcome, worker, claimed, started, finished, result, error_type, error_message, error_traceback = row[:10]
@@ -263,6 +270,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         finished,
         stall_timeout_us,
         unique_key,
+        cancelled_by,
         facts,
     ) = row
     started = from_us(claimed) if claimed is not None else (attempts[-1].started_at if attempts else None)
@@ -289,6 +297,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         encoded_arguments=arguments,
         stall_timeout_s=None if stall_timeout_us is None else stall_timeout_us / 1e6,
         unique_key=unique_key,
+        cancelled_by=cancelled_by,
     )
 
 

@@ -39,7 +39,7 @@ def decline(
             connection.execute(QUERY["give_back"], {**fence(claim), "now": to_us(now)})
         else:
             failed.append(Settlement(claim, Ending(AttemptOutcome.FAILED, None, now, error=error), TaskStatus.FAILED))
-    recorded = work.settle(connection, failed)
+    recorded = work.settle(connection, failed).each
     return [settlement for settlement, is_recorded in zip(failed, recorded, strict=True) if is_recorded]
 
 

@@ -16,6 +16,8 @@ from thirdshift.engines.sqlite.rows import from_us, to_us, worker_of_row
 
 COUNT_LIMIT = 10_000
 """Tasks that come before one are counted up to this number: an answer must not take longer in a longer line."""
+MOST_PARENTS = 10
+"""So many of those that a task waits for are named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,7 @@ class _Place:
     claimed_at: datetime | None
     cancel_requested_at: datetime | None
     finished_at: datetime | None
+    cancelled_by: str | None
     attempts: int
     """How many have ended."""
     error: str | None
@@ -58,17 +61,30 @@ class Inquiry:
             return []
         match place.status:
             case TaskStatus.COMPLETED | TaskStatus.FAILED | TaskStatus.CANCELLED:
-                return [_finished(place)]
+                return [_finished(place, self._cause(place))]
             case TaskStatus.RUNNING:
                 return [*self._running(place)]
             case TaskStatus.WAITING:
-                return [_reason(ReasonCode.WAITING), *self._held_back(place)]
+                return [self._waiting(place), *self._held_back(place)]
             case TaskStatus.SCHEDULED | TaskStatus.RETRYING if place.due_at > self._now:
                 return [_later(place), *self._held_back(place)]
             case _:  # due, whether anybody has looked at it since or not
                 return [*self._held_back(place)] or self._in_line(place)
 
     # What holds the task
+
+    def _waiting(self, place: _Place) -> Reason:
+        rows = self._connection.execute(QUERY["open_parents"], (place.seq, MOST_PARENTS)).fetchall()
+        parents = [{"id": task_id, "name": name, "status": status} for task_id, name, status, _ in rows]
+        return _reason(ReasonCode.WAITING, count=rows[0][3] if rows else 0, parents=parents)
+
+    def _cause(self, place: _Place) -> dict[str, object] | None:
+        """Return the task whose end has cancelled this one, if one has."""
+        if place.cancelled_by is None:
+            return None
+        row = self._connection.execute(QUERY["cause_of_cancellation"], (place.cancelled_by,)).fetchone()
+        task_id, name, status = row or (place.cancelled_by, None, None)  # it may be pruned by now
+        return {"id": task_id, "name": name, "status": status}
 
     def _running(self, place: _Place) -> Iterator[Reason]:
         owner, since = place.owner, place.claimed_at
@@ -150,7 +166,7 @@ class Inquiry:
         if row is None:
             return None
         (seq, status, function, queue, pool, priority, due, attempt, failures, max_retries, timeout_us) = row[:11]
-        owner, claimed, cancel_requested, finished = row[11:]
+        owner, claimed, cancel_requested, finished, cancelled_by = row[11:]
         last = self._connection.execute(QUERY["last_attempt"], (seq,)).fetchone()
         error_type, error_message, attempts = last or (None, None, 0)
         return _Place(
@@ -169,6 +185,7 @@ class Inquiry:
             claimed_at=_moment(claimed),
             cancel_requested_at=_moment(cancel_requested),
             finished_at=_moment(finished),
+            cancelled_by=cancelled_by,
             attempts=attempts,
             error=None if error_type is None else f"{error_type}: {error_message}",
         )
@@ -205,10 +222,16 @@ def _reason(code: ReasonCode, **facts: object) -> Reason:
     return Reason(code=code, facts=facts)
 
 
-def _finished(place: _Place) -> Reason:
+def _finished(place: _Place, cause: dict[str, object] | None) -> Reason:
     error = None if place.status is TaskStatus.COMPLETED else place.error
-    status = place.status.value
-    return _reason(ReasonCode.FINISHED, status=status, at=place.finished_at, attempts=place.attempts, error=error)
+    return _reason(
+        ReasonCode.FINISHED,
+        status=place.status.value,
+        at=place.finished_at,
+        attempts=place.attempts,
+        error=error,
+        cause=cause,
+    )
 
 
 def _later(place: _Place) -> Reason:

@@ -4,12 +4,15 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+from thirdshift.core import codec
 from thirdshift.core.engine import ClaimRequest, Exchange, Rescue
 from thirdshift.core.outcome import MOST_WORKER_DEATHS, Ending, Settlement, counted, crashes_after
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
+from thirdshift.engines.sqlite import dependencies
+from thirdshift.engines.sqlite.dependencies import STILL, Ripple
 from thirdshift.engines.sqlite.limits import Allowances
 from thirdshift.engines.sqlite.links import Statements
 from thirdshift.engines.sqlite.liveness import DeadWorker
@@ -29,13 +32,22 @@ from thirdshift.engines.sqlite.rows import (
 )
 
 _PROMOTE_LIMIT = 1_000
+_FINISHED_US = 4
+"""Where a row of the query ``settle`` has the moment."""
+
+
+class Recorded(NamedTuple):
+    """Which ends were recorded, which those of lost attempts are not; and what became of those that waited."""
+
+    each: list[bool]
+    ripple: Ripple = STILL
 
 
 def exchange(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded = settle(connection, settlements)
+    recorded, ripple = settle(connection, settlements)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
     is_limited = False
@@ -50,13 +62,20 @@ def exchange(
             due_us = free_us if due_us is None else min(due_us, free_us)
         is_limited = allowances.are_used_up
     next_due = None if due_us is None else from_us(due_us)
-    return Exchange(recorded=recorded, claims=claims, next_due=next_due, is_limited=is_limited)
+    return Exchange(
+        recorded=recorded,
+        claims=claims,
+        next_due=next_due,
+        is_limited=is_limited,
+        has_released=ripple.has_released,
+        has_cancelled=ripple.has_cancelled,
+    )
 
 
-def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:
-    """Record what ended; returns for each whether it was, which a lost attempt is not."""
+def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> Recorded:
+    """Record what ended."""
     recorded = record(connection, [rows_of_settlement(settlement) for settlement in settlements])
-    _record_rest(connection, settlements, recorded)
+    _record_rest(connection, settlements, recorded.each)
     return recorded
 
 
@@ -65,9 +84,10 @@ def _next_due(connection: sqlite3.Connection) -> int | None:
     return None if due_us is None else int(due_us)
 
 
-def give_back(connection: sqlite3.Connection, claims: Sequence[Claim], now_us: int) -> None:
-    """Return claimed tasks that never started."""
+def give_back(connection: sqlite3.Connection, claims: Sequence[Claim], now_us: int) -> Ripple:
+    """Return claimed tasks that never started; one that was to be cancelled is."""
     connection.executemany(QUERY["give_back"], [{**fence(claim), "now": now_us} for claim in claims])
+    return dependencies.propagate(connection, [claim.seq for claim in claims], now_us)
 
 
 def record_progress(
@@ -128,16 +148,22 @@ def recover(
         for seq, task_id, _, attempt, _ in lost
     ]
     connection.executemany(QUERY["give_back"], rows)
+    dependencies.propagate(connection, [row[0] for row in lost], now_us)
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 
-def record(connection: Statements, rows: Sequence[tuple[Row, Row]]) -> list[bool]:
-    """Record ended attempts; returns for each whether it was. Few statements for all, unless one was lost."""
+def record(connection: Statements, rows: Sequence[tuple[Row, Row]]) -> Recorded:
+    """Record ended attempts, and let those know that wait for them. Few statements for all, unless one was lost."""
+    if not rows:
+        return Recorded([])
     tasks = [task for _, task in rows]
     if _run("record_attempts", connection, [attempt for attempt, _ in rows]) == len(rows):
         _run("settle", connection, tasks)
-        return [True] * len(rows)
-    return [_run("settle", connection, [task]) == 1 for task in tasks]
+        each = [True] * len(rows)
+    else:
+        each = [_run("settle", connection, [task]) == 1 for task in tasks]
+    now_us = max(task[_FINISHED_US] for task in tasks)
+    return Recorded(each, dependencies.propagate(connection, [task[0] for task in tasks], now_us))
 
 
 def _record_rest(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
@@ -186,9 +212,11 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime,
 def _arguments(connection: sqlite3.Connection, row: Row) -> bytes:
     _, _, seq, _, _, _, _, short, *_ = row
     if short is not None:
-        return bytes(short.encode("utf-8", "surrogatepass"))
-    ((long,),) = connection.execute(QUERY["arguments"], (seq,)).fetchall()
-    return bytes(long)
+        arguments = bytes(short.encode("utf-8", "surrogatepass"))
+    else:
+        ((long,),) = connection.execute(QUERY["arguments"], (seq,)).fetchall()
+        arguments = bytes(long)
+    return dependencies.filled_in(connection, arguments) if codec.REFERENCE_MARK in arguments else arguments
 
 
 def _urgency(row: Row) -> tuple[int, int, int]:

@@ -5,10 +5,15 @@ WHERE id = :id AND status IN ('pending', 'scheduled', 'waiting', 'retrying');
 -- name: request_cancel
 UPDATE task SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE id = :id AND status = 'running';
 
+-- name: seq_of
+SELECT seq FROM task WHERE id = ?;
+
 -- name: retry
--- An explicit retry starts over: all retries are available again, the attempts so far stay.
+-- An explicit retry starts over: all retries are available again, the attempts so far stay. It waits for what it needs and
+-- is running again itself.
 UPDATE task
-SET status = 'pending', due_at = :now, failures = 0, crashes = 0, finished_at = NULL, cancel_requested_at = NULL
+SET status = iif(EXISTS (SELECT 1 FROM dependency WHERE child = task.seq AND state = 'open'), 'waiting', 'pending'),
+    due_at = :now, failures = 0, crashes = 0, finished_at = NULL, cancel_requested_at = NULL, cancelled_by = NULL
 WHERE id = :id AND status IN ('completed', 'failed', 'cancelled');
 
 -- name: record_event
@@ -32,7 +37,10 @@ DELETE FROM task WHERE id = :id AND status IN ('completed', 'failed', 'cancelled
 -- name: delete_finished
 -- In batches, so that a large clean-up never holds the write lock for long. Attempts and events go with the task.
 DELETE FROM task WHERE seq IN (
-    SELECT seq FROM task WHERE finished_at < :before AND status IN ('completed', 'failed', 'cancelled') LIMIT :limit
+    SELECT seq FROM task WHERE finished_at < :before AND status IN ('completed', 'failed', 'cancelled')
+        AND NOT EXISTS (SELECT 1 FROM dependency AS d CROSS JOIN task AS c ON c.seq = d.child
+                        WHERE d.parent = task.seq AND c.finished_at IS NULL)
+    LIMIT :limit
 );
 
 -- name: newest_beyond
@@ -50,9 +58,12 @@ SELECT EXISTS (
 );
 
 -- name: prune
--- What finished first goes first, in batches. Retried meanwhile: it has no finished_at any more and stays.
+-- What finished first goes first, in batches. Retried meanwhile: it has no finished_at any more and stays; so does what
+-- unfinished tasks wait for.
 DELETE FROM task WHERE seq IN (
     SELECT seq FROM task
     WHERE status = :status AND finished_at IS NOT NULL AND (finished_at, seq) <= (:finished_at, :seq)
+        AND NOT EXISTS (SELECT 1 FROM dependency AS d CROSS JOIN task AS c ON c.seq = d.child
+                        WHERE d.parent = task.seq AND c.finished_at IS NULL)
     ORDER BY finished_at, seq LIMIT :limit
 );

@@ -1,7 +1,7 @@
 -- name: task
 SELECT t.seq, t.id, t.name, t.function, t.arguments, t.queue, t.pool, t.priority, t.status, t.submitted_at, t.due_at,
        t.max_retries, t.timeout_us, t.tags, t.attempt, t.failures, t.owner, t.claimed_at, t.cancel_requested_at,
-       t.finished_at, t.stall_timeout_us, t.unique_key, p.facts
+       t.finished_at, t.stall_timeout_us, t.unique_key, t.cancelled_by, p.facts
 FROM task t LEFT JOIN progress p ON p.task = t.seq AND p.attempt = t.attempt AND t.status = 'running'
 WHERE t.id = ?;
 
@@ -50,10 +50,11 @@ SELECT w.id, w.pid, w.host, w.started_at, w.slots,
 FROM worker w ORDER BY w.started_at, w.id;
 
 -- name: has_work
+-- What waits for other tasks does not count: one of those it waits for is in one of the lines below, here or elsewhere, and
+-- releases it in the transaction in which it ends.
 SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND queue = ?1)
     OR EXISTS (SELECT 1 FROM task WHERE status = 'running' AND queue = ?1)
-    OR EXISTS (SELECT 1 FROM task WHERE status IN ('scheduled', 'retrying') AND queue = ?1)
-    OR EXISTS (SELECT 1 FROM task WHERE status = 'waiting' AND queue = ?1);
+    OR EXISTS (SELECT 1 FROM task WHERE status IN ('scheduled', 'retrying') AND queue = ?1);
 
 -- name: look
 -- Is there anything to claim, and when is the next one due?

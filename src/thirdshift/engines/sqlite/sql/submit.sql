@@ -27,5 +27,7 @@ SELECT count(*) FROM (
     SELECT 1 FROM task WHERE status = 'pending'
     UNION ALL
     SELECT 1 FROM task WHERE status IN ('scheduled', 'retrying')
+    UNION ALL
+    SELECT 1 FROM task WHERE status = 'waiting'
     LIMIT ?
 );

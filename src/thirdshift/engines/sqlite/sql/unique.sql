@@ -34,8 +34,7 @@ SET arguments = ?2, due_at = ?5, name = ?6, function = ?7, queue = ?8, pool = ?9
 WHERE id = ?16 AND status IN ('pending', 'scheduled', 'retrying', 'waiting');
 
 -- name: reschedule
--- One that waits for other tasks goes on waiting.
-UPDATE task SET status = :status WHERE id = :id AND status <> :status AND status <> 'waiting';
+UPDATE task SET status = :status WHERE id = :id AND status <> :status;
 
 -- name: live_rival
 -- The live task that has the key of this finished one.

@@ -1,7 +1,16 @@
 -- name: place
 SELECT seq, status, function, queue, pool, priority, due_at, attempt, failures, max_retries, timeout_us, owner, claimed_at,
-       cancel_requested_at, finished_at
+       cancel_requested_at, finished_at, cancelled_by
 FROM task WHERE id = ?;
+
+-- name: cause_of_cancellation
+-- The first of the tasks that were cancelled one for another, the one whose own end it was.
+WITH RECURSIVE up (id, depth) AS (
+    SELECT ?1, 0
+    UNION ALL
+    SELECT t.cancelled_by, up.depth + 1 FROM up CROSS JOIN task AS t ON t.id = up.id WHERE t.cancelled_by IS NOT NULL
+)
+SELECT t.id, t.name, t.status FROM up CROSS JOIN task AS t ON t.id = up.id ORDER BY up.depth DESC LIMIT 1;
 
 -- name: last_attempt
 SELECT error_type, error_message, (SELECT count(*) FROM attempt WHERE task = ?1)
