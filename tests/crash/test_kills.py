@@ -46,9 +46,11 @@ class Story:
     """Which process ran each attempt that said it had started."""
     killed: frozenset[int]
     """The processes that were killed, or were alive in a worker that was."""
+    parents: dict[str, str]
+    """The task that each one waits for which waits for any."""
 
 
-def read_story(ids: list[str], log: Path, database: Path, killed: set[int]) -> Story:
+def read_story(ids: list[str], log: Path, database: Path, killed: set[int], parents: dict[str, str]) -> Story:
     lines = [line.split() for line in log.read_text().splitlines()]
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -71,6 +73,7 @@ def read_story(ids: list[str], log: Path, database: Path, killed: set[int]) -> S
         frozenset(task_id for (task_id,) in given_up),
         {(task, int(number)): int(pid) for _what, task, number, pid in lines},
         frozenset(killed),
+        parents,
     )
 
 
@@ -96,6 +99,10 @@ def judge(story: Story) -> None:
         assert {outcome for _, outcome in earlier} <= {"interrupted"}, "an outcome is doubled"
         started = {number for task, number in starts if task == task_id}
         assert started <= set(recorded), "a start has no recorded attempt"
+    lines = [(what, task) for what, task, _ in story.log]
+    for child, parent in story.parents.items():
+        if parent not in story.given_up:
+            assert lines.index(("end", parent)) < lines.index(("start", child)), "a task did not wait for another"
 
 
 def wait_for_starts(said: Signal, wanted: int, worker: subprocess.Popen[bytes]) -> None:
@@ -117,19 +124,23 @@ def demand_gone(pids: set[int]) -> None:
 def kill_at_random(folder: Path, tasks: int, kills: int, plant: str | None = None) -> tuple[Story, Counter[str]]:
     """Kill a worker, one of its children, or both, at seeded random moments while its tasks run.
 
-    Returns the story and how often each was killed. *plant* is SQL that breaks the store for the workers.
+    Every fourth task waits for the one before it. Returns the story and how often each was killed. *plant* is SQL that
+    breaks the store for the workers; then none waits, for it might wait for ever.
     """
     draw = random.Random(SEED)
     database, log = folder / "tasks.db", folder / "log"
     log.touch()
     killed: Counter[str] = Counter()
     with BackgroundTaskManager(database=database, start=False) as manager, Signal(folder / "said") as said:
-        ids = []
+        ids: list[str] = []
+        parents: dict[str, str] = {}
         for number in range(tasks):
             pool = ("thread", "process", "async")[number % 3]
             function = coroutines.log_run if pool == "async" else functions.log_run
-            submitter = manager.options(pool=pool, durability="relaxed", max_retries=0)
+            after = ids[-1:] if number % 4 == 3 and plant is None else []
+            submitter = manager.options(pool=pool, durability="relaxed", max_retries=0, after_any_outcome=after)
             ids.append(submitter.submit(function, str(log), said.path, draw.uniform(0.0, 0.02)).id)
+            parents |= dict.fromkeys([ids[-1]] * len(after), ids[number - 1])
         if plant is not None:
             with closing(sqlite3.connect(database)) as connection:
                 connection.executescript(plant)
@@ -160,7 +171,7 @@ def kill_at_random(folder: Path, tasks: int, kills: int, plant: str | None = Non
         with BackgroundTaskManager(max_workers=2, pools={"async": 2}, database=database) as finisher:
             for task_id in ids:
                 finisher.handle(task_id).wait(TIMEOUT_S)
-    return read_story(ids, log, database, hit), killed
+    return read_story(ids, log, database, hit, parents), killed
 
 
 def processes_of(log: Path, lines: int | None = None) -> set[int]:
@@ -231,6 +242,7 @@ def demand_the_judge_sees(story: Story) -> None:
     )
     number, _ = story.attempts[task_id][0]
     first_start = next(entry for entry in story.log if entry[0] == "start")
+    last_end = next(entry for entry in reversed(story.log) if entry[0] == "end")
     (last, _) = story.attempts[task_id][-1]
     crashes = [(last - 2, "interrupted"), (last - 1, "interrupted"), (last, "failed")]
     forgeries = {
@@ -244,6 +256,7 @@ def demand_the_judge_sees(story: Story) -> None:
             given_up=story.given_up | {task_id},
             killed=story.killed - {story.processes[task_id, last]},
         ),
+        "a task did not wait for another": replace(story, parents={first_start[1]: last_end[1]}),
         "one attempt started twice": replace(story, log=[first_start, *story.log]),
         "a start has no recorded attempt": replace(story, log=[("start", task_id, 99), *story.log]),
         "an outcome is on record that no task has reached": replace(
@@ -253,6 +266,22 @@ def demand_the_judge_sees(story: Story) -> None:
     for words, forgery in forgeries.items():
         with pytest.raises(AssertionError, match=words):
             judge(forgery)
+
+
+def stop_between_commits(pid: int, database: Path) -> None:
+    """Stop it while it does not hold the write lock: nobody could write while such a one is stopped."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=0)) as connection:
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)  # signals are quick, but not done when kill returns
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.01)
+            else:
+                connection.execute("ROLLBACK")
+                return
 
 
 def test_a_stopped_worker_is_never_robbed(tmp_path: Path) -> None:
@@ -267,7 +296,7 @@ def test_a_stopped_worker_is_never_robbed(tmp_path: Path) -> None:
                 for pool in ("thread", "process")
             ]
             wait_for_starts(said, len(held), stopped)
-            os.kill(stopped.pid, signal.SIGSTOP)
+            stop_between_commits(stopped.pid, database)
             with BackgroundTaskManager(database=database) as other:
                 until = time.monotonic() + STOPPED_S
                 while time.monotonic() < until:  # the other one works, looks for the dead, and takes nothing
@@ -280,6 +309,6 @@ def test_a_stopped_worker_is_never_robbed(tmp_path: Path) -> None:
         finally:
             stopped.kill()
             stopped.wait()
-        story = read_story([handle.id for handle in held], log, database, set())
+        story = read_story([handle.id for handle in held], log, database, set(), {})
     judge(story)
     assert [len(story.attempts[handle.id]) for handle in held] == [1, 1]
