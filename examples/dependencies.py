@@ -34,7 +34,7 @@ def main() -> None:
             told = batch.submit(report, "Emma", [count.output for count in counts])  # waits for all of them
             last = batch.options(after_any_outcome=[told]).submit(tidy_up)
         print(told.result(timeout=10))
-        print(last.result(timeout=10))
+        print(last.result(timeout=10), last.status.value)
 
 
 if __name__ == "__main__":
