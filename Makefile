@@ -9,6 +9,7 @@ EXAMPLES  ?= 1000
 SECONDS   ?= 60
 KILLS     ?= 200
 SUBMITS   ?= 10000
+TASKS     ?= 50000
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES   := src tests benchmarks examples
 
@@ -24,12 +25,14 @@ run: $(VENV)/.run $(WORKSPACE)/thirdshift.yaml ## Train on generated puzzles in 
 test: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-# The same tests as in `make test`, with more cases and with other ones at every run; EXAMPLES, SECONDS, KILLS and
-# SUBMITS say how many.
+# The same tests as in `make test`, with more cases and with other ones at every run; EXAMPLES, SECONDS, KILLS,
+# SUBMITS and TASKS say how many.
 torture: $(VENV)/.dev ## Run the long forms of the crash and property tests (half an hour; EXAMPLES=10000: hours)
 	THIRDSHIFT_EXAMPLES=$(EXAMPLES) THIRDSHIFT_SECONDS=$(SECONDS) THIRDSHIFT_KILLS=$(KILLS) THIRDSHIFT_SUBMITS=$(SUBMITS) \
+	THIRDSHIFT_TASKS=$(TASKS) \
 		$(BIN)/python -m pytest tests/engines/test_sqlite_stateful.py tests/crash/test_crowd.py \
-		tests/crash/test_kills.py tests/crash/test_unique.py tests/crash/test_transactions.py $(ARGS)
+		tests/crash/test_kills.py tests/crash/test_unique.py tests/crash/test_transactions.py \
+		tests/monitor/test_recount.py $(ARGS)
 	$(BIN)/python tests/crash/freezer.py
 	$(BIN)/python tests/crash/power_loss.py
 

@@ -60,7 +60,13 @@ if TYPE_CHECKING:
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, Step, TaskError
     from thirdshift.handle import TaskHandle
     from thirdshift.integrations.executor import Executor
-    from thirdshift.manager import BackgroundTaskManager, get_task_manager, submit_background_task
+    from thirdshift.manager import (
+        BackgroundTaskManager,
+        get_task_manager,
+        get_task_monitor,
+        submit_background_task,
+    )
+    from thirdshift.monitor.task_monitor import TaskMonitor
     from thirdshift.runtime.context import TaskContext, current_task
     from thirdshift.transaction import Transaction
 
@@ -124,6 +130,7 @@ _HOME = {
     "TaskFilter": "core.engine",
     "TaskHandle": "handle",
     "TaskInterrupted": "core.errors",
+    "TaskMonitor": "monitor.task_monitor",
     "TaskNotFound": "core.errors",
     "TaskPriority": "core.status",
     "TaskStatus": "core.status",
@@ -135,6 +142,7 @@ _HOME = {
     "WrongDatabase": "core.errors",
     "current_task": "runtime.context",
     "get_task_manager": "manager",
+    "get_task_monitor": "manager",
     "submit_background_task": "manager",
     "task": "core.declare",
 }
@@ -194,6 +202,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskFilter",
     "TaskHandle",
     "TaskInterrupted",
+    "TaskMonitor",
     "TaskNotFound",
     "TaskPriority",
     "TaskStatus",
@@ -207,6 +216,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "auto_load_config",
     "current_task",
     "get_task_manager",
+    "get_task_monitor",
     "load_config",
     "submit_background_task",
     "task",

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from weakref import WeakSet
 
 from thirdshift.batch import Batch
-from thirdshift.config import DATABASE_NAME, auto_load_config, find_workspace
+from thirdshift.config import DATABASE_NAME, MonitoringConfig, auto_load_config, find_workspace
 from thirdshift.core.clock import Clock
 from thirdshift.core.dependency import Relatives
 from thirdshift.core.engine import (
@@ -42,7 +42,9 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, NewTask, PoolKind, Step
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.handle import Submitter, TaskHandle
+from thirdshift.monitor.keeper import MonitorKeeper
 from thirdshift.monitor.logs import log_event
+from thirdshift.monitor.task_monitor import TaskMonitor
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.pools.event_loop import DEFAULT_SLOTS, EventLoopPool
 from thirdshift.runtime.pools.pool import Pool
@@ -106,6 +108,10 @@ class BackgroundTaskManager:
         lies on disk.
     ``queue_wait_seconds``
         How long a submit to a full queue waits for room before it raises; ``options(wait=…)`` overrides it.
+    ``monitor_enabled``
+        Whether what ends here is counted in the figures of :attr:`monitor`, while tasks run here.
+    ``monitoring``
+        What the monitor keeps.
     ``database``
         The SQLite file; made when it does not exist.
     ``durability``
@@ -141,6 +147,7 @@ class BackgroundTaskManager:
         queue_size: int | None = None,
         monitor_enabled: bool = True,
         *,
+        monitoring: MonitoringConfig | None = None,
         database: str | Path = "thirdshift.db",
         durability: str = "full",
         queues: Iterable[str] | None = None,
@@ -172,7 +179,8 @@ class BackgroundTaskManager:
         add_aliases(aliases or {})
         self.worker_type = worker_type
         self.queue_size = queue_size
-        self.monitor_enabled = monitor_enabled
+        self._monitoring = monitoring or MonitoringConfig()
+        self.monitor_enabled = monitor_enabled and self._monitoring.enabled
         self.pruning = pruning or PruningConfig()
         self._recycling = recycling or RecyclingConfig()
         self._shutdown_timeout_s = shutdown_timeout_seconds
@@ -190,6 +198,8 @@ class BackgroundTaskManager:
         self._excluded_queues = frozenset(excluded_queues)
         self._worker: Worker | None = None
         self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
+        self._monitor = TaskMonitor(self._engine, self._clock, history=self._monitoring.max_history_size)
+        self._keeper = self._new_keeper()
         self._unknown_after = timedelta(hours=unknown_after_hours)
         self._name = name
         self._observe = observe
@@ -214,6 +224,11 @@ class BackgroundTaskManager:
     def clock(self) -> Clock:
         """What the moments of the tasks are read from."""
         return self._clock
+
+    @property
+    def monitor(self) -> TaskMonitor:
+        """What is known of how the tasks do: figures of the whole store, whichever process ran them."""
+        return self._monitor
 
     @property
     def is_working(self) -> bool:
@@ -616,6 +631,8 @@ class BackgroundTaskManager:
             if self._worker is None:
                 pools = [self._new_pool(kind, size) for kind, size in self._sizes.items() if size]
                 worker = self.new_worker(pools, random=random.random, observe=self._tell)
+                if self._keeper is not None:
+                    self._keeper.start()
                 worker.start()
                 self._worker = worker
                 self._pruner.start()
@@ -641,7 +658,10 @@ class BackgroundTaskManager:
             return True
         is_over = self._worker.stop(self._shutdown_timeout_s if timeout is None else timeout)
         self._pruner.stop()
+        if self._keeper is not None:
+            self._keeper.stop()
         if is_over:
+            self._end_counting()
             self._engine.close()
         else:
             threading.Thread(target=self._close_later, name="thirdshift-shutdown", daemon=True).start()
@@ -783,13 +803,24 @@ class BackgroundTaskManager:
         self._closing = threading.Lock()
         self._worker = None
         self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
+        self._keeper = self._new_keeper()
         self._finishes = Finishes(self._engine)
         self._line = RoomLine(self._engine)
 
     def _close_later(self) -> None:
         if self._worker is not None:
             self._worker.wait_until_over()
+        self._end_counting()
         self._engine.close()
+
+    def _new_keeper(self) -> MonitorKeeper | None:
+        if not self.monitor_enabled:
+            return None
+        return MonitorKeeper(self._engine, history=self._monitoring.max_history_size)
+
+    def _end_counting(self) -> None:
+        if self._keeper is not None:
+            self._keeper.end()
 
 
 _shared: BackgroundTaskManager | None = None
@@ -814,6 +845,7 @@ def get_task_manager() -> BackgroundTaskManager:
             _shared = BackgroundTaskManager(
                 settings.worker_type,
                 queue_size=worker.queue_size,
+                monitoring=settings.monitoring,
                 pools=settings.pools,
                 database=workspace / (settings.database or DATABASE_NAME),
                 shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
@@ -824,6 +856,11 @@ def get_task_manager() -> BackgroundTaskManager:
                 unknown_after_hours=settings.unknown_after_hours,
             )
         return _shared
+
+
+def get_task_monitor() -> TaskMonitor:
+    """Return the monitor of the application's shared manager."""
+    return get_task_manager().monitor
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def start_worker(
         excluded_queues=excluded_queues,
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
         pruning=settings.pruning,
+        monitoring=settings.monitoring,
         aliases=settings.aliases,
         unknown_after_hours=settings.unknown_after_hours,
         **others,

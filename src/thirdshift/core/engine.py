@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from thirdshift.core.dependency import Relatives
 from thirdshift.core.errors import ChangeRefused
+from thirdshift.core.figures import Bucket, Execution, QueueLoad, Span
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.limits import NO_LIMITS, QueueLimits
 from thirdshift.core.outcome import Ending, Settlement
@@ -394,6 +395,18 @@ class Engine(Protocol):
         It runs on the thread of whoever did that, and must be quick.
         """
 
+    def buckets(self, span: Span, since: datetime | None = None, name: str | None = None) -> Sequence[Bucket]:
+        """Return the figures of ended attempts by stretch of time, name and queue, the oldest first.
+
+        Those of stretches that begin at *since* or later, of all names or of one. What ended a moment ago is in them.
+        """
+
+    def executions(self, name: str, most: int) -> Sequence[Execution]:
+        """Return the newest executions of *name* in detail, the newest first."""
+
+    def loads(self) -> Sequence[QueueLoad]:
+        """Return what stands in every queue now, by name; looks at all unfinished tasks."""
+
     def close(self) -> None:
         """Release files and connections. Further calls raise."""
 
@@ -477,6 +490,28 @@ class WorkerEngine(Engine, Protocol):
         called instead, if there is one, on a thread of the engine that it may keep busy. *of_strangers* is called on it
         when somebody may have written to the store without a word, also by ourselves, a few times a second at most.
         """
+
+    @property
+    def counts_ends(self) -> bool:
+        """Return whether the ends of attempts that this process records are counted in the figures."""
+
+    def count_ends(self) -> Callable[[], None]:
+        """Count from now on the ends that this process records; returns what ends it."""
+
+    def fold_figures(self) -> bool | None:
+        """Fold a batch of what ended into the buckets, and forget a batch of those that are kept no longer.
+
+        Returns whether there may be more. One process does that at a time; ``None``: it is another one.
+        """
+
+    def keep_executions(self, most: int) -> None:
+        """Keep so many of the newest executions of each name in detail, from now on."""
+
+    def executions_after(self, number: int, most: int) -> Sequence[tuple[int, Execution]]:
+        """Return executions of all names in the order of their numbers, which come with them; for exports."""
+
+    def forget_executions(self, up_to: int) -> None:
+        """Delete the details of executions up to that number."""
 
 
 class Seat(Protocol):

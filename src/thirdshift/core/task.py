@@ -133,6 +133,8 @@ class Fence(NamedTuple):
     attempt: int
     owner: str
     durable: bool
+    is_counted: bool = False
+    """Whether its end counts in the figures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -502,7 +502,8 @@ class Worker:
         join = self._engine.capabilities.join
         if join is None:
             raise NotSupported("current_task().commit()", "Make the effects safe to repeat, with idempotency_key.")
-        return Fence(join, self._engine.location, claim.seq, claim.id, claim.attempt, claim.owner, claim.durable)
+        fence = claim.seq, claim.id, claim.attempt, claim.owner
+        return Fence(join, self._engine.location, *fence, claim.durable, self._engine.counts_ends)
 
     def committed(self, claim: Claim) -> None:
         """Take notice that the attempt has recorded that it completed; its report is still to come."""

@@ -42,6 +42,7 @@ from thirdshift.core.engine import (
     WorkerState,
 )
 from thirdshift.core.errors import StoreError
+from thirdshift.core.figures import Bucket, Execution, QueueLoad, Span
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Settlement
@@ -55,6 +56,7 @@ from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
 from thirdshift.engines.sqlite.dangers import dangers
 from thirdshift.engines.sqlite.deaths import DeathWatch
+from thirdshift.engines.sqlite.figures import FigureBook
 from thirdshift.engines.sqlite.filters import count_query, find_query, groups_query, recheck_query, seqs_query
 from thirdshift.engines.sqlite.health import Examination
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
@@ -76,6 +78,7 @@ from thirdshift.engines.sqlite.unknown import decline, found
 from thirdshift.engines.sqlite.why import Inquiry
 from thirdshift.engines.sqlite.writer import Writer
 from thirdshift.host.files import make_folders
+from thirdshift.host.lock import FileLock
 
 _BATCH = 500
 """Rows that one transaction of a long change writes: some milliseconds under the write lock."""
@@ -165,6 +168,9 @@ class SQLiteEngine:
         self._checkpointer.start()
         self._deaths = DeathWatch()
         self._known_queues: frozenset[str] = frozenset()
+        self._figures = FigureBook(self._writer, self._long_reader, self._read)
+        self._figures_lock = self._new_figures_lock()
+        self._counting = 0
         self._reserves: tuple[ReserveSeat, ...] = ()
         self._last_now_us = 0
         self._is_quiet = False
@@ -176,6 +182,9 @@ class SQLiteEngine:
 
     def _new_checkpointer(self) -> Checkpointer:
         return Checkpointer(self._path, self._folder / "checkpoint.lock")
+
+    def _new_figures_lock(self) -> FileLock:
+        return FileLock(self._folder / "figures.lock")
 
     def _on_reopened(self) -> None:
         self._checkpointer.start()
@@ -215,6 +224,8 @@ class SQLiteEngine:
         self._hub = self._new_hub()
         self._checkpointer = self._new_checkpointer()
         self._deaths = DeathWatch()
+        self._figures_lock = self._new_figures_lock()
+        self._counting = 0
 
     def _hold_for_ever(self) -> None:
         """Keep the connections: the end of the interpreter would close them, inside SQLite's copied locks."""
@@ -238,6 +249,7 @@ class SQLiteEngine:
             self._leaving.add(self)
         self._checkpointer.stop()
         self._deaths.close()
+        self._figures_lock.release()
         with self._reader_mutex:
             self._refused_by = closed(self._path)
             self._reader.close()
@@ -474,14 +486,16 @@ class SQLiteEngine:
         self, task_filter: TaskFilter, report: BulkProgress | None = None, refused: TellRefused | None = None
     ) -> int:
         """Delete all finished tasks that match now."""
+        self._figures.fold_all()
         return self._change_all(manage.delete, task_filter, report, refused)
 
     def delete_finished(self, *, before: datetime) -> int:
         """Delete tasks that finished before that moment."""
-        parameters = {"before": to_us(before), "limit": _BATCH}
+        batch = partial(manage.delete_finished_batch, before_us=to_us(before), limit=_BATCH)
+        self._figures.fold_all()
         deleted = 0
         for _ in _paced():
-            count = self._writer.run(lambda c: c.execute(QUERY["delete_finished"], parameters).rowcount, durable=False)
+            count = self._writer.run(batch, durable=False)
             deleted += count
             if count < _BATCH:
                 break
@@ -504,6 +518,8 @@ class SQLiteEngine:
             (has_expired_key,) = reader.execute(QUERY["has_expired_key"], (now_us,)).fetchone()
         if has_expired_key:
             self._forget_expired_keys(now_us)
+        if bounds:
+            self._figures.fold_all()
         deleted = dict.fromkeys(limits, 0)
         for _ in _paced() if bounds else ():
             room = _BATCH if most is None else min(_BATCH, most - sum(deleted.values()))
@@ -601,7 +617,7 @@ class SQLiteEngine:
             if request is None or not is_runnable:
                 return Exchange(recorded=(), claims=(), next_due=None if due_us is None else from_us(due_us))
         exchange = self._writer.run(
-            lambda connection: work.exchange(connection, settlements, request, now),
+            lambda connection: work.exchange(connection, settlements, request, now, is_counted=self.counts_ends),
             durable=any(settlement.claim.durable for settlement in settlements),
         )
         if any(exchange.recorded):
@@ -626,7 +642,7 @@ class SQLiteEngine:
         """Return claimed tasks whose function their worker cannot find, or fail them. See ``WorkerEngine``."""
         now = self._clock.now()
         failed = self._writer.run(
-            lambda connection: decline(connection, refusals, now, unknown_after),
+            lambda connection: decline(connection, refusals, now, unknown_after, is_counted=self.counts_ends),
             durable=any(claim.durable for claim, _ in refusals),
         )
         self._hub.announce(wake.WORK)
@@ -664,7 +680,8 @@ class SQLiteEngine:
         rescued: list[Rescue] = []
         for dead in dead_workers(self._folder, others):
             now = self._clock.now()
-            rescued += self._writer.run(partial(work.rescue, dead=dead, now=now), durable=False)
+            rescue = partial(work.rescue, dead=dead, now=now, is_counted=self.counts_ends)
+            rescued += self._writer.run(rescue, durable=False)
             dead.forget()
         if rescued:
             self._hub.announce(wake.WORK)
@@ -703,6 +720,69 @@ class SQLiteEngine:
     ) -> Callable[[], None]:
         """Call *callback* when there may be something to claim or to cancel."""
         return self._hub.listen(wake.WORK, callback, of_others, of_strangers=of_strangers)
+
+    # Figures
+
+    @property
+    def counts_ends(self) -> bool:
+        """Whether the ends of attempts that this process records are counted."""
+        return self._counting > 0
+
+    def count_ends(self) -> Callable[[], None]:
+        """Count from now on the ends that this process records; returns what ends it."""
+        with self._open_mutex:
+            self._counting += 1
+
+        def end() -> None:
+            with self._open_mutex:
+                self._counting = max(0, self._counting - 1)  # a forked child begins at none
+
+        return end
+
+    def fold_figures(self) -> bool | None:
+        """Fold a batch of what ended, forget a batch of what is kept no longer. See ``WorkerEngine``."""
+        if not (self._figures_lock.held or self._figures_lock.try_acquire()):
+            return None
+        has_more = self._figures.fold()
+        return self._figures.forget(self._now_us()) or has_more
+
+    def keep_executions(self, most: int) -> None:
+        """Keep so many executions of each name in detail."""
+        self._figures.keep_executions(most)
+
+    def buckets(self, span: Span, since: datetime | None = None, name: str | None = None) -> Sequence[Bucket]:
+        """Return the figures of every stretch of time, name and queue. See :class:`thirdshift.core.engine.Engine`."""
+        return self._figures.buckets(span, None if since is None else to_us(since) // 1_000_000, name)
+
+    def executions(self, name: str, most: int) -> Sequence[Execution]:
+        """Return the newest executions of *name* in detail, the newest first."""
+        self._figures.fold_all()
+        return self._figures.executions(name, most)
+
+    def executions_after(self, number: int, most: int) -> Sequence[tuple[int, Execution]]:
+        """Return executions of all names in the order of their numbers, which come with them."""
+        return self._figures.executions_after(number, most)
+
+    def forget_executions(self, up_to: int) -> None:
+        """Delete the details of executions up to that number."""
+        self._figures.forget_executions(up_to)
+
+    def loads(self) -> Sequence[QueueLoad]:
+        """Return what stands in every queue now, by name."""
+        now_us = to_us(self._clock.now())
+        found = {row[0]: row[1:] for row in self._read_long(QUERY["loads"], (now_us,))}
+        return [
+            QueueLoad(
+                queue=name,
+                waiting=waiting,
+                later=later,
+                running=running,
+                oldest_due_at=None if oldest_us is None else from_us(oldest_us),
+                is_paused=paused_us is not None,
+            )
+            for name, paused_us, *_ in self._read(QUERY["queues"])
+            for waiting, later, running, oldest_us in [found.get(name, (0, 0, 0, None))]
+        ]
 
     # Inside
 

@@ -21,6 +21,7 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import Fence, NewTask, TaskId
 from thirdshift.engines.sqlite import blocks, submit, unique, work
 from thirdshift.engines.sqlite.connection import OF_THE_OPERATION, errors_of, open_guard, primary_code, translated
+from thirdshift.engines.sqlite.figures import COMMITTED
 from thirdshift.engines.sqlite.links import Link, link_of
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import row_of_new, rows_of_ending, to_us
@@ -117,7 +118,7 @@ class SQLiteJoined:
             (fence.seq, fence.id, fence.attempt, fence.owner), ending, TaskStatus.COMPLETED, None, crashes=0
         )
         with self._errors():
-            if work.record(self._link, [rows]).each != [True]:
+            if work.record(self._link, [rows], COMMITTED if fence.is_counted else None).each != [True]:
                 raise LostAttempt(fence.id, fence.attempt, "it is recorded as ended, or another worker has the task")
 
     def commit(self) -> None:

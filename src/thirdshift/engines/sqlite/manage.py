@@ -12,6 +12,7 @@ from thirdshift.core.pruning import Limits
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import TaskId
 from thirdshift.engines.sqlite import dependencies, unique
+from thirdshift.engines.sqlite.figures import fold_rest
 from thirdshift.engines.sqlite.filters import Query
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import to_us
@@ -56,6 +57,7 @@ def retry(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | No
 def delete(connection: sqlite3.Connection, task_id: str, _now_us: int) -> str | None:
     """Delete a finished task; its attempts and events go with it. Raises :class:`StillNeeded`."""
     dependencies.demand_unneeded(connection, task_id)
+    fold_rest(connection)
     return DELETED if connection.execute(QUERY["delete"], {"id": task_id}).rowcount else None
 
 
@@ -114,8 +116,15 @@ def count_prunable(connection: sqlite3.Connection, found: Sequence[Bound]) -> di
     }
 
 
+def delete_finished_batch(connection: sqlite3.Connection, before_us: int, limit: int) -> int:
+    """Delete at most *limit* tasks that finished before that moment; returns how many."""
+    fold_rest(connection)
+    return connection.execute(QUERY["delete_finished"], {"before": before_us, "limit": limit}).rowcount
+
+
 def prune_batch(connection: sqlite3.Connection, found: Sequence[Bound], limit: int) -> Mapping[TaskStatus, int]:
     """Delete at most *limit* rows, what finished first of each status first; returns how many of each."""
+    fold_rest(connection)
     deleted: dict[TaskStatus, int] = {}
     for bound in found:
         room = limit - sum(deleted.values())

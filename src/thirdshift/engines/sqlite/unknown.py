@@ -28,6 +28,8 @@ def decline(
     refusals: Sequence[tuple[Claim, TaskError]],
     now: datetime,
     unknown_after: timedelta,
+    *,
+    is_counted: bool,
 ) -> list[Settlement]:
     """Give tasks back whose function their worker cannot find, or fail them; returns those that failed."""
     connection.execute(QUERY["forget_unknown"], (to_us(now - max(unknown_after, _STRETCH)),))
@@ -39,7 +41,7 @@ def decline(
             connection.execute(QUERY["give_back"], {**fence(claim), "now": to_us(now)})
         else:
             failed.append(Settlement(claim, Ending(AttemptOutcome.FAILED, None, now, error=error), TaskStatus.FAILED))
-    recorded = work.settle(connection, failed).each
+    recorded = work.settle(connection, failed, is_counted=is_counted).each
     return [settlement for settlement, is_recorded in zip(failed, recorded, strict=True) if is_recorded]
 
 

@@ -13,6 +13,7 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
 from thirdshift.engines.sqlite import dependencies
 from thirdshift.engines.sqlite.dependencies import STILL, Ripple
+from thirdshift.engines.sqlite.figures import AMENDED, ENDED, feed
 from thirdshift.engines.sqlite.limits import Allowances
 from thirdshift.engines.sqlite.links import Statements
 from thirdshift.engines.sqlite.liveness import DeadWorker
@@ -34,6 +35,7 @@ from thirdshift.engines.sqlite.rows import (
 _PROMOTE_LIMIT = 1_000
 _FINISHED_US = 4
 """Where a row of the query ``settle`` has the moment."""
+_FAILED = TaskStatus.FAILED.value
 
 
 class Recorded(NamedTuple):
@@ -44,10 +46,15 @@ class Recorded(NamedTuple):
 
 
 def exchange(
-    connection: sqlite3.Connection, settlements: Sequence[Settlement], request: ClaimRequest | None, now: datetime
+    connection: sqlite3.Connection,
+    settlements: Sequence[Settlement],
+    request: ClaimRequest | None,
+    now: datetime,
+    *,
+    is_counted: bool,
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded, ripple = settle(connection, settlements)
+    recorded, ripple = settle(connection, settlements, is_counted=is_counted)
     due_us = _next_due(connection)
     claims: Sequence[Claim] = ()
     is_limited = False
@@ -72,10 +79,11 @@ def exchange(
     )
 
 
-def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> Recorded:
+def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement], *, is_counted: bool) -> Recorded:
     """Record what ended."""
-    recorded = record(connection, [rows_of_settlement(settlement) for settlement in settlements])
-    _record_rest(connection, settlements, recorded.each)
+    feed_kind = ENDED if is_counted else None
+    recorded = record(connection, [rows_of_settlement(settlement) for settlement in settlements], feed_kind)
+    _record_rest(connection, settlements, recorded.each, is_counted)
     return recorded
 
 
@@ -106,7 +114,7 @@ def record_step(
     return connection.execute(QUERY["record_step"], row).rowcount == 1
 
 
-def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> list[Rescue]:
+def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime, *, is_counted: bool) -> list[Rescue]:
     """Make the tasks of a worker that is known to be dead runnable again, and forget the worker.
 
     An attempt that stood in one of its slots may be what killed it. After ``MOST_WORKER_DEATHS`` such deaths in a row,
@@ -124,7 +132,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime) -> l
         ending = Ending(outcome, None, now, error=_death_of(dead, stood is not None, crashes))
         rows.append(rows_of_ending((seq, task_id, attempt, dead.id), ending, status, None, crashes))
         rescued.append(Rescue(id=TaskId(task_id), name=name, owner=dead.id, attempt=attempt, is_given_up=is_given_up))
-    record(connection, rows)
+    record(connection, rows, ENDED if is_counted else None)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
     connection.executemany(QUERY["record_event"], events)
     connection.execute(QUERY["forget_worker"], (dead.id,))
@@ -152,8 +160,11 @@ def recover(
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 
-def record(connection: Statements, rows: Sequence[tuple[Row, Row]]) -> Recorded:
-    """Record ended attempts, and let those know that wait for them. Few statements for all, unless one was lost."""
+def record(connection: Statements, rows: Sequence[tuple[Row, Row]], feed_kind: str | None) -> Recorded:
+    """Record ended attempts, and let those know that wait for them. Few statements for all, unless one was lost.
+
+    Those that were recorded are noted in the feed of the figures as *feed_kind*; ``None``: nobody counts here.
+    """
     if not rows:
         return Recorded([])
     tasks = [task for _, task in rows]
@@ -162,14 +173,19 @@ def record(connection: Statements, rows: Sequence[tuple[Row, Row]]) -> Recorded:
         each = [True] * len(rows)
     else:
         each = [_run("settle", connection, [task]) == 1 for task in tasks]
+    if feed_kind is not None:
+        ended = (task for task, is_recorded in zip(tasks, each, strict=True) if is_recorded)
+        feed(connection, feed_kind, [(task[0], task[2], task[5] == _FAILED) for task in ended])
     now_us = max(task[_FINISHED_US] for task in tasks)
     return Recorded(each, dependencies.propagate(connection, [task[0] for task in tasks], now_us))
 
 
-def _record_rest(connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool]) -> None:
+def _record_rest(
+    connection: sqlite3.Connection, settlements: Sequence[Settlement], recorded: Sequence[bool], is_counted: bool
+) -> None:
     """Record what few attempts have: something that was written, an error."""
     for settlement, is_recorded in zip(settlements, recorded, strict=True):
-        row = row_of_trace(settlement) if is_recorded or _amend(connection, settlement) else None
+        row = row_of_trace(settlement) if is_recorded or _amend(connection, settlement, is_counted) else None
         if row is not None:
             connection.execute(QUERY["record_trace"], row)
         error = settlement.ending.error
@@ -178,9 +194,12 @@ def _record_rest(connection: sqlite3.Connection, settlements: Sequence[Settlemen
             connection.execute(QUERY["record_fingerprint"], (error.fingerprint, claim.seq, claim.attempt))
 
 
-def _amend(connection: Statements, settlement: Settlement) -> bool:
+def _amend(connection: Statements, settlement: Settlement, is_counted: bool) -> bool:
     """Add to an attempt that has recorded its own end what is known since its function returned; whether it has."""
-    return _run("amend_attempt", connection, [row_of_amendment(settlement)]) == 1
+    is_amended = _run("amend_attempt", connection, [row_of_amendment(settlement)]) == 1
+    if is_amended and is_counted:
+        feed(connection, AMENDED, [(settlement.claim.seq, settlement.claim.attempt, False)])
+    return is_amended
 
 
 def _run(name: str, connection: Statements, rows: Sequence[Row]) -> int:

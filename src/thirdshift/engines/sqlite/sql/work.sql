@@ -52,14 +52,14 @@ WHERE status = 'pending' AND seq IN (VALUES (?));
 -- Fenced: writes nothing when the task is no longer this attempt's, or when the same end was recorded already. The id is
 -- part of the fence, because the number of a deleted task may be given again. Runs before settle, in one transaction.
 INSERT INTO attempt (task, number, outcome, worker, claimed_at, started_at, finished_at, result, error_type,
-                     error_message, error_traceback, cpu_us, peak_memory_bytes)
+                     error_message, error_traceback, cpu_us, peak_memory_bytes, due_at)
 WITH ended (seq, id, attempt, owner, outcome, started_at, finished_at, result, error_type, error_message, error_traceback,
             cpu_us, peak_memory_bytes)
     AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 SELECT t.seq, t.attempt,
        CASE WHEN t.cancel_requested_at IS NULL OR e.outcome = 'interrupted' THEN e.outcome ELSE 'cancelled' END,
        t.owner, t.claimed_at, e.started_at, e.finished_at, iif(t.cancel_requested_at IS NULL, e.result, NULL),
-       e.error_type, e.error_message, e.error_traceback, e.cpu_us, e.peak_memory_bytes
+       e.error_type, e.error_message, e.error_traceback, e.cpu_us, e.peak_memory_bytes, t.due_at
 FROM ended e CROSS JOIN task t
     ON t.seq = e.seq AND t.id = e.id AND t.attempt = e.attempt AND t.owner = e.owner AND t.status = 'running'
 WHERE true

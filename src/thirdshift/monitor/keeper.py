@@ -1,0 +1,92 @@
+"""The monitor's thread beside a worker: it folds what ended into figures, a little at a time.
+
+It is never on the way of a task: when it does not come to it, readers add up more by themselves, and nothing is lost.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from thirdshift.core.engine import WorkerEngine
+from thirdshift.core.errors import StoreError
+
+_logger = logging.getLogger("thirdshift.monitor")
+
+_INTERVAL_S = 5.0
+_LEAST_PAUSE_S = 0.01
+"""Between two batches, so that others write in between; longer when a batch took longer."""
+
+Chore = Callable[[], float]
+"""Does what is due; returns the seconds until it is due again."""
+
+
+class MonitorKeeper:
+    """Keeps the figures of one store up to date, in one process at a time. Start it once, stop it once."""
+
+    def __init__(self, engine: WorkerEngine, *, history: int, chores: Sequence[Chore] = ()) -> None:
+        self._engine = engine
+        self._history = history
+        self._chores = [_Due(chore) for chore in chores]
+        self._uncount: Callable[[], None] | None = None
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="thirdshift-monitor", daemon=True)
+
+    def start(self) -> None:
+        """Count what ends from now on."""
+        self._uncount = self._engine.count_ends()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; waits for the batch in hand. What ends from now on is counted until :meth:`end`."""
+        self._is_stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def end(self) -> None:
+        """Count no more; for when the worker is over."""
+        if self._uncount is not None:
+            self._uncount()
+
+    def tick(self) -> float:
+        """Fold a batch; returns the seconds until the next one is due."""
+        began = time.monotonic()
+        if self._engine.fold_figures():
+            return max(_LEAST_PAUSE_S, time.monotonic() - began)
+        return min([_INTERVAL_S, *(due.left_s() for due in self._chores)])
+
+    def _run(self) -> None:
+        wait_s = _INTERVAL_S
+        is_first = True
+        while not self._is_stopping.wait(wait_s):
+            try:
+                if is_first:
+                    self._engine.keep_executions(self._history)
+                    is_first = False
+                wait_s = self.tick()
+            except StoreError:  # the worker meets it too, and says so
+                wait_s = _INTERVAL_S
+            except Exception:  # a fault of ours: nothing is lost by folding later
+                _logger.exception("monitor.failed")
+                wait_s = _INTERVAL_S
+
+
+class _Due:
+    """A chore and when it is due next."""
+
+    def __init__(self, chore: Chore) -> None:
+        self._chore = chore
+        self._at_s = time.monotonic()
+
+    def left_s(self) -> float:
+        """Do the chore if it is due; returns the seconds until it is due again."""
+        if time.monotonic() >= self._at_s:
+            try:
+                wait_s = self._chore()
+            except StoreError:
+                wait_s = _INTERVAL_S
+            except Exception:  # as above, and the other chores go on
+                _logger.exception("monitor.failed")
+                wait_s = _INTERVAL_S
+            self._at_s = time.monotonic() + wait_s
+        return max(0.0, self._at_s - time.monotonic())
