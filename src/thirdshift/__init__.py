@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from thirdshift.core.reason import Reason, ReasonCode
     from thirdshift.core.recycling import RecyclingConfig
     from thirdshift.core.retry import RetryPolicy
+    from thirdshift.core.search import Match, SearchState
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, Step, TaskError
     from thirdshift.handle import TaskHandle
@@ -81,6 +82,8 @@ _HOME = {
     "StillNeeded": "core.errors",
     "Relative": "core.dependency",
     "Relatives": "core.dependency",
+    "Match": "core.search",
+    "SearchState": "core.search",
     "BackgroundTaskConfig": "config.sections",
     "CeleryWorkerConfig": "config.sections",
     "MonitoringConfig": "config.sections",
@@ -165,6 +168,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "Finding",
     "HealthLimits",
     "LostAttempt",
+    "Match",
     "MonitoringConfig",
     "NotImportable",
     "NotSerialisable",
@@ -185,6 +189,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "Retry",
     "RetryPolicy",
     "SchedulerConfig",
+    "SearchState",
     "Snooze",
     "Step",
     "StepNotStored",

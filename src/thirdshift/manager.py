@@ -38,6 +38,7 @@ from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import add_aliases, resolve
+from thirdshift.core.search import Match, SearchState
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, NewTask, PoolKind, Step
 from thirdshift.engines.sqlite import SQLiteEngine
@@ -82,6 +83,7 @@ _POOLS: Mapping[PoolKind, Callable[[int, Clock], Pool]] = {
 }
 _DEFAULT_WORKERS = 4
 _MOST_HOURS = LONGEST_WAIT_S / 3600
+_CATCH_UP_S = 2.0
 _FAILURES = frozenset({TaskStatus.FAILED, TaskStatus.RETRYING})
 _HEALTH_LEVELS = {level.value: level for level in HealthLevel}
 _all: WeakSet["BackgroundTaskManager"] = WeakSet()
@@ -482,6 +484,37 @@ class BackgroundTaskManager:
         """Return the steps that the task has done so far, in their order; nothing for an unknown id."""
         return self._engine.steps(task_id)
 
+    def search_tasks(self, text: str, limit: int = 20) -> Sequence[Match]:
+        """Return the newest tasks whose name, arguments, tags, errors or results have all the words of *text*.
+
+        ``error:timeout`` looks in errors only (or ``name``, ``arguments``, ``tags``, ``result``), ``"two words"`` for a
+        phrase, ``invoi*`` for a beginning. Workers keep the index, beside the work; this call brings it up to date
+        first, for two seconds at most, and :meth:`search_state` says what is missing. Raises ``UsageError`` when no
+        index is kept.
+        """
+        until = time.monotonic() + _CATCH_UP_S
+        if self._engine.search_state().is_on:
+            while self._engine.catch_up_search() and time.monotonic() < until:
+                pass
+        found = self._engine.search(text, 2 * limit)  # some may be deleted by now
+        there = self._engine.statuses([match.id for match in found])
+        return [match for match in found if match.id in there][:limit]
+
+    def search_state(self) -> SearchState:
+        """Return how far the index of words is behind the tasks."""
+        return self._engine.search_state()
+
+    def rebuild_search(self, report: BulkProgress | None = None) -> None:
+        """Build the index of words anew, from the tasks; *report* is told how many are in it, of how many."""
+        total = sum(self._engine.counts().values())
+        self._engine.forget_search()
+        while self._engine.catch_up_search():
+            missing = self._engine.search_state().tasks
+            if report is not None:
+                report(total - min(missing, total), total)
+            if not missing and self._engine.search_state().is_current:
+                return
+
     def relatives(self, task_id: str) -> Relatives:
         """Return what the task waits or waited for, and what waits or waited for it; nothing for an unknown id."""
         return self._engine.relatives(task_id)
@@ -816,7 +849,8 @@ class BackgroundTaskManager:
     def _new_keeper(self) -> MonitorKeeper | None:
         if not self.monitor_enabled:
             return None
-        return MonitorKeeper(self._engine, history=self._monitoring.max_history_size)
+        settings = self._monitoring
+        return MonitorKeeper(self._engine, history=settings.max_history_size, has_search=settings.search_enabled)
 
     def _end_counting(self) -> None:
         if self._keeper is not None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -202,3 +203,21 @@ def test_relatives_are_shown(shell, work) -> None:
     refused = shell("tasks", "retry", child)
     assert refused.returncode == 1
     assert f"it needs {parent} to complete" in refused.stdout
+
+
+def test_tasks_are_found_by_their_words(shell, work) -> None:
+    """By arguments, errors and results, in both forms; and when nobody keeps an index, that is said."""
+    task_id = shell.submit("functions:add", "1", "2")
+    refused = shell("tasks", "search", "add")
+    assert (refused.returncode, "no index of words is kept" in refused.stderr) == (64, True)
+    manager = work()
+    assert manager.handle(task_id).result(30) == 3
+    failed = shell.submit("functions:fail", "splendid isolation", "--max-retries", "0")
+    manager.handle(failed).wait(30)
+    while not manager.search_state().is_on:  # the worker's thread that keeps it has just begun
+        time.sleep(0.01)
+    assert failed in shell("tasks", "search", "error:splendid", "isolation").stdout
+    (match,) = shell.json("tasks", "search", '"splendid isolation"')["matches"]
+    assert (match["id"], match["status"], match["name"]) == (failed, "failed", "fail")
+    assert shell.json("tasks", "search", "--rebuild", "name:add")["matches"][0]["id"] == task_id
+    assert shell("tasks", "search").returncode == 64

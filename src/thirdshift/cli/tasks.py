@@ -9,6 +9,7 @@ import click
 
 from thirdshift.cli.changes import cancel, delete, retry
 from thirdshift.cli.output import Session, print_facts, print_json, print_table
+from thirdshift.cli.search import search
 from thirdshift.cli.store import opened
 from thirdshift.cli.upkeep import prune, vacuum
 from thirdshift.core.codec import DecodeError
@@ -30,6 +31,7 @@ def tasks() -> None:
     \b
     thirdshift tasks list --status failed
     thirdshift tasks show 01a2014090b85ea87fe9b5cbd25f0723
+    thirdshift tasks search anna@example.org
     thirdshift tasks failures
     thirdshift tasks retry --status failed --queue mail
     thirdshift tasks prune --dry-run
@@ -132,7 +134,7 @@ def failures(session: Session, queue: str | None, name: str | None, tag: str | N
     print_table(("tasks", "fingerprint", "last", "first", "example", "message"), rows)
 
 
-for _command in (cancel, retry, delete, prune, vacuum):
+for _command in (search, cancel, retry, delete, prune, vacuum):
     tasks.add_command(_command)
 
 

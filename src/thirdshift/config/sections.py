@@ -75,6 +75,9 @@ class MonitoringConfig:
     max_history_size: int = 1000
     """Most measurements that are kept."""
 
+    search_enabled: bool = True
+    """Whether the words of tasks are indexed, for `thirdshift tasks search`."""
+
     alert_enabled: bool = True
     """Whether alerts are raised."""
 

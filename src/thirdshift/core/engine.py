@@ -18,6 +18,7 @@ from thirdshift.core.limits import NO_LIMITS, QueueLimits
 from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
+from thirdshift.core.search import Match, SearchState
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, Fence, NewTask, PoolKind, Step, TaskError, TaskId
 
@@ -404,6 +405,21 @@ class Engine(Protocol):
     def executions(self, name: str, most: int) -> Sequence[Execution]:
         """Return the newest executions of *name* in detail, the newest first."""
 
+    def search(self, text: str, limit: int) -> Sequence[Match]:
+        """Return the newest tasks whose texts have the words of *text*, as the index knows them by now.
+
+        Raises ``UsageError`` when there are no words, and when nobody keeps an index.
+        """
+
+    def search_state(self) -> SearchState:
+        """Return how far the index of words is behind."""
+
+    def catch_up_search(self) -> bool:
+        """Put a batch of what is missing into the index of words; returns whether there may be more."""
+
+    def forget_search(self) -> None:
+        """Delete the index of words; it is built anew as it is caught up with."""
+
     def loads(self) -> Sequence[QueueLoad]:
         """Return what stands in every queue now, by name; looks at all unfinished tasks."""
 
@@ -503,6 +519,9 @@ class WorkerEngine(Engine, Protocol):
 
         Returns whether there may be more. One process does that at a time; ``None``: it is another one.
         """
+
+    def switch_search(self, is_on: bool) -> None:
+        """Keep an index of the words of tasks from now on, or none."""
 
     def keep_executions(self, most: int) -> None:
         """Keep so many of the newest executions of each name in detail, from now on."""

@@ -17,6 +17,9 @@ _INTERVAL_S = 5.0
 _LEAST_PAUSE_S = 0.01
 """Between two batches, so that others write in between; longer when a batch took longer."""
 
+_POLITENESS = 9
+"""Words are indexed for a tenth of the time, so that the work hardly feels it."""
+
 Chore = Callable[[], float]
 """Does what is due; returns the seconds until it is due again."""
 
@@ -24,9 +27,10 @@ Chore = Callable[[], float]
 class MonitorKeeper:
     """Keeps the figures of one store up to date, in one process at a time. Start it once, stop it once."""
 
-    def __init__(self, engine: WorkerEngine, *, history: int, chores: Sequence[Chore] = ()) -> None:
+    def __init__(self, engine: WorkerEngine, *, history: int, has_search: bool, chores: Sequence[Chore] = ()) -> None:
         self._engine = engine
         self._history = history
+        self._has_search = has_search
         self._chores = [_Due(chore) for chore in chores]
         self._uncount: Callable[[], None] | None = None
         self._is_stopping = threading.Event()
@@ -49,21 +53,27 @@ class MonitorKeeper:
             self._uncount()
 
     def tick(self) -> float:
-        """Fold a batch; returns the seconds until the next one is due."""
+        """Fold a batch of figures, or index one of words; returns the seconds until the next is due."""
         began = time.monotonic()
-        if self._engine.fold_figures():
+        is_folding = self._engine.fold_figures()
+        if is_folding:
             return max(_LEAST_PAUSE_S, time.monotonic() - began)
+        if is_folding is not None and self._has_search and self._engine.catch_up_search():
+            return max(_LEAST_PAUSE_S, _POLITENESS * (time.monotonic() - began))
         return min([_INTERVAL_S, *(due.left_s() for due in self._chores)])
 
     def _run(self) -> None:
-        wait_s = _INTERVAL_S
+        wait_s = 0.0
         is_first = True
         while not self._is_stopping.wait(wait_s):
             try:
                 if is_first:
                     self._engine.keep_executions(self._history)
+                    self._engine.switch_search(self._has_search)
                     is_first = False
-                wait_s = self.tick()
+                    wait_s = _INTERVAL_S  # programs that are over by then need no files for what nobody asks
+                else:
+                    wait_s = self.tick()
             except StoreError:  # the worker meets it too, and says so
                 wait_s = _INTERVAL_S
             except Exception:  # a fault of ours: nothing is lost by folding later

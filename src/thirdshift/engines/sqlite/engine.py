@@ -41,13 +41,14 @@ from thirdshift.core.engine import (
     Vacuumed,
     WorkerState,
 )
-from thirdshift.core.errors import StoreError
+from thirdshift.core.errors import StoreError, UsageError
 from thirdshift.core.figures import Bucket, Execution, QueueLoad, Span
 from thirdshift.core.health import Finding, HealthLevel, HealthLimits
 from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
+from thirdshift.core.search import Match, SearchState
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskError, TaskId, TaskSpec
 from thirdshift.engines.sqlite import manage, submit, unique, wake, work
@@ -74,6 +75,7 @@ from thirdshift.engines.sqlite.rows import (
     to_us,
     worker_of_row,
 )
+from thirdshift.engines.sqlite.search import SearchIndex
 from thirdshift.engines.sqlite.unknown import decline, found
 from thirdshift.engines.sqlite.why import Inquiry
 from thirdshift.engines.sqlite.writer import Writer
@@ -170,6 +172,7 @@ class SQLiteEngine:
         self._known_queues: frozenset[str] = frozenset()
         self._figures = FigureBook(self._writer, self._long_reader, self._read)
         self._figures_lock = self._new_figures_lock()
+        self._search = SearchIndex(path, self._folder, self._writer, self._read)
         self._counting = 0
         self._reserves: tuple[ReserveSeat, ...] = ()
         self._last_now_us = 0
@@ -193,11 +196,16 @@ class SQLiteEngine:
         """Close the connections and let nobody open them; False, and as it was, when they are too busy for that."""
         if not self._checkpointer.pause(_QUIET_S):
             return False
+        if not self._search.pause(_QUIET_S):
+            self._checkpointer.go_on()
+            return False
         if not self._writer.pause(_QUIET_S):
+            self._search.go_on()
             self._checkpointer.go_on()
             return False
         if not self._reader_mutex.acquire(timeout=_QUIET_S):
             self._writer.go_on()
+            self._search.go_on()
             self._checkpointer.go_on()
             return False
         self._reader.close()
@@ -207,11 +215,13 @@ class SQLiteEngine:
     def _go_on(self) -> None:
         self._reader_mutex.release()
         self._writer.go_on()
+        self._search.go_on()
         self._checkpointer.go_on()
 
     def _begin_anew(self) -> None:
         """Share the file, in a forked child, as any other process does."""
         self._writer.begin_anew()
+        self._search.begin_anew()
         self._reader_mutex = threading.Lock()
         self._reserves = ()
         if not self._is_quiet:
@@ -766,6 +776,31 @@ class SQLiteEngine:
     def forget_executions(self, up_to: int) -> None:
         """Delete the details of executions up to that number."""
         self._figures.forget_executions(up_to)
+
+    def search(self, text: str, limit: int) -> Sequence[Match]:
+        """Return the newest tasks whose texts have the words of *text*. See :class:`thirdshift.core.engine.Engine`."""
+        if not self.search_state().is_on:
+            raise UsageError(
+                f"no index of words is kept for {self._path}: no worker has run on it yet, or their configuration has "
+                "monitoring.search_enabled, or the monitor itself, off."
+            )
+        return self._search.find(text, limit)
+
+    def search_state(self) -> SearchState:
+        """Return how far the index of words is behind."""
+        return self._search.state()
+
+    def catch_up_search(self) -> bool:
+        """Put a batch of what is missing into the index of words; returns whether there may be more."""
+        return self._search.catch_up()
+
+    def forget_search(self) -> None:
+        """Delete the index of words."""
+        self._search.forget()
+
+    def switch_search(self, is_on: bool) -> None:
+        """Keep an index of the words of tasks from now on, or none."""
+        self._search.switch(is_on)
 
     def loads(self) -> Sequence[QueueLoad]:
         """Return what stands in every queue now, by name."""

@@ -63,8 +63,9 @@ ORDER BY feed, place;
 UPDATE figure_state SET folded = ?2 WHERE folded = ?1;
 
 -- name: forget_feed
--- All but the newest row: the number of a deleted newest row would be given again.
-DELETE FROM feed WHERE seq < ?;
+-- All but the newest row: the number of a deleted newest row would be given again. And but for what the search index has
+-- not read.
+DELETE FROM feed WHERE seq < min(?1, (SELECT iif(is_on, indexed + 1, ?1) FROM search_state));
 
 -- name: series
 SELECT id FROM series WHERE name = ? AND queue = ?;
