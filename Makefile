@@ -22,8 +22,8 @@ help: ## List the commands
 run: $(VENV)/.run $(WORKSPACE)/thirdshift.yaml ## Train on generated puzzles in ./workspace until Ctrl-C (ARGS=--until-idle: ends by itself)
 	$(BIN)/thirdshift --workspace $(WORKSPACE) up $(ARGS)
 
-test: $(VENV)/.dev ## Run all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## Run all tests (ARGS=tests/spec: some of them)
+	$(BIN)/python tests/phases.py $(ARGS)
 
 # The same tests as in `make test`, with more cases and with other ones at every run; EXAMPLES, SECONDS, KILLS,
 # SUBMITS and TASKS say how many.

@@ -147,6 +147,7 @@ def test_a_task_that_waits_too_long(shell) -> None:
         findings(shell, "--level", "complete", "--max-wait", "0.1", code=0)
 
 
+@pytest.mark.alone
 def test_wakes_that_are_lost_are_seen(shell) -> None:
     """A program that writes the file by itself, and tells nobody: its task runs, and it is noticed."""
     shell.submit("functions:add", "1")

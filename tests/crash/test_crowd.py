@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = Path(__file__).with_name("crowd_program.py")
 SECONDS = float(os.environ.get("THIRDSHIFT_SECONDS") or 8)
 EACH = 4

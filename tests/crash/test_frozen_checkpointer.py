@@ -27,7 +27,7 @@ FREEZES = 300
 """The default settings lose something within the first few dozen."""
 LIMIT_S = 90.0
 
-pytestmark = pytest.mark.skipif(freezer.why_not() is not None, reason=str(freezer.why_not()))
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(freezer.why_not() is not None, reason=str(freezer.why_not()))]
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from thirdshift.testing import functions, hostile
 from thirdshift.testing.memory_group import NoGroup, kills_in, memory_group
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = Path(__file__).with_name("worker_program.py")
 MARK = "THIRDSHIFT_TEST_MARK"
 SMALL_BYTES = 128 * 2**20

@@ -22,6 +22,8 @@ from thirdshift import BackgroundTaskManager, TaskStatus
 from thirdshift.testing import coroutines, functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = Path(__file__).with_name("worker_program.py")
 KILLS = int(os.environ.get("THIRDSHIFT_KILLS") or 25)
 TASKS = 20 * KILLS if KILLS < 200 else 50 * KILLS

@@ -14,6 +14,8 @@ from thirdshift.engines.sqlite.slotfile import SlotFile, read_slots
 from thirdshift.testing import coroutines, functions
 from thirdshift.testing.signals import TIMEOUT_S
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = Path(__file__).with_name("worker_program.py")
 MOST_DEATHS = 15
 

@@ -22,6 +22,8 @@ import pytest
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.testing.clock import FakeClock
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = Path(__file__).with_name("racer.py")
 SUBMITS = int(os.environ.get("THIRDSHIFT_SUBMITS") or 1_000)
 RACERS = 8 if SUBMITS > 1_000 else 4

@@ -424,6 +424,7 @@ def test_the_watch_outlives_a_failed_look(path: Path, clock: FakeClock, monkeypa
     engine.close()
 
 
+@pytest.mark.alone
 def test_a_forked_child_uses_the_parents_engine(engine: SQLiteEngine, path: Path) -> None:
     """With connections of its own."""
     engine.submit([new_task()])
@@ -439,6 +440,7 @@ def test_a_forked_child_uses_the_parents_engine(engine: SQLiteEngine, path: Path
     assert engine.counts()[TaskStatus.PENDING] == 4
 
 
+@pytest.mark.alone
 def test_a_fork_does_not_wait_for_ever_for_a_locked_file(
     engine: SQLiteEngine, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SCHED_IDLE is Linux's")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(sys.platform != "linux", reason="SCHED_IDLE is Linux's")]
 
 POLICIES = """
 import os, subprocess, sys, threading

@@ -13,6 +13,8 @@ import pytest
 
 from thirdshift.host.signals import StopSignals
 
+pytestmark = pytest.mark.alone
+
 DAEMON = """
 from thirdshift.host.signals import StopSignals
 with StopSignals() as signals:

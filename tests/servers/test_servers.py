@@ -19,6 +19,8 @@ import pytest
 from thirdshift import BackgroundTaskManager, TaskStatus
 from thirdshift.testing.signals import TIMEOUT_S
 
+pytestmark = pytest.mark.alone
+
 HERE = Path(__file__).parent
 COMMAND = str(Path(sys.executable).with_name("thirdshift"))
 REQUESTS = 80

@@ -458,6 +458,7 @@ def test_coroutines_run_in_line() -> None:
         assert manager.submit(coroutines.fail_before_attempt, 2).result() == 2
 
 
+@pytest.mark.alone
 def test_nothing_is_announced_of_a_loop_that_only_slept(
     manager: BackgroundTaskManager, heard: Heard, said: Signal, short_silence: None
 ) -> None:

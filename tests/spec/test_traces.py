@@ -122,6 +122,7 @@ def test_a_crash_keeps_the_last_words(manager: BackgroundTaskManager) -> None:
     assert found.cpu_s is not None
 
 
+@pytest.mark.alone
 def test_the_processor_time_of_a_thread_is_its_own(manager: BackgroundTaskManager) -> None:
     """Sleeping uses none, whatever others do meanwhile."""
     handle = manager.options(pool="thread").submit(functions.sleep, 0.2)
@@ -172,6 +173,7 @@ def test_recycling_has_limits(name: str, value: int) -> None:
         RecyclingConfig(**{name: value})
 
 
+@pytest.mark.alone
 def test_an_import_does_not_count(manager: BackgroundTaskManager, importable: Path) -> None:
     """The attempt begins, and its time limit, when the function is called."""
     code = "import time\ntime.sleep(0.7)\n\n\ndef answer():\n    time.sleep(0.7)\n    return 42\n"
@@ -198,6 +200,7 @@ def test_an_attempt_that_stands_still_is_ended(manager: BackgroundTaskManager, p
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("pool", ["thread", "process"])
 @pytest.mark.parametrize("sign", ["progress", "log"])
 def test_signs_of_life_keep_an_attempt_going(manager: BackgroundTaskManager, pool: str, sign: str) -> None:

@@ -139,6 +139,7 @@ def test_it_is_said_at_once_and_then_rarely(worker: Watched) -> None:
     assert sum(said) == 1 + int(299 * GRACE_S) // 60
 
 
+@pytest.mark.alone
 def test_a_socket_that_is_gone(tmp_path: Path) -> None:
     """Other processes cannot wake this one: their tasks run all the same, and the worker says what is wrong."""
     events: list[Event] = []
@@ -159,6 +160,7 @@ def test_a_socket_that_is_gone(tmp_path: Path) -> None:
     assert not list(run.glob("*.card"))
 
 
+@pytest.mark.alone
 def test_a_stranger_need_not_wait_for_the_safety_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel says that the log was written to."""
     monkeypatch.setattr(worker_module, "SAFETY_INTERVAL_S", 3600.0)
@@ -185,6 +187,7 @@ def write_as_a_stranger(database: Path, task_id: str) -> None:
         connection.execute("COMMIT")
 
 
+@pytest.mark.alone
 def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
     """Submits of this and of other processes, to two workers with more to do than slots: all are announced."""
     events: list[Event] = []

@@ -204,6 +204,7 @@ def test_a_store_that_cannot_be_trusted_stops_the_worker(
     assert {handle.status for handle in waiting} == {TaskStatus.RUNNING}
 
 
+@pytest.mark.alone
 def test_a_short_timeout_is_kept_to_the_moment(
     manager: BackgroundTaskManager, worker: Worker, heard: Heard, said: Signal
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_short_timeout_is_kept_to_the_moment(
     assert 0.04 <= attempt.run_time.total_seconds() < 0.7
 
 
+@pytest.mark.alone
 def test_a_freed_slot_takes_the_next_task_at_once(
     manager: BackgroundTaskManager, worker: Worker, said: Signal, released: Signal
 ) -> None:
@@ -233,6 +235,7 @@ def test_a_freed_slot_takes_the_next_task_at_once(
     assert sorted(gaps)[len(gaps) // 2] < 0.3
 
 
+@pytest.mark.alone
 def test_a_due_task_costs_nothing_while_all_slots_are_busy(
     manager: BackgroundTaskManager, worker: Worker, said: Signal, released: Signal
 ) -> None:

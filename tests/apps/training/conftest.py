@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from thirdshift.apps.training.train_file import share_processors
+
+share_processors()
+
 WORDS = ("ox", "tree", "river", "cat", "mountain", "sun", "window", "bee")
 
 
