@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -208,12 +208,30 @@ def test_two_processes_make_a_new_file_together(path: Path, tmp_path: Path) -> N
         subprocess.Popen([sys.executable, "-W", "error", "-c", code, tmp_path, digit], stdin=subprocess.PIPE)
         for digit in "abc"
     ]
+    for child in children:  # all of them before the first one is waited for
+        assert child.stdin is not None
+        child.stdin.write(b"x")
+        child.stdin.flush()
     for child in children:
-        child.communicate(b"x", timeout=LONG_S)
+        child.communicate(timeout=LONG_S)
     assert [child.returncode for child in children] == [0, 0, 0]
     for number in range(10):
         with closing(sqlite3.connect(tmp_path / f"{number}.db")) as connection:
             assert connection.execute("SELECT count(*) FROM task").fetchone() == (3,)
+
+
+def test_the_switch_to_the_log_waits_for_whoever_writes(path: Path, clock: FakeClock, stranger: Connect) -> None:
+    """SQLite refuses it at once; so one of two processes that made a new file together was told that it is locked."""
+    SQLiteEngine.shared(path, clock=clock).close()
+    other = stranger()
+    assert other.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as threads:
+        opening = threads.submit(SQLiteEngine.shared, path, clock=clock)
+        assert not wait([opening], timeout=0.2).done
+        other.execute("ROLLBACK")
+        opening.result(LONG_S).close()
+    assert stranger().execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 OTHER_PROCESS = """

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,10 @@ APPLICATION_ID = 0x33534846
 LOG_LIMIT_BYTES = 4 * 1024 * 1024
 """A longer log is checkpointed; the first commit after that cuts it to this length, so that its length says again how
 much there is to move."""
+
+_OPEN_LIMIT_S = 5.0
+"""How long an open waits for others that open the file too, or change it."""
+_PAUSE_S = 0.005
 
 _COMMON = (
     "PRAGMA wal_autocheckpoint = 0",
@@ -153,7 +158,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         uri=True,
         isolation_level=None,
         check_same_thread=False,
-        timeout=5.0,
+        timeout=_OPEN_LIMIT_S,
         cached_statements=256,
     )
     try:
@@ -170,12 +175,28 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     _schema_version(connection, path, migrations()[-1][0])  # a newer version's file is left as it is
     if is_empty:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # possible only before the first table
-    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+    if _switch_to_wal(connection) != "wal":
         raise StoreError(f"{path}: write-ahead logging is not possible here; put the database on a local disk")
     connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT_BYTES}")
     connection.execute("PRAGMA synchronous = FULL")
     _migrate(connection, path)
     connection.execute("PRAGMA busy_timeout = 0")  # from here on the writer waits, fairly
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> str:
+    """Return the mode after the switch, which is made once in a file's life, by whoever of several comes first.
+
+    SQLite makes the switch from a read lock to a write lock, and never waits there, lest two wait for each other. Here
+    nothing is locked between two tries.
+    """
+    give_up_at = time.monotonic() + _OPEN_LIMIT_S
+    while True:
+        try:
+            return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_at:
+                raise
+        time.sleep(_PAUSE_S)
 
 
 def _is_empty_or_ours(connection: sqlite3.Connection, path: Path) -> bool:
