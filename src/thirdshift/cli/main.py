@@ -28,6 +28,7 @@ _VERBS = {
     "status": "status",
     "submit": "submit",
     "tasks": "tasks",
+    "torture": "torture",
     "train": "train",
     "up": "up",
     "why": "why",

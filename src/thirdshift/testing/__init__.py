@@ -8,8 +8,8 @@
         with inline() as manager:
             assert manager.submit(send, "a@example.org", subject="hi").result() == 15
 
-Nothing here is imported by the rest of the package. ``conformance`` and ``fixtures`` need pytest; the others need
-nothing.
+Nothing here is imported by the rest of the package, but by the command ``thirdshift torture``. ``conformance`` and
+``fixtures`` need pytest; the others need nothing.
 """
 
 import importlib

@@ -68,6 +68,12 @@ def leaving_out(name: str, functions: Iterable[str]) -> tuple[str, list[Any]]:
     return _leaving_out(name), [json.dumps(list(functions))]
 
 
+def forget_built() -> None:
+    """Forget the statements that were built of queries, for who has changed one of those."""
+    _leaving_out.cache_clear()
+    _of_many_rows.cache_clear()
+
+
 @cache
 def _leaving_out(name: str) -> str:
     query = QUERY[name]

@@ -1,0 +1,9 @@
+"""All harnesses, in the order in which they have their turns."""
+
+from thirdshift.testing.torture.harness import Harness
+from thirdshift.testing.torture.simulation import Simulation
+
+
+def all_harnesses() -> list[Harness]:
+    """Return every harness there is."""
+    return [Simulation()]
