@@ -131,6 +131,8 @@ def look(path: Path) -> tuple[Snapshot | None, list[Violation]]:
             orphans = connection.execute("PRAGMA foreign_key_check").fetchall()
             if checks != ["ok"] or orphans:
                 return None, [Violation("file", f"integrity_check: {checks[:3]}, foreign_key_check: {orphans[:3]}")]
+            if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                return Snapshot({}, frozenset(), {}, frozenset()), []  # it was never opened to its end
             found = read(connection)
     except sqlite3.DatabaseError as error:
         return None, [Violation("file", f"SQLite: {error}")]
@@ -446,8 +448,8 @@ class Call(NamedTuple):
     what: str
     facts: Mapping[str, Any]
     answer: str
-    """``done``; ``refused``: by an error that says that nothing was done; ``unknown``: by one that says that nobody
-    knows; ``open``: there was no answer."""
+    """``done``; ``no``: there was nothing to do; ``refused``: by an error that says that nothing was done; ``unknown``: by
+    one that says that nobody knows; ``open``: there was no answer."""
 
 
 def calls_of(lines: Sequence[Event]) -> list[Call]:
@@ -479,7 +481,12 @@ def judge_promises(calls: Sequence[Call], snapshot: Snapshot) -> list[Violation]
         if call.what == "delete" and call.answer == "done":
             left = [task for task in call.facts["tasks"] if task in snapshot.tasks]
             found += [Violation("I1", f"{task} was deleted and is there") for task in left]
-    wanted = {task for call in calls if call.what == "submit" for task in call.facts["tasks"]}
+    wanted = {
+        task
+        for call in calls
+        if call.what == "submit"
+        for task in [*call.facts["tasks"], *call.facts.get("perhaps", ())]
+    }
     found += [Violation("I1", f"{task} was never asked for") for task in snapshot.tasks.keys() - wanted]
     return found
 

@@ -2,8 +2,9 @@
 
 from thirdshift.testing.torture.harness import Harness
 from thirdshift.testing.torture.simulation import Simulation
+from thirdshift.testing.torture.syscalls import Syscalls
 
 
 def all_harnesses() -> list[Harness]:
     """Return every harness there is."""
-    return [Simulation()]
+    return [Simulation(), Syscalls()]
