@@ -107,7 +107,7 @@ _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def translated(error: sqlite3.Error, path: Path, *, committing: bool = False) -> StoreError:
+def translated(error: sqlite3.Error | MemoryError, path: Path, *, committing: bool = False) -> StoreError:
     """Return *error* as the ``StoreError`` that says what to do."""
     code = primary_code(error)
     if code in _BY_CODE:
@@ -117,7 +117,7 @@ def translated(error: sqlite3.Error, path: Path, *, committing: bool = False) ->
     if code == sqlite3.SQLITE_BUSY:
         return StoreBusy(str(path), 0.0)
     if committing:
-        return OutcomeUnknown(str(path), str(error))
+        return OutcomeUnknown(str(path), str(error) or "out of memory")
     return StoreError(f"{path}: {error}")
 
 
@@ -135,7 +135,7 @@ def forked(path: Path) -> StoreError:
     )
 
 
-def primary_code(error: sqlite3.Error) -> int:
+def primary_code(error: Exception) -> int:
     """Return SQLite's primary result code of *error*, 0 when it has none."""
     return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 

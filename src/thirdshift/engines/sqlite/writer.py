@@ -144,23 +144,30 @@ class Writer:
         self._stopped_by = closed(self._path)
 
     def _lead(self, own: _Request[Any]) -> None:
+        self._is_committing = False
         with self._mutex:
             batch = [own]
             while self._waiting and len(batch) < _BATCH_LIMIT:
                 batch.append(self._waiting.popleft())
         try:
             self._commit(batch)
-        except BaseException:  # a signal's exception belongs to the leader alone
-            if self._is_committing and not self._connection.in_transaction:  # it came after the commit
-                self._release(batch[1:])
-            else:  # the others are led by somebody else
-                self._roll_back()
-                with self._mutex:
-                    self._waiting.extendleft(reversed(batch[1:]))
-            self._hand_on()
+        except BaseException:  # a signal's exception, or no memory: it belongs to the leader alone
+            try:
+                self._part_from(batch[1:])
+            finally:
+                self._hand_on()
             raise
         self._hand_on()
         self._release(batch[1:])
+
+    def _part_from(self, others: list[_Request[Any]]) -> None:
+        """Leave *others* when the leader's call ends too early: their work is committed, or led by another one."""
+        if self._is_committing and not self._connection.in_transaction:  # it came after the commit
+            self._release(others)
+        else:
+            with self._mutex:
+                self._waiting.extendleft(reversed(others))
+            self._roll_back()
 
     def _reopen(self) -> None:
         self._connection = open_writer(self._path)
@@ -203,13 +210,12 @@ class Writer:
         try:
             if self._stopped_by is not None:
                 raise self._stopped_by.with_traceback(None)
-            if self._must_reopen:
-                self._reopen()
+            self._demand_connection()
             self._set_durability(True in [request.durable for request in batch])
             self._begin()
             live = self._run_all(batch)
             if not live:
-                self._connection.execute("ROLLBACK")
+                self._roll_back()
                 return
             self._end(live)
         except StoreError as error:
@@ -230,8 +236,7 @@ class Writer:
                 if len(batch) == 1:
                     request.error = error
                     return []
-                self._connection.execute("ROLLBACK")
-                self._begin()
+                self._begin_again()
                 return self._run_apart(batch)
         return batch
 
@@ -243,12 +248,19 @@ class Writer:
             except Exception as error:  # noqa: BLE001  # the caller's own error, given back to the caller
                 self._refuse_store_errors(error)
                 request.error = error
+                if not self._connection.in_transaction:  # SQLite has no memory: it has undone what the others did too
+                    self._begin_again()
+                    return self._run_apart([request for request in batch if request.error is None])
                 self._connection.execute("ROLLBACK TO request")
             self._connection.execute("RELEASE request")
         return [request for request in batch if request.error is None]
 
+    def _begin_again(self) -> None:
+        self._roll_back()
+        self._demand_connection()
+        self._begin()
+
     def _begin(self) -> None:
-        self._is_committing = False
         deadline = time.monotonic() + BUSY_LIMIT_S
         while True:
             try:
@@ -267,7 +279,8 @@ class Writer:
         self._is_committing = True
         try:
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:
+            self._is_committing = False
             self._roll_back()
             failure = self._stopping(translated(error, self._path, committing=True))
             for request in live:
@@ -288,9 +301,18 @@ class Writer:
         return error
 
     def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):  # then the next BEGIN fails, and says why
-                self._connection.execute("ROLLBACK")
+        """Undo the open transaction, if there is one: without memory SQLite may have done it, or be unable to."""
+        if self._must_reopen or not self._connection.in_transaction:
+            return
+        try:
+            self._connection.execute("ROLLBACK")
+        except (sqlite3.Error, MemoryError):  # closing undoes it too
+            self._must_reopen = True
+            self._connection.close()
+
+    def _demand_connection(self) -> None:
+        if self._must_reopen:
+            self._reopen()
 
     def _set_durability(self, durable: bool) -> None:
         """FULL syncs the log at every commit, NORMAL does not. Must be set outside of a transaction."""
