@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from thirdshift.testing.torture.harness import Harness, first_violation, folder_in_memory
+from thirdshift.testing.torture.room import DiskFull, Memory
 from thirdshift.testing.torture.syscalls import Syscalls
 
-CASES: Mapping[Harness, int] = {Syscalls(): 30}
+CASES: Mapping[Harness, int] = {Syscalls(): 30, DiskFull(): 20, Memory(): 20}
 """How many of each are made here; ``thirdshift torture`` makes them all."""
 
 

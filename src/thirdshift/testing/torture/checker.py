@@ -448,8 +448,8 @@ class Call(NamedTuple):
     what: str
     facts: Mapping[str, Any]
     answer: str
-    """``done``; ``no``: there was nothing to do; ``refused``: by an error that says that nothing was done; ``unknown``: by
-    one that says that nobody knows; ``open``: there was no answer."""
+    """``done``; ``no``: there was nothing to do; ``refused``: by an error that says that nothing was done; ``unknown``:
+    by one that says that nobody knows; ``open``: there was no answer."""
 
 
 def calls_of(lines: Sequence[Event]) -> list[Call]:

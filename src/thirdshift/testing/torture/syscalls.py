@@ -1,7 +1,7 @@
 """Each system call that writes, syncs, opens or renames fails: once, or from then on.
 
-``strace`` is attached to the only thread of the victim that works and answers call number N in the kernel's place. First
-one victim is only counted; then every call of it is a case, with each error that the kernel may give there.
+``strace`` is attached to the only thread of the victim that works and answers call number N in the kernel's place.
+First one victim is only counted; then every call of it is a case, with each error that the kernel may give there.
 """
 
 import random

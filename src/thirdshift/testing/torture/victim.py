@@ -5,6 +5,7 @@ It starts no thread, so that a fork is safe, and its victims open the engine the
 """
 
 import ctypes
+import faulthandler
 import json
 import os
 import resource
@@ -16,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from thirdshift.testing.torture.room import make_room
 from thirdshift.testing.torture.workload import Workload, planted
 
-_LONGEST_S = 60
+_LONGEST_S = 20
 """Whoever takes longer hangs."""
 _PR_SET_PTRACER = 0x59616D61
 _ANYBODY = -1
@@ -68,14 +70,13 @@ def _trace(pid: int, options: list[str]) -> "subprocess.Popen[bytes]":
 
 def _make_room(case: dict[str, Any]) -> None:
     if case["mount_bytes"]:
-        folder = str(Path(case["folder"]))
-        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)  # noqa: S607
+        make_room(Path(case["folder"]))
 
 
 def _be_victim(link: socket.socket, case: dict[str, Any]) -> None:
     status = 1
     try:
-        signal.alarm(_LONGEST_S)
+        faulthandler.dump_traceback_later(_LONGEST_S, exit=True)
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANYBODY, 0, 0, 0)
         link.recv(1)
         _limit(case)

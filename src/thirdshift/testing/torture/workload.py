@@ -1,7 +1,7 @@
 """What a victim does while something fails under it: every kind of write, each call noted before and after.
 
-The log is all that anybody was told (``checker.calls_of``); it leaves the process by ``send``, which no harness breaks. A
-call that fails is not made again, and those that need it are left out: every task has its own story.
+The log is all that anybody was told (``checker.calls_of``); it leaves the process by ``send``, which no harness breaks.
+A call that fails is not made again, and those that need it are left out: every task has its own story.
 """
 
 import sqlite3
