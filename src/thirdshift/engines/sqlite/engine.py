@@ -600,7 +600,8 @@ class SQLiteEngine:
         name: str | None = None,
     ) -> SQLiteRegistration:
         """Make a new worker known, and what it takes."""
-        registration = SQLiteRegistration(self._folder, slots + spare_slots, forget=self._forget_worker, name=name)
+        with errors_of(self._path):
+            registration = SQLiteRegistration(self._folder, slots + spare_slots, forget=self._forget_worker, name=name)
         worker = WorkerState(
             id=registration.id,
             pid=os.getpid(),

@@ -4,6 +4,7 @@ A write costs a microsecond and no system call: the kernel owns the page and kee
 power loss the file may say anything; what does not fit the store is ignored.
 """
 
+import errno
 import mmap
 import os
 import struct
@@ -31,7 +32,10 @@ class SlotFile:
         self._slots = slots
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.truncate(descriptor, max(1, slots) * _SLOT.size)
+            # Written, not only made that long: on a full disk the first note would end the process by SIGBUS.
+            size_bytes = max(1, slots) * _SLOT.size
+            if os.pwrite(descriptor, bytes(size_bytes), 0) < size_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             self._map = mmap.mmap(descriptor, 0)
         finally:
             os.close(descriptor)
