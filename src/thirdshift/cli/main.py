@@ -21,6 +21,7 @@ from thirdshift.core.errors import (
 )
 
 _VERBS = {
+    "bench": "bench",
     "config": "config",
     "doctor": "doctor",
     "health": "health",
@@ -79,6 +80,7 @@ def cli(context: click.Context, workspace: Path | None, as_json: bool) -> None:
     thirdshift tasks list --status failed          look at tasks
     thirdshift tasks retry --status failed         change many of them at once
     thirdshift why ID                              why a task does not run
+    thirdshift bench                               what this machine and disk give
     thirdshift config show                         every setting and where it comes from
     thirdshift train pause                         talk to the training daemon
 
