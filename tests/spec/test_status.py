@@ -12,10 +12,10 @@ def test_the_words_are_the_promised_ones() -> None:
 
 
 def test_a_finished_task_changes_only_by_an_explicit_retry() -> None:
-    """Which makes it pending."""
+    """Which makes it pending, or lets it wait for others that run again."""
     assert {status for status in TaskStatus if status.is_finished} == FINISHED
     assert {(old, new) for old, new in TRANSITIONS if old.is_finished} == {
-        (old, TaskStatus.PENDING) for old in FINISHED
+        (old, new) for old in FINISHED for new in (TaskStatus.PENDING, TaskStatus.WAITING)
     }
 
 
