@@ -1,16 +1,21 @@
 """What holds for every test."""
 
+import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from thirdshift.config.environment import VARIABLES
 
+_OUTCOMES = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let ``make test`` say which tests may run beside others (``phases.py``)."""
+    """Let ``make test`` choose a phase, and learn what became of its tests (``phases.py``)."""
     parser.addoption("--phase", choices=["together", "alone"], help="only tests not marked alone, or only those")
+    parser.addoption("--tally", type=Path, help="the file for the number of tests of each outcome, as JSON")
 
 
 def pytest_configure() -> None:
@@ -33,3 +38,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             parts[(item.get_closest_marker("alone") is not None) == (phase == "alone")].append(item)
         items[:] = parts[True]
         config.hook.pytest_deselected(items=parts[False])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Write the numbers that stand in pytest's closing line."""
+    tally = config.getoption("--tally")
+    if tally is not None:
+        found = {outcome: len(terminalreporter.getreports(outcome)) for outcome in _OUTCOMES}
+        tally.write_text(json.dumps({outcome: number for outcome, number in found.items() if number}))

@@ -22,7 +22,7 @@ import pytest
 pytestmark = pytest.mark.alone
 
 PROGRAM = Path(__file__).with_name("crowd_program.py")
-SECONDS = float(os.environ.get("THIRDSHIFT_SECONDS") or 8)
+SECONDS = float(os.environ.get("THIRDSHIFT_SECONDS") or 5)
 EACH = 4
 END_S = 120.0
 """Longest wait for a process that is told to end, and for the backlog to be worked off."""
