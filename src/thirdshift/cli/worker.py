@@ -41,6 +41,9 @@ _saying = threading.Lock()
     "--app-dir", type=click.Path(path_type=Path), default=".", help="Folder to import tasks from.  [default: .]"
 )
 @click.option("--name", help="What lists and log lines call this worker.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), help="Answer Prometheus on this port of 127.0.0.1; 0: on any."
+)
 @click.option("--quiet", is_flag=True, help="Print warnings only.")
 @click.option("--drain", is_flag=True, help="Stop when nothing is left to run, now or later.")
 @click.pass_obj
@@ -54,6 +57,7 @@ def worker(
     database: Path | None,
     app_dir: Path,
     name: str | None,
+    metrics_port: int | None,
     quiet: bool,
     drain: bool,
 ) -> int:
@@ -69,6 +73,7 @@ def worker(
     \b
     thirdshift worker --threads 8
     thirdshift worker --queues mail,reports --processes 2 --name mail-1
+    thirdshift worker --metrics-port 9464
     thirdshift worker --drain
     """
     settings = load_settings(session.workspace)
@@ -93,10 +98,11 @@ def worker(
         try:
             desk = Desk(manager, tally, name, quiet=quiet)
             desk.open(chosen, excluded)
-            if drain:
-                _watch_for_the_end(manager, tally, signals)
-            desk.sit(signals)
-            desk.stop(signals, settings)
+            with _metrics(manager, metrics_port, quiet=quiet):
+                if drain:
+                    _watch_for_the_end(manager, tally, signals)
+                desk.sit(signals)
+                desk.stop(signals, settings)
         finally:
             is_over = manager.shutdown()
     if tally.is_stuck and signals.received is None and manager.failure is None:
@@ -235,6 +241,20 @@ class Desk:
 
 
 _PLACES = {"thread": "threads", "process": "child processes", "async": "an event loop"}
+
+
+def _metrics(
+    manager: "BackgroundTaskManager", port: int | None, *, quiet: bool
+) -> contextlib.AbstractContextManager[object]:
+    """Answer Prometheus inside the block, when there is a *port*."""
+    if port is None:
+        return contextlib.nullcontext()
+    from thirdshift.monitor.metrics_server import MetricsServer  # noqa: PLC0415  # few workers need it
+
+    server = MetricsServer(port, lambda: manager.monitor.export_metrics("prometheus"))
+    if not quiet:
+        _say(f"metrics    {server.url}")
+    return server
 
 
 def _names(option: str, text: str) -> frozenset[str]:
