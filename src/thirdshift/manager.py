@@ -43,6 +43,8 @@ from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, NewTask, PoolKind, Step
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.handle import Submitter, TaskHandle
+from thirdshift.monitor.alerts import ALERT_INTERVAL_S, AlertWatch, Webhook
+from thirdshift.monitor.exports import ExecutionFile
 from thirdshift.monitor.keeper import MonitorKeeper
 from thirdshift.monitor.logs import log_event
 from thirdshift.monitor.task_monitor import TaskMonitor
@@ -850,7 +852,22 @@ class BackgroundTaskManager:
         if not self.monitor_enabled:
             return None
         settings = self._monitoring
-        return MonitorKeeper(self._engine, history=settings.max_history_size, has_search=settings.search_enabled)
+        chores: list[tuple[Callable[[], None], float]] = []
+        if settings.rules:
+            chores.append((AlertWatch(self._engine, self._clock, settings.rules).look, ALERT_INTERVAL_S))
+        if settings.alert_webhook_url is not None:
+            chores.append((Webhook(self._engine, self._clock, settings.alert_webhook_url).send, 1.0))
+        if settings.export_enabled:
+            path = Path(self.database).with_name("thirdshift-executions.jsonl")
+            path = path if settings.export_path is None else path.parent / settings.export_path
+            chores.append((ExecutionFile(self._engine, path).write, settings.export_interval_seconds))
+        return MonitorKeeper(
+            self._engine,
+            history=settings.max_history_size,
+            has_search=settings.search_enabled,
+            chores=chores,
+            everywhere=[(self._monitor.tell_alerts, 1.0)],
+        )
 
     def _end_counting(self) -> None:
         if self._keeper is not None:

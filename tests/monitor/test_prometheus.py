@@ -52,7 +52,7 @@ def test_histograms_add_up(text: str) -> None:
 
 def test_no_label_holds_an_id(manager: BackgroundTaskManager, text: str) -> None:
     """Of a task or a worker: each would be a new series for ever."""
-    assert set(re.findall(r'[{,](\w+)="', text)) == {"task", "queue", "outcome", "le", "state", "file"}
+    assert set(re.findall(r'[{,](\w+)="', text)) == {"task", "queue", "outcome", "le", "state", "file", "kind"}
     assert not [worker.id for worker in manager.workers() if worker.id in text]
 
 
@@ -118,9 +118,11 @@ def test_a_worker_answers_prometheus(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as worker:
         assert worker.stderr is not None
-        url = next(line.split()[1] for line in worker.stderr if line.startswith("metrics"))
-        status, answer = get(url)
-        worker.send_signal(signal.SIGTERM)
+        try:
+            url = next(line.split()[1] for line in worker.stderr if line.startswith("metrics"))
+            status, answer = get(url)
+        finally:
+            worker.send_signal(signal.SIGTERM)
         worker.communicate(timeout=30)
     assert (status, worker.returncode) == (200, 0)
     assert 'thirdshift_workers{state="alive"} 1' in answer

@@ -21,6 +21,7 @@ from thirdshift.core.errors import (
 )
 
 _VERBS = {
+    "alerts": "alerts",
     "bench": "bench",
     "config": "config",
     "doctor": "doctor",
@@ -76,6 +77,7 @@ def cli(context: click.Context, workspace: Path | None, as_json: bool) -> None:
     thirdshift worker                              run background tasks only, in one more process
     thirdshift status                              what is going on
     thirdshift health                              whether all is well; the exit code says it
+    thirdshift alerts                              what the monitor has found, now and before
     thirdshift submit mymodule:function 1 '"two"'  run a function in the background
     thirdshift tasks list --status failed          look at tasks
     thirdshift tasks retry --status failed         change many of them at once

@@ -1,6 +1,6 @@
 """``thirdshift status``: what is going on, answered from files and short reads, whatever else runs."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +10,9 @@ from thirdshift.core.words import duration
 
 if TYPE_CHECKING:
     from thirdshift.core.engine import WorkerState
+
+
+_RATES = ("total_executions", "failed_executions", "success_rate", "avg_execution_time", "tasks_per_second")
 
 
 @click.command()
@@ -58,12 +61,19 @@ def describe(session: Session) -> dict[str, Any]:
 def _of_the_store(session: Session) -> dict[str, Any]:
     """Return what the store says; ``None`` when there is no database yet, which asking must not create."""
     if not session.database.exists():
-        return {"tasks": None, "workers": None}
+        return {"tasks": None, "workers": None, "last_hour": None, "alerts": None}
     from thirdshift import BackgroundTaskManager  # noqa: PLC0415
+    from thirdshift.monitor.alerts import describe as describe_alert  # noqa: PLC0415
 
     with BackgroundTaskManager(database=session.database, start=False) as manager:
         workers = [_describe_worker(worker) for worker in manager.workers()]
-        return {"tasks": manager.get_stats(), "workers": workers}
+        summary = manager.monitor.get_performance_summary(timedelta(hours=1))
+        return {
+            "tasks": manager.get_stats(),
+            "workers": workers,
+            "last_hour": {name: summary[name] for name in _RATES},
+            "alerts": [describe_alert(alert) for alert in manager.monitor.get_alerts()],
+        }
 
 
 def _describe_worker(worker: "WorkerState") -> dict[str, Any]:
@@ -99,7 +109,21 @@ def _facts(document: dict[str, Any]) -> dict[str, str]:
         facts["tasks"] = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
     if document["workers"]:
         facts["workers"] = ", ".join(map(_worker, document["workers"]))
+    return {**facts, **_facts_of_the_monitor(document)}
+
+
+def _facts_of_the_monitor(document: dict[str, Any]) -> dict[str, str]:
+    facts = {}
+    if document["last_hour"] and document["last_hour"]["total_executions"]:
+        facts["last hour"] = _rates(document["last_hour"])
+    if document["alerts"]:
+        facts["alerts"] = "; ".join(alert["message"] for alert in document["alerts"])
     return facts
+
+
+def _rates(hour: dict[str, Any]) -> str:
+    average = "-" if hour["avg_execution_time"] is None else duration(timedelta(seconds=hour["avg_execution_time"]))
+    return f"{hour['total_executions']:,} executions, {hour['success_rate']:.1%} succeeded, {average} on average"
 
 
 def _worker(worker: dict[str, Any]) -> str:

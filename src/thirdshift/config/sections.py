@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from thirdshift.config.checks import less_than, refuse, suggestion
+from thirdshift.core.alerts import AlertKind, AlertRule
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.recycling import RecyclingConfig
 
 _WORKER_TYPES = ("threaded", "process", "async", "celery")
+_WEB = ("http://", "https://")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -66,14 +68,40 @@ class CeleryWorkerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlertRuleConfig:
+    """One kind of alert, where it is not to be as usual. ``null``: as usual."""
+
+    enabled: bool = True
+    """Whether such alerts are raised."""
+
+    threshold: float | None = None
+    """The value that is too much; of ``disk_free``: too little, in bytes."""
+
+    window_seconds: float | None = None
+    """How far back rates, averages and deaths of workers are looked at; usually 600, at most 28800."""
+
+    hold_seconds: float | None = None
+    """How long the trouble must last before the alert is raised; usually 0."""
+
+    quiet_seconds: float | None = None
+    """How long it must be gone before the alert is over; usually 60."""
+
+    def __post_init__(self) -> None:
+        spans = ("window_seconds", "hold_seconds", "quiet_seconds")
+        given = {name: value for name in spans if (value := getattr(self, name)) is not None}
+        long = [f"{name} is {value:g}; it must be 28800 or less" for name, value in given.items() if value > 28_800]
+        refuse(less_than(0, **given), long)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MonitoringConfig:
-    """What is watched. Read and checked; without effect yet."""
+    """What is watched."""
 
     enabled: bool = True
     """Whether the monitor runs."""
 
     max_history_size: int = 1000
-    """Most measurements that are kept."""
+    """Most executions of each name that are kept in detail."""
 
     search_enabled: bool = True
     """Whether the words of tasks are indexed, for `thirdshift tasks search`."""
@@ -82,28 +110,67 @@ class MonitoringConfig:
     """Whether alerts are raised."""
 
     error_rate_threshold: float = 0.1
-    """The share of failed tasks that raises an alert, 0 to 1."""
+    """The share of failed executions that raises an alert, 0 to 1."""
 
     avg_execution_time_threshold: float = 300.0
     """The average run time that raises an alert, in seconds."""
 
+    alert_rules: Mapping[str, AlertRuleConfig] = field(default_factory=dict)
+    """By kind: ``error_rate``, ``avg_execution_time``, ``queue_latency``, ``lost_worker``, ``disk_free``,
+    ``stuck_progress``."""
+
+    alert_webhook_url: str | None = None
+    """Where alerts are posted as JSON."""
+
     export_enabled: bool = False
-    """Whether measurements are written to a file."""
+    """Whether executions are written to a file from time to time, and then no longer kept in the database."""
 
     export_path: str | None = None
-    """That file, relative to the workspace."""
+    """That file, a JSON object a line, relative to the database's folder; ``null``: ``thirdshift-executions.jsonl``."""
 
     export_interval_seconds: float = 1800.0
     """How often it is written."""
 
     def __post_init__(self) -> None:
         rate = self.error_rate_threshold
+        url = self.alert_webhook_url
+        kinds = [kind.value for kind in AlertKind]
         refuse(
             less_than(1, max_history_size=self.max_history_size),
             [] if 0 <= rate <= 1 else [f"error_rate_threshold is {rate:g}; it must be 0 to 1"],
             less_than(0, avg_execution_time_threshold=self.avg_execution_time_threshold),
             less_than(0, export_interval_seconds=self.export_interval_seconds),
+            [f"there is no alert rule {each}{suggestion(each, kinds)}" for each in self.alert_rules.keys() - kinds],
+            [] if url is None or url.startswith(_WEB) else ["alert_webhook_url must begin with http:// or https://"],
         )
+
+    @property
+    def rules(self) -> tuple[AlertRule, ...]:
+        """The rules that are on."""
+        if not self.alert_enabled:
+            return ()
+        return tuple(self._rule(kind) for kind in AlertKind if self._given(kind).enabled)
+
+    def _given(self, kind: AlertKind) -> AlertRuleConfig:
+        return self.alert_rules.get(kind.value, AlertRuleConfig())
+
+    def _rule(self, kind: AlertKind) -> AlertRule:
+        given = self._given(kind)
+        usual = AlertRule(kind=kind, threshold=self._threshold(kind))
+        return AlertRule(
+            kind=kind,
+            threshold=usual.threshold if given.threshold is None else given.threshold,
+            window_s=usual.window_s if given.window_seconds is None else given.window_seconds,
+            hold_s=usual.hold_s if given.hold_seconds is None else given.hold_seconds,
+            quiet_s=usual.quiet_s if given.quiet_seconds is None else given.quiet_seconds,
+        )
+
+    def _threshold(self, kind: AlertKind) -> float | None:
+        of_old = {
+            AlertKind.ERROR_RATE: self.error_rate_threshold,
+            AlertKind.AVG_EXECUTION_TIME: self.avg_execution_time_threshold,
+        }
+        return of_old.get(kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +187,7 @@ class SchedulerConfig:
         refuse(less_than(0, check_interval_seconds=self.check_interval_seconds))
 
 
-WITHOUT_EFFECT = ("celery_worker", "monitoring", "scheduler")
+WITHOUT_EFFECT = ("celery_worker", "scheduler")
 """Sections whose feature does not exist yet; ``thirdshift config show`` says so."""
 
 
@@ -144,7 +211,7 @@ class BackgroundTaskConfig:
     """The distributed worker; without effect yet."""
 
     monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
-    """What is watched; without effect yet."""
+    """What is watched."""
 
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     """Schedules; without effect yet."""

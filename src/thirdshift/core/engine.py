@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
+from thirdshift.core.alerts import Alert, AlertChange, AlertStep, Trouble
 from thirdshift.core.dependency import Relatives
 from thirdshift.core.errors import ChangeRefused
 from thirdshift.core.figures import Bucket, Execution, QueueLoad, Span
@@ -125,6 +126,28 @@ class WorkerState:
     def slots_for(self, pool: PoolKind) -> int:
         """Return its slots for *pool*; one that did not say what it has may have it."""
         return self.pools.get(pool, 0) if self.pools else self.slots
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerDeath:
+    """A worker that died, as those found who took over."""
+
+    worker: str
+    pid: int
+    host: str
+    at: datetime
+    tasks: int
+    """How many it held."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgressReport:
+    """When a running attempt has reported progress last."""
+
+    task_id: TaskId
+    name: str
+    queue: str
+    at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -423,6 +446,9 @@ class Engine(Protocol):
     def loads(self) -> Sequence[QueueLoad]:
         """Return what stands in every queue now, by name; looks at all unfinished tasks."""
 
+    def alerts(self, past: int) -> Sequence[Alert]:
+        """Return the active alerts, oldest first, and after them so many past ones, newest first."""
+
     def close(self) -> None:
         """Release files and connections. Further calls raise."""
 
@@ -531,6 +557,27 @@ class WorkerEngine(Engine, Protocol):
 
     def forget_executions(self, up_to: int) -> None:
         """Delete the details of executions up to that number."""
+
+    def worker_deaths(self, since: datetime) -> Sequence[WorkerDeath]:
+        """Return the workers that were found dead since then."""
+
+    def reports(self, before: datetime) -> Sequence[ProgressReport]:
+        """Return the running attempts that have reported progress, the last time *before* that moment."""
+
+    def update_alerts(self, troubles: Sequence[Trouble]) -> Sequence[AlertStep]:
+        """Open, fire and clear alerts by what was found now; returns what fired and what cleared."""
+
+    def alert_changes(self, after: int, most: int) -> Sequence[AlertChange]:
+        """Return what fired and cleared after the change of that number, in order."""
+
+    def last_alert_change(self) -> int:
+        """Return the number of the newest change, 0 when there is none."""
+
+    def alert_told(self, reader: str) -> int | None:
+        """Return the number of the last change that *reader* has heard of; ``None``: it is new."""
+
+    def tell_alert(self, reader: str, number: int) -> None:
+        """Remember that *reader* has heard of all changes up to that number."""
 
 
 class Seat(Protocol):

@@ -20,18 +20,29 @@ _LEAST_PAUSE_S = 0.01
 _POLITENESS = 9
 """Words are indexed for a tenth of the time, so that the work hardly feels it."""
 
-Chore = Callable[[], float]
-"""Does what is due; returns the seconds until it is due again."""
+Chore = Callable[[], None]
 
 
 class MonitorKeeper:
-    """Keeps the figures of one store up to date, in one process at a time. Start it once, stop it once."""
+    """Keeps the figures of one store up to date, in one process at a time. Start it once, stop it once.
 
-    def __init__(self, engine: WorkerEngine, *, history: int, has_search: bool, chores: Sequence[Chore] = ()) -> None:
+    *chores*, each with the seconds between two times, are done in the same process only; *everywhere* in all of them.
+    """
+
+    def __init__(
+        self,
+        engine: WorkerEngine,
+        *,
+        history: int,
+        has_search: bool,
+        chores: Sequence[tuple[Chore, float]] = (),
+        everywhere: Sequence[tuple[Chore, float]] = (),
+    ) -> None:
         self._engine = engine
         self._history = history
         self._has_search = has_search
-        self._chores = [_Due(chore) for chore in chores]
+        self._chores = [_Due(*each) for each in chores]
+        self._everywhere = [_Due(*each) for each in everywhere]
         self._uncount: Callable[[], None] | None = None
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="thirdshift-monitor", daemon=True)
@@ -56,11 +67,13 @@ class MonitorKeeper:
         """Fold a batch of figures, or index one of words; returns the seconds until the next is due."""
         began = time.monotonic()
         is_folding = self._engine.fold_figures()
+        for due in (*(self._chores if is_folding is not None else ()), *self._everywhere):
+            due.look()
         if is_folding:
             return max(_LEAST_PAUSE_S, time.monotonic() - began)
         if is_folding is not None and self._has_search and self._engine.catch_up_search():
             return max(_LEAST_PAUSE_S, _POLITENESS * (time.monotonic() - began))
-        return min([_INTERVAL_S, *(due.left_s() for due in self._chores)])
+        return _INTERVAL_S
 
     def _run(self) -> None:
         wait_s = 0.0
@@ -84,19 +97,19 @@ class MonitorKeeper:
 class _Due:
     """A chore and when it is due next."""
 
-    def __init__(self, chore: Chore) -> None:
+    def __init__(self, chore: Chore, interval_s: float) -> None:
         self._chore = chore
-        self._at_s = time.monotonic()
+        self._interval_s = interval_s
+        self._at_s = 0.0
 
-    def left_s(self) -> float:
-        """Do the chore if it is due; returns the seconds until it is due again."""
-        if time.monotonic() >= self._at_s:
-            try:
-                wait_s = self._chore()
-            except StoreError:
-                wait_s = _INTERVAL_S
-            except Exception:  # as above, and the other chores go on
-                _logger.exception("monitor.failed")
-                wait_s = _INTERVAL_S
-            self._at_s = time.monotonic() + wait_s
-        return max(0.0, self._at_s - time.monotonic())
+    def look(self) -> None:
+        """Do the chore if it is due."""
+        if time.monotonic() < self._at_s:
+            return
+        self._at_s = time.monotonic() + self._interval_s
+        try:
+            self._chore()
+        except StoreError:  # the worker meets it too, and says so
+            _logger.debug("monitor.store_unavailable", exc_info=True)
+        except Exception:  # a fault of ours: the other chores go on
+            _logger.exception("monitor.failed")

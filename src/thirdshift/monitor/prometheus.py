@@ -4,12 +4,14 @@ Written by ourselves: a client library counts in one process, and these are the 
 ``thirdshift_…`` in base units; labels tell apart tasks, queues, outcomes and states, never a task's or worker's id.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from shutil import disk_usage
 
+from thirdshift.core.alerts import AlertKind
 from thirdshift.core.engine import Engine
 from thirdshift.core.figures import Bucket, Histogram, QueueLoad, Span
 from thirdshift.core.task import AttemptOutcome
@@ -40,7 +42,7 @@ class _Family:
 def render(engine: Engine, now: datetime) -> str:
     """Return all metrics of the store. Raises ``StoreError``."""
     families = [*_of_attempts(engine.buckets(Span.EVER)), *_of_queues(engine.loads(), now), *_of_workers(engine)]
-    families += _of_files(engine)
+    families += [*_of_files(engine), _of_alerts(engine)]
     return "\n".join(family.text() for family in families) + "\n"
 
 
@@ -119,6 +121,13 @@ def _of_files(engine: Engine) -> Iterable[_Family]:
     free = _Family(name="thirdshift_disk_free_bytes", kind="gauge", help="Free space on the disk of the database.")
     free.samples.append(("", (), disk_usage(path.parent).free))
     return sizes, free
+
+
+def _of_alerts(engine: Engine) -> _Family:
+    active = Counter(alert.kind for alert in engine.alerts(0))
+    family = _Family(name="thirdshift_alerts_active", kind="gauge", help="Alerts of the monitor that have not cleared.")
+    family.samples.extend(("", (("kind", kind.value),), active[kind]) for kind in AlertKind)
+    return family
 
 
 def _labels(labels: Labels) -> str:

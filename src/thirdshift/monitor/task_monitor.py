@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from thirdshift.core.alerts import Alert
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import Engine
+from thirdshift.core.engine import WorkerEngine
 from thirdshift.core.errors import UsageError
 from thirdshift.core.figures import Bucket, Execution, Figures, Span, total
 from thirdshift.core.plain import plain
 from thirdshift.core.task import AttemptOutcome
 from thirdshift.monitor import exports, prometheus
+from thirdshift.monitor.alerts import AlertCallback, AlertListeners
 
 _PERCENTILES = (50, 95, 99)
 _FORMATS = ("json", "csv", "prometheus")
@@ -34,8 +36,9 @@ class TaskMonitor:
     thread, and raise ``StoreError``.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, *, history: int = 1000) -> None:
+    def __init__(self, engine: WorkerEngine, clock: Clock, *, history: int = 1000) -> None:
         self._engine = engine
+        self._listeners = AlertListeners(engine)
         self._clock = clock
         self._history = history
 
@@ -139,6 +142,23 @@ class TaskMonitor:
         if format == "prometheus":
             return prometheus.render(self._engine, self._clock.now())
         raise UsageError(f"there is no format {format!r}; there are {', '.join(_FORMATS)}")
+
+    def add_alert_callback(self, callback: AlertCallback) -> None:
+        """Call ``callback(alert_type, alert_data)`` when an alert fires, and when it clears.
+
+        ``alert_data["message"]`` says what the trouble is, ``alert_data["state"]`` is ``fired`` or ``cleared``. It is
+        told of what happens from now on in the whole store, once each, while the manager of this process runs tasks;
+        on the monitor's thread.
+        """
+        self._listeners.add(callback)
+
+    def get_alerts(self, past: int = 0) -> list[Alert]:
+        """Return the active alerts, oldest first, and after them so many past ones, newest first."""
+        return list(self._engine.alerts(past))
+
+    def tell_alerts(self) -> None:
+        """Tell the callbacks what they have not heard yet; for the manager."""
+        self._listeners.tell()
 
     def describe(self) -> dict[str, Any]:
         """Return what :meth:`export_metrics` writes as JSON, as plain data."""

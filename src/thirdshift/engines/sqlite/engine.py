@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from thirdshift.core.alerts import Alert, AlertChange, AlertStep, Trouble, steps
 from thirdshift.core.clock import Clock
 from thirdshift.core.dependency import Relatives
 from thirdshift.core.engine import (
@@ -32,6 +33,7 @@ from thirdshift.core.engine import (
     ClaimRequest,
     Exchange,
     FailureGroup,
+    ProgressReport,
     QueueState,
     Rescue,
     ReserveSeat,
@@ -39,6 +41,7 @@ from thirdshift.core.engine import (
     TaskFilter,
     TellRefused,
     Vacuumed,
+    WorkerDeath,
     WorkerState,
 )
 from thirdshift.core.errors import StoreError, UsageError
@@ -52,6 +55,7 @@ from thirdshift.core.search import Match, SearchState
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, NewTask, PoolKind, Step, TaskError, TaskId, TaskSpec
 from thirdshift.engines.sqlite import manage, submit, unique, wake, work
+from thirdshift.engines.sqlite.alerts import alert_of_row, change_of_row, update
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
@@ -802,6 +806,53 @@ class SQLiteEngine:
     def switch_search(self, is_on: bool) -> None:
         """Keep an index of the words of tasks from now on, or none."""
         self._search.switch(is_on)
+
+    def alerts(self, past: int) -> Sequence[Alert]:
+        """Return the active alerts, and so many past ones."""
+        opened = map(alert_of_row, self._read(QUERY["open_alerts"]))
+        return [
+            *(alert for alert in opened if alert.is_active),
+            *map(alert_of_row, self._read(QUERY["past_alerts"], (past,))),
+        ]
+
+    def worker_deaths(self, since: datetime) -> Sequence[WorkerDeath]:
+        """Return the workers that were found dead since then."""
+        return [
+            WorkerDeath(worker=worker, pid=pid, host=host, at=from_us(at_us), tasks=tasks)
+            for worker, pid, host, at_us, tasks in self._read(QUERY["deaths"], (to_us(since),))
+        ]
+
+    def reports(self, before: datetime) -> Sequence[ProgressReport]:
+        """Return the running attempts that have reported progress, the last time *before* that moment."""
+        return [
+            ProgressReport(task_id=TaskId(task_id), name=name, queue=queue, at=from_us(at_us))
+            for task_id, name, queue, at_us in self._read(QUERY["reports"], (to_us(before),))
+        ]
+
+    def update_alerts(self, troubles: Sequence[Trouble]) -> Sequence[AlertStep]:
+        """Open, fire and clear alerts by what was found now."""
+        now = self._clock.now()
+        opened = [alert_of_row(row) for row in self._read(QUERY["open_alerts"])]
+        if not steps(opened, troubles, now):  # the usual case takes no write lock
+            return ()
+        return self._writer.run(partial(update, troubles=troubles, now=now), durable=True)
+
+    def alert_changes(self, after: int, most: int) -> Sequence[AlertChange]:
+        """Return what fired and cleared after the change of that number."""
+        return [change_of_row(row) for row in self._read(QUERY["alert_changes"], (after, most))]
+
+    def last_alert_change(self) -> int:
+        """Return the number of the newest change."""
+        return int(self._read(QUERY["last_alert_change"])[0][0])
+
+    def alert_told(self, reader: str) -> int | None:
+        """Return the number of the last change that *reader* has heard of."""
+        rows = self._read(QUERY["told"], (reader,))
+        return rows[0][0] if rows else None
+
+    def tell_alert(self, reader: str, number: int) -> None:
+        """Remember what *reader* has heard of."""
+        self._writer.run(lambda connection: connection.execute(QUERY["tell"], (reader, number)), durable=True)
 
     def loads(self) -> Sequence[QueueLoad]:
         """Return what stands in every queue now, by name."""

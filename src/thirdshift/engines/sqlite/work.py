@@ -12,6 +12,7 @@ from thirdshift.core.outcome import MOST_WORKER_DEATHS, Ending, Settlement, coun
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, TaskError, TaskId
 from thirdshift.engines.sqlite import dependencies
+from thirdshift.engines.sqlite.alerts import record_death
 from thirdshift.engines.sqlite.dependencies import STILL, Ripple
 from thirdshift.engines.sqlite.figures import AMENDED, ENDED, feed
 from thirdshift.engines.sqlite.limits import Allowances
@@ -135,6 +136,7 @@ def rescue(connection: sqlite3.Connection, dead: DeadWorker, now: datetime, *, i
     record(connection, rows, ENDED if is_counted else None)
     events = [{"id": task_id, "now": to_us(now), "kind": "rescued", "detail": dead.id} for _, task_id, *_ in held]
     connection.executemany(QUERY["record_event"], events)
+    record_death(connection, dead.id, to_us(now), len(held))
     connection.execute(QUERY["forget_worker"], (dead.id,))
     return rescued
 
