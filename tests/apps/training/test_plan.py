@@ -11,7 +11,7 @@ import pytest
 
 from thirdshift.apps.training.encoding import encode_question, encode_row
 from thirdshift.apps.training.model import load_model
-from thirdshift.apps.training.plan import Plan
+from thirdshift.apps.training.plan import Plan, shuffled
 from thirdshift.apps.training.planning import build_plan
 from thirdshift.apps.training.rows import BadLine, BadRow, parse_row
 from thirdshift.apps.training.settings import PlanSettings
@@ -47,7 +47,7 @@ class TestOrder:
         plan = plan_of(write_rows(tmp_path / "train.jsonl", count))
         steps = plan.facts.steps_per_epoch
         for epoch in range(3):
-            rows = [row for step in range(epoch * steps, (epoch + 1) * steps) for row in flat(plan, step)]
+            rows = [row for step in range(epoch * steps, (epoch + 1) * steps) for row in plan.rows_of_step(step)]
             assert sorted(rows) == list(range(plan.facts.rows))
         assert plan.total_steps == 3 * steps
 
@@ -64,17 +64,41 @@ class TestOrder:
     def test_epochs_differ(self, plan_of: Callable[..., Plan], write_rows: WriteRows, tmp_path: Path) -> None:
         """Each epoch has an order of its own."""
         plan = plan_of(write_rows(tmp_path / "train.jsonl", 50))
-        assert flat(plan, 0) != flat(plan, plan.facts.steps_per_epoch)
+        assert plan.rows_of_step(0) != plan.rows_of_step(plan.facts.steps_per_epoch)
 
-    def test_micro_batches_hold_rows_of_like_length(
+    def test_the_rows_of_a_step_are_sorted_by_length(
         self, plan_of: Callable[..., Plan], write_rows: WriteRows, tmp_path: Path
     ) -> None:
-        """Within a step rows are sorted by length, so that little is padded."""
+        """So rows of like length lie beside each other, and little is padded."""
         plan = plan_of(write_rows(tmp_path / "train.jsonl", 50))
-        parts = plan.rows_of_step(0)
-        assert [len(part) for part in parts] == [3, 3, 2]
-        lengths = [int(plan.batch([row]).attention_mask.sum()) for part in parts for row in part]
+        lengths = [plan.length_of_row(row) for row in plan.rows_of_step(0)]
         assert lengths == sorted(lengths)
+        assert lengths == [len(plan.tokens_of_row(row)[0]) for row in plan.rows_of_step(0)]
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 100, 1000, 4097])
+    def test_a_shuffle_needs_no_list(self, count: int) -> None:
+        """Asked place by place or all at once, every number comes exactly once."""
+        everything = shuffled(np.arange(count), count, "a key")
+        assert sorted(everything) == list(range(count))
+        assert [int(shuffled(np.array([place]), count, "a key")[0]) for place in range(min(count, 50))] == list(
+            everything[:50]
+        )
+
+    def test_a_shuffle_looks_random(self) -> None:
+        """Neighbours end far apart, another key gives another order, and each row is as likely in each step."""
+        count = 3000
+        one, other = (shuffled(np.arange(count), count, key) for key in ("one", "other"))
+        assert np.abs(np.corrcoef(one, np.arange(count))[0, 1]) < 0.1
+        assert (one == other).sum() < 20
+        first = [int(shuffled(np.array([0]), 10, f"key {number}")[0]) for number in range(2000)]
+        assert all(140 < amount < 260 for amount in Counter(first).values())
+        assert len(Counter(first)) == 10
+
+    def test_a_billion_rows_cost_nothing(self) -> None:
+        """A step of a huge file is known at once, wherever it is."""
+        rows = shuffled(np.arange(999_999_900, 10**9), 10**9, "a key")
+        assert len(set(rows)) == 100
+        assert 0 <= min(rows) < max(rows) < 10**9
 
     def test_the_learning_rate_rises_and_falls(
         self, plan_of: Callable[..., Plan], write_rows: WriteRows, tmp_path: Path
@@ -129,8 +153,9 @@ class TestTokens:
     ) -> None:
         """Padding has no attention and no label; labels are the tokens of the answers."""
         plan = plan_of(write_rows(tmp_path / "train.jsonl", 10))
-        batch = plan.batch([0, 1, 2])
-        assert batch.input_ids.shape == batch.attention_mask.shape == batch.labels.shape
+        batch = plan.batch([[0], [1], [2]])
+        assert batch.input_ids.shape == batch.labels.shape
+        assert batch.attention_mask is not None
         is_learnt = batch.labels != -100
         assert (batch.labels[is_learnt] == batch.input_ids[is_learnt]).all()
         assert (batch.attention_mask[is_learnt] == 1).all()
@@ -143,8 +168,8 @@ class TestTokens:
         """What a step's loss is divided by is the number of labels in its micro-batches."""
         plan = plan_of(write_rows(tmp_path / "train.jsonl", 50))
         for step in range(plan.total_steps):
-            labels = [plan.batch(rows).labels for rows in plan.rows_of_step(step)]
-            assert plan.answer_tokens_of_step(step) == sum(int((part != -100).sum()) for part in labels)
+            labels = plan.batch([[row] for row in plan.rows_of_step(step)]).labels
+            assert plan.answer_tokens_of_step(step) == int((labels != -100).sum())
         assert sum(map(plan.answer_tokens_of_step, range(plan.total_steps))) == 3 * plan.facts.trained_tokens
 
 
@@ -169,9 +194,9 @@ class TestHoldOut:
                 file.write(json.dumps({"prompt": asked["content"], "completion": said["content"]}) + "\n")
         plan = plan_of(data)
         assert plan.facts.rows == 2 * (100 - plan.facts.held_out_rows)
-        trained = {tuple(plan.batch([row]).input_ids[0]) for row in range(plan.facts.rows)}
+        trained = {tuple(plan.batch([[row]]).input_ids[0]) for row in range(plan.facts.rows)}
         kept = plan_of(data, PlanSettings(held_out_percent=0), name="all")
-        everything = Counter(tuple(kept.batch([row]).input_ids[0]) for row in range(kept.facts.rows))
+        everything = Counter(tuple(kept.batch([[row]]).input_ids[0]) for row in range(kept.facts.rows))
         assert set(everything.values()) == {2}
         assert len(everything) - len(trained) == plan.facts.held_out_rows == len(plan.held_out())
 
@@ -245,7 +270,3 @@ class TestPlan:
         path.write_bytes(content)
         with pytest.raises(DamagedDirectory, match=r"tokens\.npy has other bytes"):
             Plan.load(plan.directory)
-
-
-def flat(plan: Plan, step: int) -> list[int]:
-    return [row for rows in plan.rows_of_step(step) for row in rows]

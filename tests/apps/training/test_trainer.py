@@ -12,6 +12,7 @@ import torch
 
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointStore, SetAside
 from thirdshift.apps.training.job import Progress
+from thirdshift.apps.training.layout import MicroBatch, micro_batches
 from thirdshift.apps.training.loss import summed_loss
 from thirdshift.apps.training.model import create_tiny_model, load_model
 from thirdshift.apps.training.plan import Plan
@@ -20,7 +21,13 @@ from thirdshift.apps.training.settings import TrainingSettings
 from thirdshift.apps.training.trainer import BaseChanged, Diverged, TrainingOutcome, train
 
 SETTINGS = TrainingSettings(
-    epochs=3, batch_size=8, micro_batch_size=3, threads=2, learning_rate=1e-2, checkpoint_interval_s=1e9
+    epochs=3,
+    batch_size=8,
+    micro_batch_size=3,
+    threads=2,
+    learning_rate=1e-2,
+    checkpoint_interval_s=1e9,
+    layout="buckets",
 )
 TOTAL_STEPS = 30
 MICRO_BATCHES = (3, 3, 3, 3, 3, 3, 3, 3, 3, 2)  # of the steps of an epoch: 76 rows, the last batch is partial
@@ -47,7 +54,7 @@ def plan(nano_model: Path, tmp_path_factory: pytest.TempPathFactory, write_rows:
     plan = build_plan(data, folder / "plan", base=nano_model, tokenizer=tokenizer, settings=SETTINGS)
     assert plan is not None
     assert plan.total_steps == TOTAL_STEPS
-    assert tuple(len(plan.rows_of_step(step)) for step in range(10)) == MICRO_BATCHES
+    assert tuple(len(parts(plan, step)) for step in range(10)) == MICRO_BATCHES
     return plan
 
 
@@ -107,8 +114,8 @@ class TestExactResume:
     @pytest.mark.training
     def test_a_killed_process_costs_nothing(self, scene: Scene, undisturbed: Checkpoint) -> None:
         """Two processes die by SIGKILL amid their work; a third attempt ends with the same bits."""
-        for micro_batches in (7, 40):
-            kill_after(scene, micro_batches)
+        for count in (7, 40):
+            kill_after(scene, count)
         newest = scene.store.latest_verified(scene.plan.hash)
         assert newest is not None
         assert 0 < newest.facts.step < TOTAL_STEPS
@@ -121,8 +128,8 @@ class TestExactResume:
         self, scene: Scene, undisturbed: Checkpoint, name: str, how: str
     ) -> None:
         """The newest checkpoint is set aside, the one before it is taken, and the bits are the same."""
-        for micro_batches in (12, 18):
-            stopped = scene.train(should_stop=stop_after(micro_batches))
+        for count in (12, 18):
+            stopped = scene.train(should_stop=stop_after(count))
         assert stopped.step == 4 + 6
         assert stopped.checkpoint is not None
         damage(stopped.checkpoint.path / name, how)
@@ -191,35 +198,39 @@ class TestLoop:
 class TestGradient:
     def test_micro_batches_do_not_change_it(self, plan: Plan, nano_model: Path) -> None:
         """Eight rows in parts of three give the gradient of eight rows at once: all are divided by the same count."""
-        parts = plan.rows_of_step(0)
-        together = gradient(nano_model, plan, [[row for part in parts for row in part]])
-        in_parts = gradient(nano_model, plan, parts)
+        together = gradient(nano_model, plan, [[[row] for row in plan.rows_of_step(0)]])
+        in_parts = gradient(nano_model, plan, parts(plan, 0))
         for name, expected in together.items():
             torch.testing.assert_close(in_parts[name], expected, rtol=1e-4, atol=1e-6)
 
     def test_padding_changes_neither_logits_nor_loss(self, plan: Plan, nano_model: Path) -> None:
         """A row in a batch of longer ones reads as it does alone."""
         model, _ = load_model(nano_model)
-        rows = [row for part in plan.rows_of_step(0) for row in part]
-        batch = plan.batch(rows)
+        rows = plan.rows_of_step(0)
+        batch = plan.batch([[row] for row in rows])
+        assert batch.attention_mask is not None
         logits = model(torch.from_numpy(batch.input_ids), attention_mask=torch.from_numpy(batch.attention_mask)).logits
         for line, row in enumerate(rows):
-            alone = torch.from_numpy(plan.batch([row]).input_ids)
+            alone = torch.from_numpy(plan.batch([[row]]).input_ids)
             torch.testing.assert_close(logits[line : line + 1, : alone.shape[1]], model(alone).logits)
-        losses = sum(summed_loss(model, plan.batch([row])) for row in rows)
+        losses = sum(summed_loss(model, plan.batch([[row]])) for row in rows)
         torch.testing.assert_close(summed_loss(model, batch), losses)
 
     def test_the_loss_is_that_of_transformers(self, plan: Plan, nano_model: Path) -> None:
         """Divided by its tokens, the loss is the one that transformers computes from the same labels."""
         model, _ = load_model(nano_model)
-        rows = plan.rows_of_step(0)[0]
-        batch = plan.batch(rows)
+        batch = plan.batch([[row] for row in plan.rows_of_step(0)])
+        assert batch.attention_mask is not None
         tensors = [torch.from_numpy(array) for array in (batch.input_ids, batch.attention_mask, batch.labels)]
         expected = model(input_ids=tensors[0], attention_mask=tensors[1], labels=tensors[2]).loss
         torch.testing.assert_close(summed_loss(model, batch) / (tensors[2] != -100).sum(), expected)
 
 
-def gradient(base: Path, plan: Plan, parts: list[list[int]]) -> dict[str, torch.Tensor]:
+def parts(plan: Plan, step: int, layout: str = SETTINGS.layout) -> list[MicroBatch]:
+    return micro_batches(plan.rows_of_step(step), plan.length_of_row, layout, SETTINGS.micro_batch_size)
+
+
+def gradient(base: Path, plan: Plan, parts: list[MicroBatch]) -> dict[str, torch.Tensor]:
     model, _ = load_model(base)
     for rows in parts:
         (summed_loss(model, plan.batch(rows)) / plan.answer_tokens_of_step(0)).backward()

@@ -56,11 +56,13 @@ class CheckpointFacts:
     """What may change the last bits of a result: versions, threads, instruction set, dtype."""
     is_exact: bool = True
     """False once an attempt went on under other numerics."""
+    loss_scale: tuple[float, int] = (1.0, 0)
+    """Factor of the loss in half precision, and steps since it last changed."""
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Self:
         """Return the facts that a manifest holds as JSON."""
-        losses = {name: tuple(document[name]) for name in ("first_losses", "last_losses")}
+        losses = {name: tuple(document[name]) for name in ("first_losses", "last_losses", "loss_scale")}
         known = {name: document[name] for name in cls.__dataclass_fields__}
         return cls(**{**known, **losses})
 

@@ -15,10 +15,13 @@ from typing import Self
 import numpy as np
 from blake3 import blake3
 
-from thirdshift.apps.training.batches import Batch, Integers, pad_rows
+from thirdshift.apps.training.batches import Batch, Integers, pack_rows, pad_rows
+from thirdshift.apps.training.layout import MicroBatch
 from thirdshift.apps.training.rows import Message, Row
 from thirdshift.apps.training.settings import PlanSettings
 from thirdshift.storage.verified import verify
+
+_ROUNDS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,35 +36,31 @@ class PlanFacts:
     context: int
     pad_id: int
     settings: PlanSettings
-    rows: int
-    held_out_rows: int
-    cut_rows: int
-    tokens: int
-    trained_tokens: int
-    steps_per_epoch: int
-    total_steps: int
+    rows: int = 0
+    """Rows that are trained."""
+    held_out_rows: int = 0
+    cut_rows: int = 0
+    """Rows that lost the beginning of their question to the context's limit."""
+    tokens: int = 0
+    trained_tokens: int = 0
+    steps_per_epoch: int = 0
+    total_steps: int = 0
     plan_hash: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tokens:
-    """All rows of a file, end to end: row ``i`` has the tokens ``offsets[i]:offsets[i + 1]``."""
-
-    ids: Integers
-    trained: Integers
-    offsets: Integers
+ROW = np.dtype([("start", "<i8"), ("length", "<i4"), ("answer", "<i4"), ("cut", "<i4")])
+"""One trained row in ``rows.npy``: where its tokens begin, how many it has, is to predict, and has lost."""
 
 
 class Plan:
-    """A finished plan, its tokens memory-mapped from its directory."""
+    """A finished plan; its tokens, its loss mask and its rows are memory-mapped and never read as a whole."""
 
-    def __init__(self, directory: Path, facts: PlanFacts, tokens: Tokens) -> None:
+    def __init__(self, directory: Path, facts: PlanFacts) -> None:
         self.directory = directory
         self.facts = facts
-        self._tokens = tokens
-        self._lengths = np.diff(tokens.offsets)
-        self._answer_tokens = np.add.reduceat(tokens.trained, tokens.offsets[:-1], dtype=np.int64)
-        self._epoch: tuple[int, list[Integers]] = (-1, [])
+        parts = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("tokens", "loss_mask", "rows")}
+        self._ids, self._trained, self._rows = parts["tokens"], parts["loss_mask"], parts["rows"]
+        self._newest: tuple[int, Integers] = (-1, np.empty(0, dtype=np.int64))
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -69,9 +68,7 @@ class Plan:
         verify(directory)
         document = json.loads((directory / "plan.json").read_bytes())
         settings = PlanSettings(**document.pop("settings"))
-        parts = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("tokens", "loss_mask", "offsets")}
-        tokens = Tokens(ids=parts["tokens"], trained=parts["loss_mask"], offsets=parts["offsets"])
-        return cls(directory, PlanFacts(**document, settings=settings), tokens)
+        return cls(directory, PlanFacts(**document, settings=settings))
 
     @property
     def hash(self) -> str:
@@ -92,20 +89,21 @@ class Plan:
         """Return the epoch that *step* belongs to, from 0."""
         return step // self.facts.steps_per_epoch
 
-    def rows_of_step(self, step: int) -> list[list[int]]:
-        """Return the row numbers of optimizer step *step* (from 0), one list a micro-batch."""
-        epoch, place = divmod(step, self.facts.steps_per_epoch)
-        size = self.settings.micro_batch_size
-        rows = [int(row) for row in self._batches_of_epoch(epoch)[place]]
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+    def rows_of_step(self, step: int) -> list[int]:
+        """Return the row numbers of optimizer step *step* (from 0), the shortest row first."""
+        return [int(row) for row in self._in_step(step)]
+
+    def length_of_row(self, row: int) -> int:
+        """Return the number of tokens of *row*."""
+        return int(self._rows["length"][row])
 
     def answer_tokens_of_step(self, step: int) -> int:
         """Return the number of tokens that are predicted in *step*: what its loss is divided by."""
-        return sum(int(self._answer_tokens[rows].sum()) for rows in self.rows_of_step(step))
+        return int(self._rows["answer"][self._in_step(step)].sum(dtype=np.int64))
 
     def tokens_of_step(self, step: int) -> int:
         """Return the number of tokens that are read in *step*, padding not counted."""
-        return sum(int(self._lengths[rows].sum()) for rows in self.rows_of_step(step))
+        return int(self._rows["length"][self._in_step(step)].sum(dtype=np.int64))
 
     def learning_rate_of_step(self, step: int) -> float:
         """Return the learning rate of *step*: a linear warm-up, then the decay that the settings name."""
@@ -117,33 +115,62 @@ class Plan:
         left = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[settings.schedule]
         return settings.learning_rate * (settings.final_fraction + (1 - settings.final_fraction) * left)
 
-    def batch(self, row_numbers: list[int]) -> Batch:
-        """Return the rows as arrays of shape ``(batch, time)``; labels are -100 where nothing is to be predicted."""
-        tokens, bounds = self._tokens, [slice(*self._tokens.offsets[row : row + 2]) for row in row_numbers]
-        return pad_rows([(tokens.ids[row], tokens.trained[row]) for row in bounds], self.facts.pad_id)
+    def tokens_of_row(self, row: int) -> tuple[Integers, Integers]:
+        """Return the tokens of *row*, and 1 for each that is to be predicted."""
+        start = int(self._rows["start"][row])
+        place = slice(start, start + self.length_of_row(row))
+        return self._ids[place], self._trained[place]
+
+    def batch(self, micro_batch: MicroBatch) -> Batch:
+        """Return the rows as arrays of shape ``(lines, time)``; labels are -100 where nothing is to be predicted."""
+        lines = [[self.tokens_of_row(row) for row in line] for line in micro_batch]
+        if all(len(line) == 1 for line in lines):
+            return pad_rows([line[0] for line in lines], self.facts.pad_id)
+        return pack_rows(lines, self.facts.pad_id)
 
     def held_out(self) -> list[Row]:
         """Return the rows of the file that are never trained: its own examination."""
         return list(_read_held_out(self.directory / "held_out.jsonl"))
 
-    def _batches_of_epoch(self, epoch: int) -> list[Integers]:
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, order_of_epoch(self.hash, epoch, self._lengths, self.settings.batch_size)
-        return self._epoch[1]
+    def _in_step(self, step: int) -> Integers:
+        if self._newest[0] != step:
+            epoch, place = divmod(step, self.facts.steps_per_epoch)
+            size = self.settings.batch_size
+            places = np.arange(place * size, min((place + 1) * size, self.facts.rows))
+            rows = shuffled(places, self.facts.rows, f"{self.hash} epoch {epoch}")
+            self._newest = step, rows[np.argsort(self._rows["length"][rows], kind="stable")]
+        return self._newest[1]
 
 
-def order_of_epoch(plan_hash: str, epoch: int, lengths: Integers, batch_size: int) -> list[Integers]:
-    """Return the batches of *epoch*: every row once, drawn at random; within a batch the shortest row comes first.
+def shuffled(places: Integers, count: int, key: str) -> Integers:
+    """Return which of *count* things stand at *places* of the order called *key*: a shuffle that is never written down.
 
-    So micro-batches hold rows of like length and need little padding, while every optimizer step sees the whole
-    mixture: steps of one length each learn SYLLO half as well from the same number of rows. Only the raw stream of
-    PCG64 is used: numpy promises that it stays the same, and does not promise so of ``permutation``.
+    Each place is ciphered on its own, by a Feistel network over the next power of four, until the result is smaller
+    than *count* (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). So a step of a file with a
+    billion rows is known without the order of the others, in no time and no memory.
     """
-    seed = blake3(f"{plan_hash} epoch {epoch}".encode()).digest()
-    random = np.random.PCG64(int.from_bytes(seed[:16], "little"))
-    shuffled = np.argsort(random.random_raw(len(lengths)), kind="stable")
-    batches = (shuffled[start : start + batch_size] for start in range(0, len(shuffled), batch_size))
-    return [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches]
+    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    keys = np.frombuffer(blake3(key.encode()).digest(length=8 * _ROUNDS), dtype="<u8")
+    found = _ciphered(places.astype(np.uint64), half, keys)
+    while (is_outside := found >= count).any():
+        found[is_outside] = _ciphered(found[is_outside], half, keys)
+    return found.astype(np.int64)
+
+
+def _ciphered(places: Integers, half: np.uint64, keys: Integers) -> Integers:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = places >> half, places & mask
+    for key in keys:
+        left, right = right, left ^ (_mixed(right + key) & mask)
+    return (left << half) | right
+
+
+def _mixed(values: Integers) -> Integers:
+    """Return *values* with every bit depending on all (the finalizer of SplitMix64: Steele, Lea and Flood, 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Integers = values ^ (values >> np.uint64(31))
+    return mixed
 
 
 def _read_held_out(path: Path) -> Iterator[Row]:

@@ -17,7 +17,18 @@ class PlanSettings:
     """Rows of one optimizer step."""
 
     micro_batch_size: int = 8
-    """Rows that go through the model at once; smaller needs less memory and less padding, the gradient is the same."""
+    """Rows that go through the model at once, at most; smaller needs less memory, the gradient is the same. When memory
+    does not suffice it is halved from the step on that failed."""
+
+    layout: str = "packed"
+    """How rows lie beside each other: "packed" end to end, in "buckets" of like length, or each "alone". A model that
+    would read rows otherwise than each alone gets the next slower layout."""
+
+    precision: str = "auto"
+    """"fp32", "bf16", "fp16", or "auto": what the hardware does best. Weights and optimizer are always fp32."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: about a third slower, and much less memory."""
 
     learning_rate: float = 3e-3
     """Highest learning rate; the default suits the tiny model (a billion parameters want about 1e-5)."""
@@ -67,6 +78,8 @@ class PlanSettings:
             less_than(1, max_context=self.max_context, threads=self.threads),
             less_than(0, learning_rate=self.learning_rate, warmup_steps=self.warmup_steps, clip_norm=self.clip_norm),
             less_than(0, held_out_percent=self.held_out_percent, held_out_limit=self.held_out_limit),
+            none_of("layout", self.layout, ("packed", "buckets", "alone")),
+            none_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16")),
             none_of("schedule", self.schedule, ("cosine", "linear", "constant")),
             none_of("optimizer_implementation", self.optimizer_implementation, ("fused", "foreach", "plain")),
             none_of("attention", self.attention, ("sdpa", "eager")),

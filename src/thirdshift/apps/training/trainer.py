@@ -10,16 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Self
+from typing import Any, Self
 
 import torch
 from blake3 import blake3
 
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointFacts, CheckpointStore
 from thirdshift.apps.training.job import Progress
+from thirdshift.apps.training.layout import micro_batches
+from thirdshift.apps.training.layout_check import check_layout
 from thirdshift.apps.training.loss import summed_loss
 from thirdshift.apps.training.model import load_model, model_hash, tokenizer_files
 from thirdshift.apps.training.plan import Plan
+from thirdshift.apps.training.precision import LossScale, computing, device_here, is_out_of_memory, precision_here
+from thirdshift.apps.training.run_manifest import NotEnoughMemory, OutOfMemory, RunManifest
 from thirdshift.apps.training.settings import TrainingSettings
 from thirdshift.apps.training.state import make_optimizer, prepare_numerics, read_optimizer, write_state
 from thirdshift.core.errors import ThirdshiftError
@@ -82,10 +86,9 @@ def train(
     trainer = Trainer.recover(plan, base=base, store=store, clock=clock)
     pace = _Pace(plan, clock, first_step=trainer.facts.step)
     for step in range(trainer.facts.step, plan.total_steps):
-        loss = trainer.accumulate(step, should_stop)
+        loss = trainer.take_step(step, should_stop)
         if loss is None:
             break
-        trainer.update(step, loss)
         pace.report(step, loss, report)
         if trainer.is_checkpoint_due(settings):
             trainer.save()
@@ -109,20 +112,27 @@ class Trainer:
         self._tokenizer_files = tokenizer_files(source)
         self._clock = clock
         self._started_at = self._saved_at = clock()
-        self.model, _ = load_model(source, attention=plan.settings.attention)
+        self._device = device_here()
+        model, _ = load_model(source, attention=plan.settings.attention)
+        self.model = model.to(self._device)
+        self.manifest = _manifest_of(plan, self.model)
+        if plan.settings.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
         self.optimizer = make_optimizer(self.model, plan.settings)
 
     @classmethod
     def recover(cls, plan: Plan, *, base: Path, store: CheckpointStore, clock: Callable[[], float]) -> Self:
         """Return a trainer at the newest sound checkpoint of *plan*, or at *base* when there is none."""
-        numerics = prepare_numerics(plan.settings)
+        begun = RunManifest.load(plan)
+        precision = begun.precision if begun else precision_here(plan.settings.precision)
+        numerics = prepare_numerics(plan.settings, precision)
         store.sweep()
         newest = store.latest_verified(plan.hash)
         if newest is None:
             if model_hash(base) != plan.facts.base_hash:
                 raise BaseChanged(base)
-            return cls(plan, source=base, store=store, facts=_facts_at_start(plan, numerics), clock=clock)
+            return cls(plan, source=base, store=store, facts=_facts_at_start(plan, numerics, precision), clock=clock)
         is_exact = newest.facts.is_exact and newest.facts.numerics == numerics
         facts = replace(newest.facts, numerics=numerics, is_exact=is_exact)
         trainer = cls(plan, source=newest.path, store=store, facts=facts, clock=clock)
@@ -130,29 +140,61 @@ class Trainer:
         trainer.saved = newest
         return trainer
 
-    def accumulate(self, step: int, should_stop: Callable[[], bool]) -> float | None:
-        """Gather the gradient of *step* and return its loss, or None when a stop was asked for on the way."""
-        self.optimizer.zero_grad(set_to_none=True)
-        answer_tokens = self._plan.answer_tokens_of_step(step)
-        loss = 0.0
-        for number, rows in enumerate(self._plan.rows_of_step(step)):
-            if should_stop():
-                return None
-            torch.manual_seed(_seed(self._plan.hash, step, number))
-            part = summed_loss(self.model, self._plan.batch(rows)) / answer_tokens
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.item()
-        if not math.isfinite(loss):
-            raise Diverged(self._plan.facts.data_name, step, loss)
+    def take_step(self, step: int, should_stop: Callable[[], bool]) -> float | None:
+        """Make optimizer step *step* and return its loss, or None when a stop was asked for on the way.
+
+        Raises :class:`OutOfMemory` after the manifest was changed to smaller micro-batches, and
+        :class:`NotEnoughMemory` when they cannot be smaller. Then this trainer must not be used any more.
+        """
+        try:
+            loss = self._accumulate(step, should_stop)
+            if loss is not None:
+                self._update(step, loss)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._with_less_memory(step) from error
+            raise
         return loss
 
-    def update(self, step: int, loss: float) -> None:
-        """Make the optimizer step for the gradient that was gathered."""
-        if self._plan.settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._plan.settings.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._plan.learning_rate_of_step(step)
-        self.optimizer.step()
+    def _with_less_memory(self, step: int) -> ThirdshiftError:
+        if self.manifest.layout == "alone" or self.manifest.micro_batch_size_of_step(step) == 1:
+            return NotEnoughMemory(self._plan.facts.data_name, step)
+        self.manifest = self.manifest.halved(step)
+        self.manifest.save(self._plan)
+        return OutOfMemory(step, self.manifest.micro_batch_size_of_step(step))
+
+    def _accumulate(self, step: int, should_stop: Callable[[], bool]) -> float | None:
+        """Gather the gradient of *step*, each part divided by the answer tokens of the whole step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        plan, manifest = self._plan, self.manifest
+        answer_tokens = max(1, plan.answer_tokens_of_step(step))
+        size = manifest.micro_batch_size_of_step(step)
+        scale = self.facts.loss_scale[0]
+        loss = 0.0
+        parts = micro_batches(plan.rows_of_step(step), plan.length_of_row, manifest.layout, size)
+        for number, rows in enumerate(parts):
+            if should_stop():
+                return None
+            torch.manual_seed(_seed(plan.hash, step, number))
+            with computing(manifest.precision, self._device):
+                part = summed_loss(self.model, plan.batch(rows)) / answer_tokens
+            (part * scale if scale != 1.0 else part).backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+        if not math.isfinite(loss):
+            raise Diverged(plan.facts.data_name, step, loss)
+        return loss
+
+    def _update(self, step: int, loss: float) -> None:
+        """Make the optimizer step for the gradient that was gathered; one that overflowed in fp16 is passed over."""
+        scale = LossScale(factor=self.facts.loss_scale[0], good_steps=self.facts.loss_scale[1])
+        overflowed = scale.is_needed and scale.take_back(self.model.parameters())
+        scale = scale.after(overflowed=overflowed)
+        if not overflowed:
+            if self._plan.settings.clip_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._plan.settings.clip_norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._plan.learning_rate_of_step(step)
+            self.optimizer.step()
         self.facts = replace(
             self.facts,
             step=step + 1,
@@ -160,6 +202,7 @@ class Trainer:
             tokens=self.facts.tokens + self._plan.tokens_of_step(step),
             first_losses=(*self.facts.first_losses, loss)[:LOSSES_KEPT],
             last_losses=(*self.facts.last_losses, loss)[-LOSSES_KEPT:],
+            loss_scale=(scale.factor, scale.good_steps),
         )
 
     @property
@@ -232,7 +275,24 @@ class _Pace:
         )
 
 
-def _facts_at_start(plan: Plan, numerics: dict[str, str]) -> CheckpointFacts:
+def _manifest_of(plan: Plan, model: Any) -> RunManifest:
+    """Return the manifest of *plan*; the first time the model is asked what layout it can bear."""
+    begun = RunManifest.load(plan)
+    if begun is not None:
+        return begun
+    found = check_layout(model, plan, plan.settings.layout)
+    manifest = RunManifest(
+        plan_hash=plan.hash,
+        layout=found.layout,
+        layout_why=found.why,
+        precision=precision_here(plan.settings.precision),
+        micro_batch_sizes=((0, plan.settings.micro_batch_size),),
+    )
+    manifest.save(plan)
+    return manifest
+
+
+def _facts_at_start(plan: Plan, numerics: dict[str, str], precision: str) -> CheckpointFacts:
     return CheckpointFacts(
         plan_hash=plan.hash,
         base_hash=plan.facts.base_hash,
@@ -245,6 +305,7 @@ def _facts_at_start(plan: Plan, numerics: dict[str, str]) -> CheckpointFacts:
         tokens=0,
         seconds=0.0,
         numerics=numerics,
+        loss_scale=(LossScale.first(precision).factor, 0),
     )
 
 
