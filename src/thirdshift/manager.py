@@ -531,18 +531,18 @@ class BackgroundTaskManager:
 
     # Managing
 
-    def cancel_task(self, task_id: str) -> bool:
+    def cancel_task(self, task_id: str, *, unless_running: bool = False) -> bool:
         """Cancel a task. True: it will not complete (it was removed, or its worker was told to stop it).
 
-        False: it is already finished, or unknown.
+        False: it is already finished, or unknown, or with *unless_running* it runs, and goes on.
         """
-        return self._engine.cancel(task_id)
+        return self._engine.cancel(task_id, unless_running=unless_running)
 
-    async def acancel_task(self, task_id: str) -> bool:
+    async def acancel_task(self, task_id: str, *, unless_running: bool = False) -> bool:
         """Do what :meth:`cancel_task` does, for coroutines."""
         from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
 
-        return await aio.in_thread(self.cancel_task, task_id)
+        return await aio.in_thread(self.cancel_task, task_id, unless_running=unless_running)
 
     def retry_task(self, task_id: str) -> bool:
         """Run a finished task again, with all its retries; False for an unknown or unfinished one.

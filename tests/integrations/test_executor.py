@@ -1,6 +1,7 @@
 """`thirdshift.Executor` does what the standard says of executors, and keeps what it was given."""
 
 import asyncio
+import contextlib
 import math
 import os
 import signal
@@ -8,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import BrokenExecutor, CancelledError, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures import Executor as StandardExecutor
 from pathlib import Path
 
 import pytest
 
-from thirdshift import BackgroundTaskManager, Executor, NotImportable, TaskFailed, UsageError
+from thirdshift import BackgroundTaskManager, Executor, NotImportable, StoreDamaged, TaskFailed, TaskStatus, UsageError
+from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.testing import functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
@@ -66,6 +68,25 @@ def test_map_takes_no_longer_than_it_may(either: StandardExecutor, tmp_path: Pat
         released.release()
 
 
+def test_a_map_that_ends_early_leaves_alone_what_runs(tmp_path: Path) -> None:
+    """Also child processes, which could be ended; only what has not begun is cancelled."""
+    with Signal(tmp_path / "said") as said, contextlib.ExitStack() as stack:
+        released = [stack.enter_context(Signal(tmp_path / f"released-{number}")) for number in range(4)]
+        with Executor(2, worker_type="process", database=tmp_path / "tasks.db") as executor:
+            results = executor.map(functions.hold, [said.path] * 4, [each.path for each in released])
+            released[0].release()
+            assert next(results) == "released"
+            for _ in range(3):
+                said.wait()  # the second and the third run, the fourth waits
+            results.close()  # type: ignore[attr-defined]  # a generator
+            assert executor.manager.get_stats()["running"] == 2
+            for each in released:
+                each.release()
+        with BackgroundTaskManager(database=tmp_path / "tasks.db", start=False) as reader:
+            found = [task.status for task in reversed(reader.find_tasks())]
+        assert found == [TaskStatus.COMPLETED] * 3 + [TaskStatus.CANCELLED]
+
+
 def test_after_the_shutdown(either: StandardExecutor) -> None:
     """What was taken is finished, and nothing more is taken."""
     futures = [either.submit(functions.add, number, 0) for number in range(20)]
@@ -92,6 +113,92 @@ def test_pending_futures_are_cancelled_at_the_shutdown(tmp_path: Path) -> None:
         assert held.result(TIMEOUT_S) == "released"
         executor.shutdown()
     assert wait(waiting, 0).not_done == set()
+
+
+def test_nothing_that_began_is_cancelled_at_the_shutdown(tmp_path: Path) -> None:
+    """Not even what begins just then: a call is either cancelled before its first attempt, or finished."""
+    executor = Executor(4, database=tmp_path / "tasks.db")
+    futures = [executor.submit(functions.add, number, 0) for number in range(100)]
+    futures[10].result(TIMEOUT_S)
+    executor.shutdown(cancel_futures=True)
+    assert wait(futures, 0).not_done == set()
+    with BackgroundTaskManager(database=tmp_path / "tasks.db", start=False) as reader:
+        for future in futures:
+            task = reader.get_task(future.task_id)
+            assert task is not None
+            assert task.status is (TaskStatus.CANCELLED if future.cancelled() else TaskStatus.COMPLETED)
+            assert not (future.cancelled() and task.attempts)
+
+
+def test_a_worker_that_gives_up_breaks_the_executor(tmp_path: Path) -> None:
+    """Who waits is told, nothing more is taken, and the shutdown does not wait for what will never come."""
+    damage = StoreDamaged("x.db", "malformed")
+    with Signal(tmp_path / "said") as said, Signal(tmp_path / "released") as released:
+        executor = Executor(1, database=tmp_path / "tasks.db")
+        done = executor.submit(functions.add, 1, 2)
+        assert done.result(TIMEOUT_S) == 3
+        futures = [executor.submit(functions.hold, said.path, released.path), executor.submit(functions.add, 3, 4)]
+        said.wait()
+        SQLiteEngine._open[tmp_path / "tasks.db"]._writer._stopped_by = damage  # as after a bad fsync
+        released.release()
+        for future in futures:
+            with pytest.raises(BrokenExecutor, match=r"gave up \(.*malformed.*They stay in .*tasks\.db") as caught:
+                future.result(TIMEOUT_S)
+            assert caught.value.__cause__ is damage
+        with pytest.raises(BrokenExecutor, match="gave up"):
+            executor.submit(functions.add, 1, 2)
+        executor.shutdown()
+        assert done.result(0) == 3
+
+
+def test_somebody_else_shuts_the_manager_down(tmp_path: Path) -> None:
+    """The calls stay on disk, and nobody waits for them for ever."""
+    with Executor(1, name="nightly", database=tmp_path / "tasks.db") as executor:
+        executor.manager.pause_queue("executor-nightly")
+        future = executor.submit(functions.add, 1, 2)
+        executor.manager.shutdown()
+        with pytest.raises(BrokenExecutor, match="its manager was shut down"):
+            future.result(TIMEOUT_S)
+    with Executor.attach("nightly", database=tmp_path / "tasks.db") as again:
+        again.manager.resume_queue("executor-nightly")
+        assert again.futures[future.task_id].result(TIMEOUT_S) == 3
+
+
+def test_a_forked_child_is_told_that_the_executor_is_its_parents(tmp_path: Path) -> None:
+    """Its futures fail there instead of waiting for ever, and call nobody back; the parent's are as before."""
+    program = f"""
+import os, sys
+from concurrent.futures import wait
+from thirdshift import Executor, UsageError
+from thirdshift.testing import functions
+if __name__ == "__main__":
+    with Executor(1, database={str(tmp_path / "tasks.db")!r}) as executor:
+        executor.submit(functions.add, 0, 0).result()
+        executor.manager.pause_queue("executor-unnamed")
+        called = []
+        future = executor.submit(functions.add, 1, 2)
+        future.add_done_callback(called.append)
+        parent, child = os.getpid(), os.fork()
+        if child == 0:
+            refused = wait([future]).done == {{future}} and called == [] and str(parent) in str(future.exception())
+            for call in (future.result, lambda: executor.submit(functions.add, 1, 2)):
+                try:
+                    call()
+                    refused = False
+                except UsageError as error:
+                    refused = refused and "fork" in str(error)
+            executor.shutdown()
+            with Executor(1) as own:
+                os._exit(0 if refused and own.submit(functions.add, 3, 4).result() == 7 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert not future.done()
+        executor.manager.resume_queue("executor-unnamed")
+        assert future.result() == 3 and called == [future]
+"""
+    (tmp_path / "program.py").write_text(program)
+    unwarned = "ignore::DeprecationWarning"  # from Python 3.12 on a fork beside threads is warned of
+    command = [sys.executable, "-W", "error", "-W", unwarned, str(tmp_path / "program.py")]
+    subprocess.run(command, check=True, timeout=TIMEOUT_S)
 
 
 def test_a_future_is_cancelled(executor: Executor, tmp_path: Path) -> None:

@@ -336,8 +336,11 @@ class Engine(Protocol):
     def set_paused(self, queue: str, paused: bool) -> bool:
         """Pause or resume a queue for all workers, also after restarts; returns whether that changed anything."""
 
-    def cancel(self, task_id: str) -> bool:
-        """Cancel the task, or ask its worker to stop it; False for an unknown or finished one."""
+    def cancel(self, task_id: str, *, unless_running: bool = False) -> bool:
+        """Cancel the task, or ask its worker to stop it; False for an unknown or finished one.
+
+        With *unless_running*, one that runs is left alone: False. Nobody can claim it in between.
+        """
 
     def retry(self, task_id: str) -> bool:
         """Make a finished task pending again with all its retries; False for an unknown or unfinished one.

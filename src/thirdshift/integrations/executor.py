@@ -5,6 +5,7 @@ until a task is finished, hands results to the futures; nothing polls.
 """
 
 import atexit
+import os
 import re
 import shutil
 import tempfile
@@ -12,8 +13,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import Executor as StandardExecutor
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 from thirdshift.core.declare import is_coroutine_function
 from thirdshift.core.engine import TaskFilter
 from thirdshift.core.errors import ThirdshiftError, UsageError
+from thirdshift.core.events import Event, WorkerStopped
 from thirdshift.core.reference import reference_of, resolve
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask
@@ -53,6 +55,23 @@ class TaskFuture(Future[T]):
         if self.cancelled():
             return True
         return not self.done() and self._manager.cancel_task(self.task_id) and super().cancel()
+
+    def cancel_unless_running(self) -> bool:
+        """Cancel the task if it does not run yet, and leave it alone otherwise."""
+        if self.done():
+            return self.cancelled()
+        return self._manager.cancel_task(self.task_id, unless_running=True) and super().cancel()
+
+    def refuse_in_forked_child(self, error: Exception) -> None:
+        """Fail in a forked child, where nobody will ever hand a result over.
+
+        The lock may be held by a thread that is not there; who waits and whom it would call are the parent's.
+        """
+        self._condition = threading.Condition()
+        self._waiters = []
+        self._done_callbacks: list[Callable[[Future[T]], object]] = []
+        if not self.done():
+            self.set_exception(error)
 
     def running(self) -> bool:
         """Return whether an attempt of the task runs now."""
@@ -92,6 +111,12 @@ class Executor(StandardExecutor):
             raise UsageError(f"an executor cannot be named {name!r}; use 1 to 100 letters, digits, dots, - and _")
         if name is not None and database is None:
             raise UsageError("a named executor keeps its calls in a file; say which with database=…")
+        self._woken: SimpleQueue[str | None] = SimpleQueue()
+        """Ids of tasks to look at; ``None``: of the executor itself something has changed."""
+        self._pid = os.getpid()
+        self._worker_has_stopped = False
+        self._refusal: Exception | None = None
+        """Why no more calls are taken, if that is so."""
         self._own_folder = None if database is not None else tempfile.mkdtemp(prefix="thirdshift-executor-")
         queue = f"executor-{name or 'unnamed'}"
         try:
@@ -102,6 +127,7 @@ class Executor(StandardExecutor):
                 durability="relaxed" if database is None else "full",
                 queues=[queue],
                 name=name,
+                observe=self._notice,
             )
         except BaseException:
             self._delete_own_folder()
@@ -115,7 +141,6 @@ class Executor(StandardExecutor):
         self._is_shut = False
         self._open: dict[str, tuple[TaskFuture[Any], FinishWait]] = {}
         self._attached: dict[str, TaskFuture[Any]] = {}
-        self._woken: SimpleQueue[str | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._hand_over, name="thirdshift-executor", daemon=True)
         self._thread.start()
         _executors.add(self)
@@ -143,10 +168,11 @@ class Executor(StandardExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
         """Store a call of *fn* and return its future; raises ``UsageError`` when it cannot be stored.
 
-        Raises ``RuntimeError`` after :meth:`shutdown`, as the standard says.
+        As the standard says, raises ``RuntimeError`` after :meth:`shutdown`, and ``BrokenExecutor`` when the worker
+        gave up because the store cannot be trusted any more; then all futures that are not done fail with it too.
         """
         with self._mutex:
-            self._refuse_after_shutdown()
+            self._refuse()
             return self._follow(self._submitter.submit(fn, *args, **kwargs).id)
 
     def map(
@@ -176,29 +202,31 @@ class Executor(StandardExecutor):
         """
         with self._mutex:
             self._is_shut = True
+            self._refusal = self._refusal or RuntimeError("cannot schedule new futures after shutdown")
             followed = [future for future, _ in self._open.values()]
-        if cancel_futures:
-            for future in followed:
-                if not future.running():
-                    future.cancel()
-        self._woken.put(None)
+        try:
+            for future in followed if cancel_futures else ():
+                future.cancel_unless_running()
+        finally:
+            self._woken.put(None)
         if wait:
             self._thread.join()
 
     # Inside
 
-    def _refuse_after_shutdown(self) -> None:
-        if self._is_shut:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+    def _refuse(self) -> None:
+        if self._refusal is not None:
+            raise type(self._refusal)(*self._refusal.args) from self._refusal.__cause__
 
     def _submit_all(self, fn: Callable[..., T], calls: Sequence[Sequence[Any]]) -> list[TaskFuture[T]]:
         with self._mutex:
-            self._refuse_after_shutdown()
+            self._refuse()
             return [self._follow(task_id) for task_id in self._submitter.submit_many(fn, calls)]
 
     def _find_again(self) -> None:
         found = self._manager.find_tasks(TaskFilter(tag=self._tag, limit=_MOST_FUTURES))
         with self._mutex:
+            self._refuse()
             self._attached = {task.id: self._follow(task.id) for task in reversed(found)}
 
     def _follow(self, task_id: str) -> TaskFuture[Any]:
@@ -210,38 +238,79 @@ class Executor(StandardExecutor):
 
     def _hand_over(self) -> None:
         """Give finished tasks to their futures, until the shutdown and the last of them; the thread."""
-        while not self._is_finished():
-            task_id = self._woken.get()
-            if task_id is not None and task_id in self._open:
-                self._look(task_id)
-        self._manager.shutdown()
-        self._delete_own_folder()
+        try:
+            while not self._is_finished():
+                task_id = self._woken.get()
+                if task_id is not None:
+                    self._look(task_id)
+                elif self._worker_has_stopped:
+                    self._break()
+            self._manager.shutdown()
+        finally:
+            self._delete_own_folder()
 
     def _is_finished(self) -> bool:
         with self._mutex:
             return self._is_shut and not self._open
 
     def _look(self, task_id: str) -> None:
+        if task_id not in self._open:
+            return
         future, wait = self._open[task_id]
         try:
             task = wait.look()
         except Exception as error:  # noqa: BLE001  # deleted, or the store does not answer: who waits must learn of it
-            self._forget(task_id, wait)
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-            return
-        if task is not None:
-            self._forget(task_id, wait)
+            _fail(future, error)
+        else:
+            if task is None:
+                return
             _settle(future, task)
-
-    def _forget(self, task_id: str, wait: FinishWait) -> None:
         wait.leave()
-        with self._mutex:
+        with self._mutex:  # only now: a process that is forked before knows that the future is open
             del self._open[task_id]
+
+    def _notice(self, event: Event) -> None:
+        """Wake the thread when the worker has stopped: it gave up, or somebody shut the manager down."""
+        if isinstance(event, WorkerStopped):
+            self._worker_has_stopped = True
+            self._woken.put(None)
+
+    def _break(self) -> None:
+        """Take no more calls, and fail all futures that are not done: nobody runs them here."""
+        cause = self._manager.failure
+        reason = "its manager was shut down" if cause is None else f"its worker gave up ({cause})"
+        stays = "" if self._own_folder is not None else f" They stay in {self._manager.database}."
+        error = BrokenExecutor(f"the executor runs no more calls: {reason}.{stays}")
+        error.__cause__ = cause
+        with self._mutex:
+            self._refusal = self._refusal or error
+        for task_id in list(self._open):
+            self._look(task_id)  # what has finished before keeps its result
+        with self._mutex:
+            left, self._open = self._open, {}
+        for future, wait in left.values():
+            wait.leave()
+            _fail(future, error)
+
+    def begin_anew_in_forked_child(self) -> None:
+        """Take no calls, and fail all futures that are not done: the thread and the worker are the parent's."""
+        error = UsageError(
+            f"this executor belongs to process {self._pid}, from which this one was forked; make one after the fork"
+        )
+        self._mutex, self._woken = threading.Lock(), SimpleQueue()
+        self._is_shut, self._refusal = True, error
+        followed, self._open = self._open, {}
+        for future, _ in followed.values():
+            future.refuse_in_forked_child(error)
 
     def _delete_own_folder(self) -> None:
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)  # what cannot be deleted lies in the temporary folder
+
+
+def _fail(future: TaskFuture[Any], error: Exception) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)
 
 
 def _settle(future: TaskFuture[Any], task: BackgroundTask) -> None:
@@ -264,8 +333,7 @@ def _results(futures: list[TaskFuture[T]], deadline: float | None) -> Iterator[T
             yield future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
     finally:
         for future in futures:
-            if not future.done() and not future.running():
-                future.cancel()
+            future.cancel_unless_running()
 
 
 def call_each(reference: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
@@ -282,3 +350,13 @@ def _finish() -> None:
     """At the end of the program finish what was taken, as the standard's executors do."""
     for executor in list(_executors):
         executor.shutdown()
+
+
+def _begin_anew_in_forked_child() -> None:
+    executors = list(_executors)
+    _executors.clear()
+    for executor in executors:
+        executor.begin_anew_in_forked_child()
+
+
+os.register_at_fork(after_in_child=_begin_anew_in_forked_child)

@@ -942,6 +942,18 @@ class EngineConformance:
         assert not self.engine.cancel(task.id)
         assert self.stored(task) == before
 
+    def test_a_task_is_cancelled_unless_it_runs(self) -> None:
+        """One that runs goes on, and nobody hears of the question."""
+        running = self.submit()
+        claim = self.claim_one()
+        waiting = self.submit()
+        assert not self.engine.cancel(running.id, unless_running=True)
+        assert list(self.engine.cancel_requests(self.worker.id)) == []
+        assert self.end(claim, AttemptOutcome.COMPLETED, encoded_result=codec.encode_result(1))
+        assert self.stored(running).status is TaskStatus.COMPLETED
+        assert self.engine.cancel(waiting.id, unless_running=True)
+        assert self.stored(waiting).status is TaskStatus.CANCELLED
+
     @pytest.mark.parametrize("outcome", list(AttemptOutcome))
     def test_a_running_task_that_was_cancelled_ends_cancelled(self, outcome: AttemptOutcome) -> None:
         """Whatever the function did: True meant that it will not complete."""

@@ -474,9 +474,9 @@ class SQLiteEngine:
         self._hub.announce(wake.WORK)  # a paused queue gets back what was claimed ahead
         return changed
 
-    def cancel(self, task_id: str) -> bool:
+    def cancel(self, task_id: str, *, unless_running: bool = False) -> bool:
         """Cancel the task, or ask its worker to stop it."""
-        return self._change(manage.cancel, task_id)
+        return self._change(manage.cancel_waiting if unless_running else manage.cancel, task_id)
 
     def retry(self, task_id: str) -> bool:
         """Make a finished task pending again with all its retries."""

@@ -32,14 +32,21 @@ _VACUUM_PAGES = 256
 
 def cancel(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | None:
     """Cancel a task that does not run, ask the worker of one that does."""
-    parameters = {"id": task_id, "now": now_us}
-    for kind, query in ((CANCELLED, "cancel_waiting"), (CANCEL_REQUESTED, "request_cancel")):
-        if connection.execute(QUERY[query], parameters).rowcount:
-            _record(connection, task_id, now_us, kind)
-            if kind == CANCELLED and any(dependencies.propagate(connection, [_seq_of(connection, task_id)], now_us)):
-                return RIPPLED
-            return kind
-    return None
+    if kind := cancel_waiting(connection, task_id, now_us):
+        return kind
+    if not connection.execute(QUERY["request_cancel"], {"id": task_id, "now": now_us}).rowcount:
+        return None
+    _record(connection, task_id, now_us, CANCEL_REQUESTED)
+    return CANCEL_REQUESTED
+
+
+def cancel_waiting(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | None:
+    """Cancel a task that does not run, and leave it alone if it does."""
+    if not connection.execute(QUERY["cancel_waiting"], {"id": task_id, "now": now_us}).rowcount:
+        return None
+    _record(connection, task_id, now_us, CANCELLED)
+    is_alone = not any(dependencies.propagate(connection, [_seq_of(connection, task_id)], now_us))
+    return CANCELLED if is_alone else RIPPLED
 
 
 def retry(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | None:
