@@ -1,4 +1,4 @@
-"""``thirdshift config``: whether the configuration is right, and where each value comes from."""
+"""``thirdshift config``: a file to begin with, whether the configuration is right, where each value comes from."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from thirdshift.cli.output import Session, print_json, print_table
-from thirdshift.config import WITHOUT_EFFECT, load_settings, origins_of
+from thirdshift.config import FILE_NAME, WITHOUT_EFFECT, find_file, load_settings, origins_of, schema, template
+from thirdshift.core.errors import UsageError
 from thirdshift.core.plain import plain
 
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):.*@")
@@ -16,7 +17,7 @@ _NO_EFFECT = "no effect yet"
 
 @click.group()
 def config() -> None:
-    """Check the configuration, and show each value with its origin."""
+    """Begin a configuration, check it, and show each value with its origin."""
 
 
 @config.command()
@@ -62,6 +63,52 @@ def show(session: Session) -> None:
         (row["key"], str(plain(row["value"])), row["origin"], "" if row["has_effect"] else _NO_EFFECT) for row in rows
     ]
     print_table(("key", "value", "origin", "note"), cells)
+
+
+@config.command()
+@click.pass_obj
+def init(session: Session) -> None:
+    """Write thirdshift.yaml with every section, key and default, all as comments; never overwrites a file.
+
+    \b
+    thirdshift config init
+    """
+    path = session.workspace / FILE_NAME
+    before = find_file(session.workspace)
+    session.workspace.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(template(_applications()))
+    except FileExistsError:
+        raise UsageError(f"{path} exists, and is left as it is; move it away to begin anew") from None
+    after = find_file(session.workspace)
+    if before is not None and before != after:
+        click.echo(f"until now {before} held: from now on it is not read, so move over what you set there", err=True)
+    elif after != path:
+        click.echo(f"{path} is not read while THIRDSHIFT_CONFIG names {after}", err=True)
+    if session.as_json:
+        print_json({"path": str(path)})
+        return
+    click.echo(f"{path} says what can be set; nothing is set yet")
+
+
+@config.command(name="schema")
+def show_schema() -> None:
+    """Print the JSON schema of thirdshift.yaml, with which editors complete and check it.
+
+    \b
+    thirdshift config schema > thirdshift.schema.json
+    # and as the first line of thirdshift.yaml, for the YAML language server:
+    # yaml-language-server: $schema=thirdshift.schema.json
+    """
+    print_json(schema(_applications()))
+
+
+def _applications() -> dict[str, type[Any]]:
+    """Return the sections of applications, by their key."""
+    from thirdshift.apps.training.config import DaemonConfig  # noqa: PLC0415  # only these two verbs need it
+
+    return {"training": DaemonConfig}
 
 
 def _leaves(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:

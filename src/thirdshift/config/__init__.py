@@ -1,6 +1,7 @@
 """The configuration: one YAML file below the environment, decoded into the typed values that its owners declare."""
 
 from thirdshift.config.checks import less_than, none_of, refuse
+from thirdshift.config.describing import schema, template
 from thirdshift.config.loading import (
     DATABASE_NAME,
     FILE_NAME,
@@ -44,4 +45,6 @@ __all__ = [
     "none_of",
     "origins_of",
     "refuse",
+    "schema",
+    "template",
 ]

@@ -195,7 +195,7 @@ WITHOUT_EFFECT = ("celery_worker", "scheduler")
 class BackgroundTaskConfig:
     """The top level of the configuration file; applications own further sections."""
 
-    worker_type: str = "threaded"
+    worker_type: str = field(default="threaded", metadata={"choices": _WORKER_TYPES})
     """``threaded`` or ``process``: where functions run that declare no pool. ``async``: in threads."""
 
     database: str | None = None
@@ -228,7 +228,7 @@ class BackgroundTaskConfig:
     unknown_after_hours: float = 24.0
     """A task fails when no worker could find its function for so long."""
 
-    log_level: str = "INFO"
+    log_level: str = field(default="INFO", metadata={"choices": _LOG_LEVELS})
     """DEBUG, INFO, WARNING or ERROR."""
 
     shutdown_timeout_seconds: float = 30.0

@@ -81,7 +81,7 @@ class ModelConfig:
     """A local folder with a Hugging Face causal language model, relative to the workspace; ``null``: a tiny model is
     made on the spot."""
 
-    size: str = "tiny"
+    size: str = field(default="tiny", metadata={"choices": MODEL_SIZES})
     """Size of the model that is made: "nano" (for tests), "tiny" (0.36 million parameters) or "small" (0.8 million)."""
 
     seed: int = 0

@@ -1,9 +1,15 @@
 """How a file is trained: what its plan freezes, and what may change from one attempt to the next."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from thirdshift.config import less_than, none_of, refuse
+
+SCHEDULES = ("cosine", "linear", "constant")
+OPTIMIZERS = ("fused", "foreach", "plain")
+ATTENTIONS = ("sdpa", "eager")
+LAYOUTS = ("packed", "buckets", "alone")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,11 +26,11 @@ class PlanSettings:
     """Rows that go through the model at once, at most; smaller needs less memory, the gradient is the same. When memory
     does not suffice it is halved from the step on that failed."""
 
-    layout: str = "packed"
+    layout: str = field(default="packed", metadata={"choices": LAYOUTS})
     """How rows lie beside each other: "packed" end to end, in "buckets" of like length, or each "alone". A model that
     would read rows otherwise than each alone gets the next slower layout."""
 
-    precision: str = "auto"
+    precision: str = field(default="auto", metadata={"choices": PRECISIONS})
     """"fp32", "bf16", "fp16", or "auto": what the hardware does best. Weights and optimizer are always fp32."""
 
     gradient_checkpointing: bool = False
@@ -33,7 +39,7 @@ class PlanSettings:
     learning_rate: float = 3e-3
     """Highest learning rate; the default suits the tiny model (a billion parameters want about 1e-5)."""
 
-    schedule: str = "cosine"
+    schedule: str = field(default="cosine", metadata={"choices": SCHEDULES})
     """After the warm-up: "cosine" or "linear" down to ``final_fraction``, or "constant"."""
 
     warmup_steps: int = 20
@@ -66,10 +72,10 @@ class PlanSettings:
     threads: int = min(2, os.cpu_count() or 1)
     """Threads of torch; another number may give other last bits, so it is part of the plan."""
 
-    optimizer_implementation: str = "fused"
+    optimizer_implementation: str = field(default="fused", metadata={"choices": OPTIMIZERS})
     """AdamW's loop: "fused", "foreach" or "plain"; they differ in speed and in the last bits."""
 
-    attention: str = "sdpa"
+    attention: str = field(default="sdpa", metadata={"choices": ATTENTIONS})
     """Attention of transformers: "sdpa" or "eager"."""
 
     def __post_init__(self) -> None:
@@ -78,11 +84,11 @@ class PlanSettings:
             less_than(1, max_context=self.max_context, threads=self.threads),
             less_than(0, learning_rate=self.learning_rate, warmup_steps=self.warmup_steps, clip_norm=self.clip_norm),
             less_than(0, held_out_percent=self.held_out_percent, held_out_limit=self.held_out_limit),
-            none_of("layout", self.layout, ("packed", "buckets", "alone")),
-            none_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16")),
-            none_of("schedule", self.schedule, ("cosine", "linear", "constant")),
-            none_of("optimizer_implementation", self.optimizer_implementation, ("fused", "foreach", "plain")),
-            none_of("attention", self.attention, ("sdpa", "eager")),
+            none_of("layout", self.layout, LAYOUTS),
+            none_of("precision", self.precision, PRECISIONS),
+            none_of("schedule", self.schedule, SCHEDULES),
+            none_of("optimizer_implementation", self.optimizer_implementation, OPTIMIZERS),
+            none_of("attention", self.attention, ATTENTIONS),
         )
 
 
