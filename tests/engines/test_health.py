@@ -1,5 +1,7 @@
 """The findings of the embedded engine, and from where on each of them is no longer as it should be."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -102,6 +104,25 @@ def test_free_space_inside_the_file(engine: SQLiteEngine) -> None:
 def test_which_libraries_have_the_race(version: tuple[int, int, int], has_race: bool) -> None:
     """All before the repair, but for two series that got it too."""
     assert has_reset_race(version) is has_race
+
+
+def test_an_index_of_another_ones_pages_is_found_by_the_doctor(tmp_path: Path, clock: FakeClock) -> None:
+    """Each page is sound, so only a comparison with the table shows it; meanwhile tasks would not be found."""
+    path = tmp_path / "exchanged.db"
+    with closing(SQLiteEngine(path, clock)) as engine:
+        engine.submit([new_task() for _ in range(5)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        roots = "SELECT rootpage FROM sqlite_schema WHERE name IN ('task_runnable', 'task_finished') ORDER BY name"
+        ((finished,), (runnable,)) = connection.execute(roots).fetchall()
+        connection.execute("PRAGMA writable_schema = ON")
+        exchange = "UPDATE sqlite_schema SET rootpage = ? WHERE name = ?"
+        connection.executemany(exchange, [(finished, "task_runnable"), (runnable, "task_finished")])
+    with closing(SQLiteEngine(path, clock)) as engine:
+        quick = {finding.code: finding for finding in engine.examine(HealthLevel.COMPLETE, LIMITS)}
+        assert quick[HealthCode.INTEGRITY].is_healthy
+        finding = examined(engine)[HealthCode.INTEGRITY]
+    assert not finding.is_healthy
+    assert "task_runnable" in sentence(finding)
 
 
 def test_a_check_that_runs_out_of_time(engine: SQLiteEngine, path: Path) -> None:

@@ -449,7 +449,10 @@ class SQLiteEngine:
             examination = Examination(self._path, reader, self.workers, limits, self._clock.now())
             if level is HealthLevel.MINIMAL:
                 return examination.minimal()
-            found = examination.complete(lambda: self._writer.run(lambda _: None, durable=False), self._hub.reach)
+            is_thorough = level is HealthLevel.DOCTOR
+            found = examination.complete(
+                lambda: self._writer.run(lambda _: None, durable=False), self._hub.reach, is_thorough=is_thorough
+            )
             if level is HealthLevel.DOCTOR:
                 found += dangers(self._path, reader, limits, to_us(self._clock.now()))
             return found

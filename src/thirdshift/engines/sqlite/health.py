@@ -41,12 +41,18 @@ class Examination:
         """Return whether the store answers, and whether anybody works."""
         return [_finding(HealthCode.STORE, True, database=str(self._path)), self._any_worker()]
 
-    def complete(self, write: Callable[[], object], reach: Callable[[float], set[int]]) -> list[Finding]:
-        """Return all that can be found: *write* waits for the write lock, *reach* says which processes answer."""
+    def complete(
+        self, write: Callable[[], object], reach: Callable[[float], set[int]], *, is_thorough: bool
+    ) -> list[Finding]:
+        """Return all that can be found: *write* waits for the write lock, *reach* says which processes answer.
+
+        *is_thorough*: the check of the file also compares the indexes with their tables. A page that was exchanged for
+        another one of an index shows in nothing else.
+        """
         return [
             *self.minimal(),
             self._writing(write),
-            self._integrity(),
+            self._integrity("integrity_check" if is_thorough else "quick_check"),
             self._log(),
             self._left_behind(),
             self._oldest_task(),
@@ -66,12 +72,12 @@ class Examination:
         write()
         return _finding(HealthCode.WRITING, True, wait_s=time.monotonic() - begun)
 
-    def _integrity(self) -> Finding:
+    def _integrity(self, check: str) -> Finding:
         problems: list[str] = []
         is_whole = True
         with self._in_time():
             try:
-                rows = self._reader.execute(f"PRAGMA quick_check({_PROBLEMS})").fetchall()
+                rows = self._reader.execute(f"PRAGMA {check}({_PROBLEMS})").fetchall()
                 problems = [text for (text,) in rows if text != "ok"]
             except sqlite3.DatabaseError as error:
                 is_whole = primary_code(error) != sqlite3.SQLITE_INTERRUPT
