@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from thirdshift.testing.torture.harness import Harness, first_violation, folder_in_memory
+from thirdshift.testing.torture.pages import Pages
 from thirdshift.testing.torture.room import DiskFull, Memory
 from thirdshift.testing.torture.syscalls import Syscalls
 
-CASES: Mapping[Harness, int] = {Syscalls(): 30, DiskFull(): 20, Memory(): 20}
+CASES: Mapping[Harness, int] = {Syscalls(): 30, DiskFull(): 20, Memory(): 20, Pages(): 60}
 """How many of each are made here; ``thirdshift torture`` makes them all."""
 
 

@@ -1,6 +1,7 @@
 """All harnesses, in the order in which they have their turns."""
 
 from thirdshift.testing.torture.harness import Harness
+from thirdshift.testing.torture.pages import Pages
 from thirdshift.testing.torture.room import DiskFull, Memory
 from thirdshift.testing.torture.simulation import Simulation
 from thirdshift.testing.torture.syscalls import Syscalls
@@ -8,4 +9,4 @@ from thirdshift.testing.torture.syscalls import Syscalls
 
 def all_harnesses() -> list[Harness]:
     """Return every harness there is."""
-    return [Simulation(), Syscalls(), DiskFull(), Memory()]
+    return [Simulation(), Syscalls(), DiskFull(), Memory(), Pages()]

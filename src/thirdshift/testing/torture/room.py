@@ -88,7 +88,7 @@ class Memory:
 
     name = "memory"
     what = "a limit of the address space, or of what SQLite may allocate, at every size"
-    controls: Mapping[str, int] = {workload.BLIND: 600}
+    controls: Mapping[str, int] = {workload.EARLY: 100}
 
     def why_not(self) -> str | None:
         """Return nothing: it works everywhere."""

@@ -300,7 +300,7 @@ class World:
         ids: Sequence[str] = ()
         error = None
         try:
-            ids = process.engine.submit([NewTask(task, b"[[],{}]", spec) for task in wanted])
+            ids = process.engine.submit([NewTask(task, b"[1,[],{}]", spec) for task in wanted])
         except UniqueConflict as conflict:
             error = type(conflict).__name__
         key = None if unique is None else unique.key

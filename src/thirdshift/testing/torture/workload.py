@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+from thirdshift.core import codec
 from thirdshift.core.engine import ClaimRequest, Registration, TaskFilter
 from thirdshift.core.errors import OutcomeUnknown, StoreError
 from thirdshift.core.outcome import Ending, settle
@@ -39,8 +40,9 @@ FILE_NAME = "tasks.db"
 EARLY = "acknowledges before it commits"
 BLIND = "takes a failed commit for a good one"
 FAULTS = (EARLY, BLIND)
-_LONG = b"[[" + b'"a long argument",' * 600 + b"0],{}]"
+_LONG = codec.encode_arguments((["a long argument"] * 600,), {})
 """Arguments of several pages, so that a commit needs room."""
+_SHORT = codec.encode_arguments((1,), {})
 
 
 @contextmanager
@@ -206,7 +208,7 @@ class Workload:
             self._say({"answer": number, "how": how})
         return answer
 
-    def _submit(self, count: int, *, arguments: bytes = b"[[1],{}]", **spec: Any) -> list[str]:
+    def _submit(self, count: int, *, arguments: bytes = _SHORT, **spec: Any) -> list[str]:
         ids = [task_id(self._tasks + number) for number in range(1, count + 1)]
         self._tasks += count
         whole = TaskSpec(
@@ -287,7 +289,7 @@ def go_on(path: Path) -> None:
         worker = engine.register(slots=1)
         engine.rescue(worker.id)
         spec = TaskSpec(name="echo", function="m:f", queue="default", pool=PoolKind.THREAD)
-        engine.submit([NewTask(task_id(2**64), b"[[],{}]", spec)])
+        engine.submit([NewTask(task_id(2**64), _SHORT, spec)])
         request = ClaimRequest(owner=worker.id, free={PoolKind.THREAD: 10_000})
         claims = engine.exchange((), request).claims
         while claims:
