@@ -1,33 +1,21 @@
 """A power loss at any moment takes nothing that a full submit or its outcome promised. See ``power_loss``."""
 
-import importlib.util
+import random
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-
-def _load(name: str) -> ModuleType:
-    """Load a module that stands beside this one and is a program of its own."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-power_loss = _load("power_loss")
+from thirdshift.testing.torture import power_loss
+from thirdshift.testing.torture.syscalls import why_no_strace
 
 IMAGES = 500
 CONTROL_IMAGES = 300
 
-pytestmark = pytest.mark.skipif(power_loss.why_not() is not None, reason=str(power_loss.why_not()))
+pytestmark = pytest.mark.skipif(why_no_strace() is not None, reason=str(why_no_strace()))
 
 
 @pytest.fixture
@@ -74,7 +62,7 @@ def test_one_seed_makes_the_same_images_again(folder: Path) -> None:
         for number in range(5):
             case = power_loss.judge_image(source, folder / "image", seed=7, number=number)
             assert not case.violations
-            rng = power_loss.random.Random(f"{case.seed}/{case.number}")
+            rng = random.Random(f"{case.seed}/{case.number}")
             cut = rng.choice(source.cuts())
             images.append((case.cut, case.mode, power_loss.build_image(source, cut, power_loss.Fate(rng))))
     assert images[:5] == images[5:]

@@ -120,7 +120,7 @@ class DamagedPages:
 
     def judge(self, number: int) -> Verdict:
         """Damage one page and ask everything."""
-        rng = random.Random(f"{self._seed}/{number}")  # noqa: S311
+        rng = random.Random(f"{self._seed}/{number}")
         pages = [self._content[at : at + self._page_bytes] for at in range(0, len(self._content), self._page_bytes)]
         kinds = list(_DAMAGES)
         kind, place = kinds[number % len(kinds)], number // len(kinds) % len(pages)

@@ -77,7 +77,7 @@ class DiskFull:
     def open(self, folder: Path, kept: Path, seed: int, fault: str | None = None) -> Iterator["Sizes"]:
         """Make the victims' program; the seed draws the order of the sizes."""
         pages = list(range(_FEWEST_PAGES, _MOST_PAGES))
-        random.Random(seed).shuffle(pages)  # noqa: S311
+        random.Random(seed).shuffle(pages)
         cases = [_FullDisk(size) if can_mount() else _LongestFile(size) for size in pages]
         with Victims() as victims:
             yield Sizes(victims, folder, kept, cases, fault, "sizes of a disk")
@@ -99,7 +99,7 @@ class Memory:
         """Make the victims' program; the seed draws the order of the limits."""
         cases: list[_Room] = [_Heap(size) for size in range(16 * 1024, 1_200 * 1024, 2 * 1024)]
         cases += [_AddressSpace(size) for size in range(0, 24 * 1024 * 1024, 32 * 1024)]
-        random.Random(seed).shuffle(cases)  # noqa: S311
+        random.Random(seed).shuffle(cases)
         with Victims() as victims:
             yield Sizes(victims, folder, kept, cases, fault, "limits of memory")
 

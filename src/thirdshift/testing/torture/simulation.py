@@ -568,7 +568,7 @@ class Schedules:
 
     def judge(self, number: int) -> Verdict:
         """Run schedule *number*."""
-        rng = random.Random(f"{self._seed}/{number}")  # noqa: S311  # a schedule, not a secret
+        rng = random.Random(f"{self._seed}/{number}")  # a schedule, not a secret
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self._folder)))
             world = World(folder / "tasks.db", rng)

@@ -99,7 +99,7 @@ class Injections:
             for error in ERRORS[call]
             for is_lasting in ((False,) if error in _ONLY_ONCE else (False, True))
         ]
-        random.Random(seed).shuffle(self._all)  # noqa: S311  # so that an early end has met calls of every kind
+        random.Random(seed).shuffle(self._all)  # so that an early end has met calls of every kind
 
     @property
     def cases(self) -> int:

@@ -16,10 +16,9 @@ The log's index (``-shm``) is memory: it is never part of an image. Then the eng
 no code with it reads the file by plain SQL, and the engine must be able to go on and finish all that is unfinished.
 
 A harness counts only if it catches faults, so the same one runs against broken variants (:data:`CONTROLS`); they are
-planted in the recorded process alone. Long form: ``python tests/crash/power_loss.py --images 10000 --seed 1``.
+planted in the recorded process alone.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -30,22 +29,31 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import factorial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from thirdshift.core.task import Claim
-    from thirdshift.engines.sqlite import SQLiteEngine
-    from thirdshift.engines.sqlite.liveness import SQLiteRegistration
+from thirdshift import BackgroundTaskManager
+from thirdshift.core.engine import ClaimRequest
+from thirdshift.core.errors import StoreDamaged
+from thirdshift.core.outcome import Ending, settle
+from thirdshift.core.task import AttemptOutcome, Claim, NewTask, PoolKind, TaskError, TaskId, TaskSpec
+from thirdshift.engines.sqlite import SQLiteEngine, connection
+from thirdshift.engines.sqlite.checkpoint import Checkpointer
+from thirdshift.engines.sqlite.liveness import SQLiteRegistration
+from thirdshift.testing.clock import FakeClock
+from thirdshift.testing.torture import checker
+from thirdshift.testing.torture.harness import Verdict
+from thirdshift.testing.torture.syscalls import why_no_strace
 
 SECTOR_BYTES = 512
+IMAGES_PER_RECORDING = 500
 DATABASE = "tasks.db"
 MARKS = "marks"
 ORIGIN = "origin"
@@ -152,14 +160,6 @@ _TRACED = (
 )
 
 
-def why_not() -> str | None:
-    """Return why nothing can be recorded on this machine, ``None`` when it can."""
-    if shutil.which("strace") is None:
-        return "strace is not installed"
-    tried = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
-    return None if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()}"
-
-
 def record(folder: Path, *, seed: int, arm: str = "full") -> Recording:
     """Run the workload of *seed* in a child and return all it wrote; *folder* must be empty."""
     folder = folder.resolve()
@@ -167,7 +167,7 @@ def record(folder: Path, *, seed: int, arm: str = "full") -> Recording:
     work = folder / "work"
     work.mkdir()
     (folder / ORIGIN).write_text(str(work))
-    own = [sys.executable, __file__, "--workload", str(work), "--seed", str(seed), "--arm", arm]
+    own = [sys.executable, "-m", "thirdshift.testing.torture.power_loss", str(work), str(seed), arm]
     strace = ["strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "200000", "-e", f"trace={_TRACED}", "-o", str(trace)]
     done = subprocess.run([*strace, *own], capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
@@ -590,10 +590,6 @@ def judge_image(recording: Recording, folder: Path, *, seed: int, number: int) -
 
 def _judge_folder(folder: Path, recording: Recording, cut: int) -> list[Violation]:
     """The engine opens the image first, by its own rules; then the judge looks; then the engine goes on."""
-    from thirdshift.core.errors import StoreDamaged
-    from thirdshift.engines.sqlite import SQLiteEngine
-    from thirdshift.testing.clock import FakeClock
-
     path = folder / DATABASE
     try:
         engine = SQLiteEngine.shared(path, clock=FakeClock(datetime(2100, 1, 1, tzinfo=UTC)))
@@ -614,11 +610,8 @@ def _judge_folder(folder: Path, recording: Recording, cut: int) -> list[Violatio
         return judge_end(path, before, probe)
 
 
-def _go_on(engine: "SQLiteEngine") -> str:
+def _go_on(engine: SQLiteEngine) -> str:
     """Do as the next worker does: rescue what the dead one held, and finish everything; returns a new task's id."""
-    from thirdshift.core.engine import ClaimRequest
-    from thirdshift.core.task import PoolKind
-
     probe = new_task("f" * 32, durable=True)
     engine.submit([probe])
     worker = engine.register(slots=1)
@@ -636,8 +629,6 @@ def _go_on(engine: "SQLiteEngine") -> str:
 
 def new_task(task_id: str, *, durable: bool, priority: int = 10, max_retries: int = 1, **more: Any) -> Any:
     """Return a ``NewTask``; its function is never called."""
-    from thirdshift.core.task import NewTask, PoolKind, TaskId, TaskSpec
-
     spec = TaskSpec(
         name="noop",
         function="math:factorial",
@@ -651,11 +642,8 @@ def new_task(task_id: str, *, durable: bool, priority: int = 10, max_retries: in
     return NewTask(TaskId(task_id), b"{}", spec)
 
 
-def settlement_of(claim: "Claim", outcome: str, result: bytes | None, at: datetime | None = None) -> Any:
+def settlement_of(claim: Claim, outcome: str, result: bytes | None, at: datetime | None = None) -> Any:
     """Return the settlement of an attempt that ended as *outcome*."""
-    from thirdshift.core.outcome import Ending, settle
-    from thirdshift.core.task import AttemptOutcome, TaskError
-
     is_error = outcome in _COUNTED
     ending = Ending(
         AttemptOutcome(outcome),
@@ -716,8 +704,6 @@ class Workload:
     """A client and a worker of the real engine that do one thing after the other, as a seed tells them."""
 
     def __init__(self, path: Path, seed: int, arm: str) -> None:
-        from thirdshift.testing.clock import FakeClock
-
         self._path = path
         self._rng = random.Random(seed)
         self._arm = arm
@@ -753,8 +739,6 @@ class Workload:
         self._work_alone(15)
 
     def _open(self) -> None:
-        from thirdshift.engines.sqlite import SQLiteEngine
-
         self._engine = SQLiteEngine.shared(self._path, clock=self._clock)
         self._worker = self._engine.register(slots=4)
         self._engine.rescue(self._worker.id)
@@ -786,9 +770,6 @@ class Workload:
 
     def _work(self) -> None:
         """Settle some of what is held and claim more, in one transaction."""
-        from thirdshift.core.engine import ClaimRequest
-        from thirdshift.core.task import PoolKind
-
         self._rng.shuffle(self._held)
         ended = [self._held.pop() for _ in range(self._rng.randint(0, len(self._held)))]
         settlements = []
@@ -874,8 +855,6 @@ class Workload:
 
     def _checkpoint(self) -> None:
         """Move the log as the engine does, but at a moment of our choice; the next commit starts the log anew."""
-        from thirdshift.engines.sqlite.checkpoint import Checkpointer
-
         LateCommits.commit_now()
         checkpointer = Checkpointer(self._path, self._path.with_name(f"{DATABASE}.run") / "checkpoint.lock")
         checkpointer.checkpoint()
@@ -902,10 +881,6 @@ class Workload:
 
     def _work_as_application(self) -> None:
         """The public way: a manager with a real worker; an outcome is acknowledged when ``result`` returns."""
-        from math import factorial
-
-        from thirdshift import BackgroundTaskManager
-
         with BackgroundTaskManager(max_workers=2, database=self._path, queues=["public"]) as manager:
             for number in range(8):
                 task, durable = self._new_id(), self._is_durable()
@@ -994,8 +969,6 @@ _PLANTS = {"normal": NormalForFull, "early": LateCommits, "off": NeverSync}
 
 def _run_workload(folder: Path, seed: int, arm: str) -> None:
     """Run in the recorded child; ends like a killed process, so that no close tidies up."""
-    from thirdshift.engines.sqlite import connection
-
     connection.LOG_LIMIT_BYTES = 96 * 1024  # so that the log is also cut, as a long one is
     if arm in _PLANTS:
         sqlite3.connect = functools.partial(sqlite3.connect, factory=_PLANTS[arm])  # type: ignore[assignment]
@@ -1055,7 +1028,7 @@ def run_arm(
     images: int,
     seed: int,
     folder: Path,
-    images_per_recording: int = 500,
+    images_per_recording: int = IMAGES_PER_RECORDING,
     until: str | None = None,
     tell: Callable[[Tally], None] = lambda _tally: None,
 ) -> Tally:
@@ -1083,99 +1056,75 @@ def run_arm(
     return tally
 
 
-def markdown(tallies: Sequence[Tally]) -> str:
-    """Return the figures as a table."""
-    lines = [
-        "| arm | images | with losses | seconds | recorded writes | syncs | violations |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for tally in tallies:
-        found = "; ".join(f"{kind}: {count}" for kind, count in tally.kinds.most_common()) or "0"
-        recorded = tally.recorded
-        lines.append(
-            f"| {tally.arm} | {tally.images} | {tally.losses} | {tally.seconds:.0f} "
-            f"| {recorded['writes']} | {recorded['syncs']} | {found} |"
+# The harness
+
+
+class PowerLoss:
+    """Images of power losses; one image is one case."""
+
+    name = "power-loss"
+    what = "what a disk may hold after a power loss at any moment: un-synced writes kept, dropped, torn and reordered"
+    controls: Mapping[str, int] = dict.fromkeys(CONTROLS, IMAGES_PER_RECORDING)
+
+    def why_not(self) -> str | None:
+        """Return why nothing can be recorded on this machine."""
+        return why_no_strace()
+
+    @contextlib.contextmanager
+    def open(self, folder: Path, kept: Path, seed: int, fault: str | None = None) -> Iterator["Images"]:
+        """Take the engine as it is, or one of the broken variants."""
+        yield Images(folder, kept, seed, fault or "full")
+
+
+class Images:
+    """The images of recordings, each of which has a seed of its own.
+
+    A recorded process has threads, so its seed does not make the same recording again: those that have shown something
+    are kept, and their images are built from there.
+    """
+
+    cases: int | None = None
+
+    def __init__(self, folder: Path, kept: Path, seed: int, arm: str) -> None:
+        self._folder = folder
+        self._kept = kept
+        self._seed = seed
+        self._arm = arm
+        self._recordings: dict[int, Recording] = {}
+
+    def judge(self, number: int) -> Verdict:
+        """Build image *number* and judge it."""
+        recording_number, image = divmod(number, IMAGES_PER_RECORDING)
+        seed = self._seed + recording_number
+        is_new = recording_number not in self._recordings
+        recording = self._recording(recording_number, seed)
+        case = judge_image(recording, self._folder / "image", seed=seed, number=image)
+        wanted = CONTROLS.get(self._arm)
+        found = [each for each in case.violations if wanted in (None, each.kind)]
+        if found and self._arm == "full":
+            shutil.copytree(self._folder / str(seed), self._kept / str(seed), dirs_exist_ok=True)
+        figures = {"images": 1, "with losses": int(case.has_loss)}
+        if is_new:
+            figures["recorded writes"] = recording.calls()["writes"]
+        return Verdict(
+            figures=figures,
+            violations=[checker.Violation(each.kind, each.text) for each in found],
+            story=[f"{self._arm}, recording {seed}, image {image}: the power fails at {case.cut}, {case.mode}"],
         )
-    return "\n".join(lines)
 
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--images", type=int, default=10_000, help="how many images of the engine as it is")
-    parser.add_argument("--controls", type=int, default=500, help="how many images of each broken variant")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--images-per-recording", type=int, default=500)
-    parser.add_argument("--keep", type=Path, help="a folder in which recordings that show something stay")
-    parser.add_argument("--json", type=Path, help="write the figures and examples here too")
-    parser.add_argument(
-        "--again",
-        type=Path,
-        help="judge one image of this kept recording (give --seed and --image, as they were shown) and leave it there",
-    )
-    parser.add_argument("--image", type=int, default=0)
-    parser.add_argument("--arm", default="full", help=argparse.SUPPRESS)
-    parser.add_argument("--workload", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def main() -> int:
-    """Judge many images, show the figures; 1 when a promise is broken or a broken variant is not caught."""
-    options = _arguments()
-    if options.workload is not None:
-        _run_workload(options.workload, options.seed, options.arm)
-    if options.again is not None:
-        return _judge_again(options)
-    reason = why_not()
-    if reason is not None:
-        sys.stderr.write(f"{reason}\n")
-        return 69
-    with contextlib.ExitStack() as stack:
-        folder = options.keep or Path(stack.enter_context(_folder_in_memory()))
-        tallies = _run_arms(options, folder)
-    sys.stdout.write(f"{markdown(tallies)}\n")
-    if options.json is not None:
-        options.json.write_text(json.dumps([tally.figures() for tally in tallies], indent=1))
-    for case in tallies[0].cases:
-        sys.stdout.write(f"{json.dumps(asdict(case))}\n")
-    missed = [tally.arm for tally in tallies[1:] if tally.images and not tally.kinds[CONTROLS[tally.arm]]]
-    if missed:
-        sys.stdout.write(f"not caught: {', '.join(missed)}\n")
-    return int(bool(tallies[0].kinds or missed))
-
-
-def _judge_again(options: argparse.Namespace) -> int:
-    """Build one image of a kept recording again and leave it there."""
-    recording = read_trace(options.again / "trace", Path((options.again / ORIGIN).read_text()))
-    case = judge_image(recording, options.again / "image", seed=options.seed, number=options.image)
-    sys.stdout.write(f"{json.dumps(asdict(case), indent=1)}\n")
-    return int(bool(case.violations))
-
-
-def _folder_in_memory() -> "tempfile.TemporaryDirectory[str]":
-    """Nothing here needs a disk: what a disk would lose is computed."""
-    memory = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(prefix="power-loss-", dir=memory if memory.is_dir() else None)
-
-
-def _run_arms(options: argparse.Namespace, folder: Path) -> list[Tally]:
-    def tell(tally: Tally) -> None:
-        if tally.images % 50 == 0:
-            sys.stderr.write(f"\r{tally}")
-
-    tallies = []
-    for arm, images in {"full": options.images, **dict.fromkeys(CONTROLS, options.controls)}.items():
-        tally = run_arm(
-            arm,
-            images=images,
-            seed=options.seed,
-            folder=folder,
-            images_per_recording=options.images_per_recording,
-            tell=tell,
-        )
-        sys.stderr.write(f"\r{tally}\n")
-        tallies.append(tally)
-    return tallies
+    def _recording(self, number: int, seed: int) -> Recording:
+        if number not in self._recordings:
+            self._recordings.clear()  # each is some megabytes
+            shutil.rmtree(self._folder, ignore_errors=True)
+            folder, kept = self._folder / str(seed), self._kept / str(seed)
+            if kept.exists():
+                recording = read_trace(kept / "trace", Path((kept / ORIGIN).read_text()))
+            else:
+                folder.mkdir(parents=True)
+                recording = record(folder, seed=seed, arm=self._arm)
+            self._recordings[number] = recording
+        return self._recordings[number]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _run_workload(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
