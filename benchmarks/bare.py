@@ -14,7 +14,8 @@ from thirdshift.engines.sqlite.connection import open_writer
 _AT_ONCE = 100
 _CLAIM = """
 UPDATE task SET status = 'running', attempt = attempt + 1, owner = 'bare', claimed_at = ?
-WHERE seq IN (SELECT seq FROM task WHERE status = 'pending' AND queue = 'default' AND pool = 'thread'
+WHERE seq IN (SELECT seq FROM task
+              WHERE status = 'pending' AND limit_key IS NULL AND queue = 'default' AND pool = 'thread'
               ORDER BY priority DESC, due_at, seq LIMIT ?)
 RETURNING seq, attempt, arguments
 """

@@ -21,6 +21,7 @@ from bench import Bench
 from claims import claim
 from deaths import death
 from imports import import_time
+from limit_keys import limit_keys
 from pools import pools
 from report import document, line_of_machine, machine, markdown, print_figure, print_verdicts
 from runs import drain, idle, latency
@@ -35,6 +36,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "pools": pools,
     "idle": idle,
     "claim": claim,
+    "keys": limit_keys,
     "death": death,
     "import": import_time,
 }

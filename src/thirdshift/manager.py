@@ -22,6 +22,7 @@ from thirdshift.core.engine import (
     BulkProgress,
     FailureGroup,
     Join,
+    KeyState,
     QueueState,
     TaskFilter,
     TellRefused,
@@ -32,7 +33,7 @@ from thirdshift.core.engine import (
 from thirdshift.core.errors import NotSupported, TaskNotFound, UsageError
 from thirdshift.core.events import Event, Observer
 from thirdshift.core.health import Finding, HealthCode, HealthLevel, HealthLimits
-from thirdshift.core.limits import QueueLimits
+from thirdshift.core.limits import QueueLimits, check_concurrency
 from thirdshift.core.outcome import LONGEST_WAIT_S
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
@@ -63,6 +64,7 @@ from thirdshift.submission import (
     SubmitOptions,
     TaskMaker,
     calls_of,
+    check_key,
     ids_of,
     known,
     refuse_ambiguous,
@@ -301,6 +303,7 @@ class BackgroundTaskManager:
         on_conflict: str = "keep",
         after: Iterable[TaskHandle[Any] | str] = (),
         after_any_outcome: Iterable[TaskHandle[Any] | str] = (),
+        limit_key: str | None = None,
     ) -> Submitter:
         """Return a submitter with these options: ``manager.options(queue="mail").submit(send, "a@example.org")``.
 
@@ -313,6 +316,9 @@ class BackgroundTaskManager:
         A task waits for those in ``after`` to complete, and for those in ``after_any_outcome`` to end, however; both
         take handles and ids. When one in ``after`` fails for good or is cancelled, the task is cancelled too; retrying
         that one opens it again. Submitting raises :class:`ParentNotFound` where one is not there.
+
+        Of all tasks with one ``limit_key`` one runs at a time, over all queues, workers and processes, or as many as
+        :meth:`limit_key` says; the others stay pending, and hold up no task without that key.
         """
         refuse_wait(wait=wait)
         options = SubmitOptions(
@@ -333,6 +339,7 @@ class BackgroundTaskManager:
             on_conflict=on_conflict,
             after=ids_of("after", after),
             after_any_outcome=ids_of("after_any_outcome", after_any_outcome),
+            limit_key=limit_key,
         )
         return Submitter(self, options)
 
@@ -598,6 +605,20 @@ class BackgroundTaskManager:
         at once after a quiet time (default: those of a second). Raises ``UsageError``.
         """
         self._engine.limit_queue(queue, QueueLimits(concurrency=concurrency, rate=rate, burst=burst))
+
+    def limit_key(self, key: str, concurrency: int) -> None:
+        """Let *concurrency* tasks of a limit key run at once, from now on and after restarts. Raises ``UsageError``.
+
+        1 is what every key has that nothing was said of. What runs already ends, also beyond a lower limit.
+        """
+        check_key("key", key)
+        check_concurrency(concurrency)
+        self._engine.limit_key(key, concurrency)
+
+    def limit_keys(self, limit: int = 50) -> Sequence[KeyState]:
+        """Return the limit keys with tasks that run or are due, or a limit of their own; at most *limit*, by name."""
+        refuse_below_one(limit=limit)
+        return self._engine.limit_keys(limit)
 
     def resume_queue(self, queue: str) -> bool:
         """Claim from *queue* again; returns whether that changed anything."""

@@ -76,6 +76,8 @@ class SubmitOptions:
     """Ids of tasks that have to complete first."""
     after_any_outcome: tuple[str, ...] = ()
     """Ids of tasks that have to end first, however."""
+    limit_key: str | None = None
+    """A text of 1 to 200 characters, of whose tasks one runs at a time; default: none."""
 
 
 NO_OPTIONS = SubmitOptions()
@@ -136,6 +138,7 @@ class TaskMaker:
             durable=self._durable if durability is None else known("durability", durability, DURABILITIES),
             unique=_unique_of(options),
             after=_after_of(options),
+            limit_key=_first(options.limit_key, declared.limit_key),
         )
         _check(spec)
         _check_id(options.task_id)
@@ -228,8 +231,7 @@ def _unique_of(options: SubmitOptions) -> UniqueKey | None:
             raise UsageError("unique_for and on_conflict are about a unique_key; give one")
         return None
     on_conflict: OnConflict = known("on_conflict", options.on_conflict, _ON_CONFLICT)
-    if not isinstance(key, str) or not re.fullmatch(_KEY, key):
-        raise UsageError(f"unique_key is {key!r}; it must be a text of 1 to 200 characters")
+    check_key("unique_key", key)
     period_s = period.total_seconds() if isinstance(period, timedelta) else period
     if period_s is not None and not _SHORTEST_TIMEOUT_S <= period_s <= LONGEST_WAIT_S:
         raise UsageError(f"unique_for is {period}; it is in seconds, more than 0 and at most {LONGEST_WAIT_S:.0f}")
@@ -244,7 +246,15 @@ def _after_of(options: SubmitOptions) -> tuple[Dependency, ...]:
     return tuple(Dependency(parent, need) for parent, need in needs.items())
 
 
+def check_key(option: str, key: object) -> None:
+    """Raise ``UsageError`` unless *key* can be one."""
+    if not isinstance(key, str) or not re.fullmatch(_KEY, key):
+        raise UsageError(f"{option} is {key!r}; it must be a text of 1 to 200 characters")
+
+
 def _check(spec: TaskSpec) -> None:
+    if spec.limit_key is not None:
+        check_key("limit_key", spec.limit_key)
     if spec.max_retries < 0:
         raise UsageError(f"max_retries is {spec.max_retries}; it must be 0 or more")
     for option, limit_s in (("timeout", spec.timeout_s), ("stall_timeout", spec.stall_timeout_s)):

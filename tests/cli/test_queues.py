@@ -39,3 +39,16 @@ def test_a_queue_is_limited_and_freed(shell) -> None:
     refused = shell("queues", "limit", "mail", "--burst", "3")
     assert refused.returncode == 64
     assert "belongs to a rate" in refused.stderr
+
+
+def test_a_limit_key_is_listed_and_limited(shell) -> None:
+    """What is set replaces what was there; 1 is what every key has."""
+    assert shell("queues", "keys").stdout == "key\trunning\tpending\n"
+    assert shell("queues", "limit-key", "customer-7", "--concurrency", "2").stdout == "customer-7: 2 at once\n"
+    assert shell("queues", "keys").stdout.splitlines()[1:] == ["customer-7\t0 of 2\t0"]
+    facts = {"key": "customer-7", "concurrency": 3}
+    assert shell.json("queues", "limit-key", "customer-7", "--concurrency", "3") == facts
+    assert shell.json("queues", "keys") == [{**facts, "pending": 0, "running": 0}]
+    shell("queues", "limit-key", "customer-7", "--concurrency", "1")
+    assert shell.json("queues", "keys") == []
+    assert shell("queues", "limit-key", "customer-7", "--concurrency", "0").returncode == 64

@@ -110,6 +110,16 @@ SENTENCES = [
         "its function shop:send cannot be found by worker a (E: no), worker b (E: no); it waits for another one",
     ),
     (
+        ReasonCode.KEY_LIMITED,
+        {"key": "customer-7", "concurrency": 1, "tasks": ["a"]},
+        "its key customer-7 runs 1 of 1: task a; `thirdshift queues limit-key` changes that",
+    ),
+    (
+        ReasonCode.KEY_LIMITED,
+        {"key": "customer-7", "concurrency": 5, "tasks": list("abcde")},
+        "its key customer-7 runs 5 of 5: tasks a, b, c and 2 more; `thirdshift queues limit-key` changes that",
+    ),
+    (
         ReasonCode.QUEUE_LIMITED,
         {"queue": "mail", "concurrency": 4},
         "its queue mail may run 4 tasks at once, and so many run; `thirdshift queues limit` changes that",

@@ -100,6 +100,7 @@ class Workload:
         yield "cancel unique", lambda: self.engine.cancel(task_id("t"))
         yield "take an expired key", lambda: (self.clock.advance(60), self.submit("w", unique=key))
         yield from self.steps_of_a_graph()
+        yield from self.steps_of_limit_keys()
 
     def steps_of_a_graph(self) -> Iterator[Step]:
         yield "submit a graph", self.submit_graph
@@ -111,6 +112,15 @@ class Workload:
         yield "replace by one that waits", lambda: self.submit("Y", after=after("P"), **replaced)
         yield "submit below a parent", lambda: self.submit("HI", after=after("P"))
         yield "delete all but parents", lambda: self.engine.delete_all(TaskFilter())
+
+    def steps_of_limit_keys(self) -> Iterator[Step]:
+        yield "submit with a limit key", lambda: self.submit("012", limit_key="l", priority=50)
+        yield "submit one with a limit key", lambda: self.submit("3", limit_key="l", priority=60)
+        yield "limit a key", lambda: self.engine.limit_key("l", 2)
+        yield "claim of a limit key", lambda: self.claim(self.worker, 4)
+        yield "settle and claim of a limit key", lambda: self.end("3", AttemptOutcome.COMPLETED, b"[1,1]", and_claim=1)
+        yield "unlimit a key", lambda: self.engine.limit_key("l", 1)
+        yield "cancel of a limit key", lambda: self.engine.cancel(task_id("2"))
 
     def submit(self, names: str, **changes: Any) -> None:
         self.engine.submit([new_task(id=task_id(name), max_retries=2, **changes) for name in names])

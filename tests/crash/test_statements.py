@@ -136,6 +136,8 @@ def whole_state_of(file: Path) -> State:
         dependencies = connection.execute("SELECT * FROM dependency ORDER BY parent, child").fetchall()
         cancelled_by = connection.execute("SELECT id, cancelled_by FROM task ORDER BY id").fetchall()
         events = connection.execute("SELECT task, kind FROM event ORDER BY seq").fetchall()
+        limits = connection.execute("SELECT * FROM key_limit").fetchall()
+        lines = connection.execute("SELECT * FROM key_line").fetchall()
     return {
         **state_of(file),
         "causes": causes,
@@ -144,6 +146,8 @@ def whole_state_of(file: Path) -> State:
         "dependencies": dependencies,
         "cancelled_by": cancelled_by,
         "events": events,
+        "limits": limits,
+        "lines": lines,
     }
 
 

@@ -124,6 +124,9 @@ class Client:
     def set_paused(self, queue: str, paused: bool) -> bool:
         return self.engine.set_paused(queue, paused)
 
+    def limit_key(self, key: str, concurrency: int) -> None:
+        self.engine.limit_key(key, concurrency)
+
     def delete_finished(self, before_s: int) -> int:
         return self.engine.delete_finished(before=START + timedelta(seconds=before_s))
 
@@ -211,6 +214,11 @@ def _change(pattern: str, instead: str, *names: str) -> None:
     assert changed, f"no query has {pattern}"
 
 
+def _forget_limits_of_keys() -> None:
+    _change(r"l\.room\b(?! >)", "9 AS room", "runnable_keyed")
+    _change(r"l\.room > 0", "true", "runnable_keyed")
+
+
 def _rob_the_living() -> None:
     FileLock.try_acquire = lambda _: True  # type: ignore[method-assign, assignment]
 
@@ -232,13 +240,18 @@ FAULTS: dict[str, Callable[[], None]] = {
     "a retry has no retries": lambda: _change(r"failures = 0, ", "", "retry"),
     "a request to cancel is forgotten": _forget_requests,
     "the living are robbed": _rob_the_living,
-    "a unique key is nobody's": lambda: _change(r"\?15, \?16", "?15, NULL", "submit_unique"),
-    "a replacement is forgotten": lambda: _change(r"WHERE id = \?16", "WHERE id = ?16 AND false", "replace"),
+    "a unique key is nobody's": lambda: _change(r"\?16, \?17", "?16, NULL", "submit_unique"),
+    "a replacement is forgotten": lambda: _change(r"WHERE id = \?17", "WHERE id = ?17 AND false", "replace"),
     "who waits is released by the first end": lambda: _change(
         r"AND NOT EXISTS \(SELECT 1 FROM dependency [^)]*\([^)]*\)\)", "", "release_dependants"
     ),
     "a failed parent is as good as any": lambda: _change(r"iif\([^)]*\)", "'met'", "decide_dependencies"),
     "a retry opens nobody": lambda: _change(r"AND cancelled_by IS NOT NULL", "AND false", "reopen"),
+    "a limit key is not minded": _forget_limits_of_keys,
+    "a task does not enter its limit key": lambda: _change(r"WHERE id = \?", "WHERE false AND id = ?", "enter_line"),
+    "a limit key is passed at a submit": lambda: _change(
+        r"AND NOT EXISTS \(SELECT 1 FROM key_room[^)]*\)", "", "submit_claimed"
+    ),
     EARLY: lambda: None,  # planted in ``_serve``
 }
 

@@ -1,4 +1,4 @@
-"""Limits of queues against a model that counts by itself: two workers, deaths, clock steps, limits that change."""
+"""Limits of queues and keys against a model that counts by itself: two workers, deaths, clock steps, new limits."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +22,7 @@ from thirdshift.testing.clock import FakeClock
 from thirdshift.testing.conformance import new_task
 
 QUEUES = ("mail", "web")
+KEYS = ("a", "b")
 POOLS = (PoolKind.THREAD, PoolKind.PROCESS)
 LIMITS = st.builds(
     lambda concurrency, rate, burst: QueueLimits(concurrency=concurrency, rate=rate, burst=burst if rate else None),
@@ -47,6 +48,8 @@ class Limits(RuleBasedStateMachine):
         self.running: dict[str, list[Claim]] = {queue: [] for queue in QUEUES}
         self.allowed = dict.fromkeys(QUEUES, 0)
         """What ran already when the limits were set."""
+        self.key_limits = dict.fromkeys(KEYS, 1)
+        self.key_allowed = dict.fromkeys(KEYS, 0)
         self.workers = [self.engine.register(slots=8), self.engine.register(slots=8)]
 
     def teardown(self) -> None:
@@ -55,15 +58,28 @@ class Limits(RuleBasedStateMachine):
         finally:
             self.stack.close()
 
-    @rule(queue=st.sampled_from(QUEUES), pool=st.sampled_from(POOLS), priority=st.integers(0, 2))
-    def submit(self, queue: str, pool: PoolKind, priority: int) -> None:
-        self.engine.submit([new_task(queue=queue, pool=pool, priority=priority, max_retries=0)])
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        pool=st.sampled_from(POOLS),
+        priority=st.integers(0, 2),
+        key=st.sampled_from((None, None, None, *KEYS)),
+    )
+    def submit(self, queue: str, pool: PoolKind, priority: int, key: str | None) -> None:
+        self.engine.submit([new_task(queue=queue, pool=pool, priority=priority, max_retries=0, limit_key=key)])
 
     @rule(queue=st.sampled_from(QUEUES), limits=LIMITS)
     def limit(self, queue: str, limits: QueueLimits) -> None:
         self.engine.limit_queue(queue, limits)
         self.limits[queue], self.starts[queue] = limits, []
         self.allowed[queue] = len(self.running[queue])
+
+    @rule(key=st.sampled_from(KEYS), concurrency=st.integers(1, 3))
+    def limit_key(self, key: str, concurrency: int) -> None:
+        self.engine.limit_key(key, concurrency)
+        self.key_limits[key], self.key_allowed[key] = concurrency, self.running_of(key)
+
+    def running_of(self, key: str) -> int:
+        return sum(claim.limit_key == key for claims in self.running.values() for claim in claims)
 
     @rule(worker=st.integers(0, 1), threads=st.integers(0, 4), processes=st.integers(0, 2))
     def claim(self, worker: int, threads: int, processes: int) -> None:
@@ -98,6 +114,11 @@ class Limits(RuleBasedStateMachine):
         for queue, limits in self.limits.items():
             most = limits.concurrency
             assert most is None or len(self.running[queue]) <= max(most, self.allowed[queue]), "too many run"
+
+    @invariant()
+    def no_key_runs_more_than_it_may(self) -> None:
+        for key, most in self.key_limits.items():
+            assert self.running_of(key) <= max(most, self.key_allowed[key]), "too many of a key run"
 
     @invariant()
     def no_queue_starts_more_than_it_may(self) -> None:
@@ -150,6 +171,7 @@ def test_limits_are_never_exceeded_and_nothing_waits_for_ever() -> None:
 
 FAULTS = {
     "too many run": ("limits", "SELECT count(*) FROM task WHERE status = 'running' AND queue = ?1", "SELECT 0"),
+    "too many of a key run": ("runnable_keyed", "t.*, l.room", "t.*, 9 AS room"),
     "too many started": ("take_starts", "starts = ?2", "starts = starts"),
 }
 

@@ -96,6 +96,10 @@ def test_two_live_tasks_cannot_have_one_unique_key(engine: SQLiteEngine, strange
 PLANS = {
     "open_lines": ("task_runnable", ()),
     "runnable": ("task_runnable", ("q", "thread", 5)),
+    "runnable_keyed": ("key_line_order", ("q", "thread", 5, 0)),
+    "runnable_of_key": ("task_runnable", ("q", "thread", 5, "k")),
+    "has_room_in_key": ("task_key_running", ("[]",)),
+    "submit_claimed": ("key_line_order", ("x",) * 17),
     "promote": ("task_due", {"now": 1, "limit": 5}),
     "next_due": ("task_due", ()),
     "cancel_requests": ("task_running", ("w",)),
@@ -106,7 +110,7 @@ PLANS = {
     "has_up_to": ("task_finished", {"status": "failed", "finished_at": 1, "seq": 1}),
     "count_before": (
         "task_runnable",
-        {"queue": "q", "pool": "thread", "priority": 1, "due_at": 1, "seq": 1, "limit": 5},
+        {"queue": "q", "pool": "thread", "priority": 1, "due_at": 1, "seq": 1, "key": "k", "limit": 5},
     ),
     "busy_slots": ("task_running", ("w", "thread")),
     "place": ("sqlite_autoindex_task_1", ("0" * 32,)),
@@ -119,7 +123,7 @@ PLANS = {
     "task": ("sqlite_autoindex_task_1", ("0" * 32,)),
     "key_holder": ("task_unique_key", {"id": "0" * 32, "key": "k"}),
     "live_rival": ("task_unique_key", {"id": "0" * 32}),
-    "submit_unique": ("held_key USING PRIMARY KEY", ("x",) * 16),
+    "submit_unique": ("held_key USING PRIMARY KEY", ("x",) * 17),
     "has_expired_key": ("held_key_expiry", (1,)),
     "forget_expired_keys": ("held_key_expiry", (1, 5)),
 }
@@ -141,7 +145,7 @@ def test_leaving_functions_out_walks_the_same_index(engine: SQLiteEngine, strang
     query, left_out = leaving_out("runnable", ["shop:send"])
     rows = stranger().execute(f"EXPLAIN QUERY PLAN {query}", ("q", "thread", 5, *left_out)).fetchall()
     plan = "\n".join(row[3] for row in rows)
-    assert "USING INDEX task_runnable (queue=? AND pool=?)" in plan
+    assert "USING INDEX task_runnable (limit_key=? AND queue=? AND pool=?)" in plan
     assert "TEMP B-TREE" not in plan
 
 
@@ -179,5 +183,5 @@ def test_listing_queues_never_walks_the_table(engine: SQLiteEngine, stranger: Co
     """Each branch walks a partial index of unfinished tasks: a million finished ones cost it nothing."""
     rows = stranger().execute(f"EXPLAIN QUERY PLAN {QUERY['unfinished_by_queue']}").fetchall()
     walked = [row[3] for row in rows if re.match(r"(SCAN|SEARCH) task", row[3])]
-    assert len(walked) == 4
+    assert len(walked) == 5
     assert all(re.search(r"INDEX task_(runnable|due|waiting|running)", step) for step in walked)

@@ -58,7 +58,8 @@ CLIENTS = (0, 1)
 QUEUES = ("default", "mail")
 POOLS = ("thread", "process")
 SECOND_US = 1_000_000
-PLAIN = {"queue": "default", "pool": "thread", "priority": 10, "durable": True, "max_retries": 1}
+KEYS = ("a", "b")
+PLAIN = {"queue": "default", "pool": "thread", "priority": 10, "durable": True, "max_retries": 1, "limit_key": None}
 UNIQUE = st.fixed_dictionaries(
     {
         "key": st.sampled_from("aaab"),
@@ -107,6 +108,7 @@ class Task:
     """The tasks that it waits for or has waited for, and what it needs of each."""
     is_orphaned: bool = False
     """The end of one of them has cancelled it."""
+    limit_key: str | None = None
 
     @property
     def urgency(self) -> tuple[int, int, int]:
@@ -134,6 +136,7 @@ class Row:
     key: str | None
     after: dict[str, str]
     is_orphaned: bool
+    limit_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,9 @@ class Contents:
     paused: set[str]
     held_keys: dict[str, tuple[str, int]]
     """The task that holds each key for a period, and until when."""
+    key_limits: dict[str, int]
+    is_extract_right: bool
+    """Whether the table of the first tasks of limit keys says what the tasks say."""
 
 
 class Conflict(Exception):
@@ -172,13 +178,16 @@ class Model:
     """How often each id has reached a final status: once in each life."""
     submitted: int = 0
     held_keys: dict[str, tuple[str, int]] = field(default_factory=dict)
+    key_limits: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> "Model":
         tasks = {
             task_id: replace(task, attempts=[*task.attempts], after=dict(task.after))
             for task_id, task in self.tasks.items()
         }
-        return Model(tasks, set(self.paused), Counter(self.ends), self.submitted, dict(self.held_keys))
+        return Model(
+            tasks, set(self.paused), Counter(self.ends), self.submitted, dict(self.held_keys), dict(self.key_limits)
+        )
 
     def submit(self, new: dict[str, Any], now: Between) -> None:
         if new["id"] in self.tasks:
@@ -187,7 +196,7 @@ class Model:
         moment = now.first_s if now.first_s == now.last_s else now
         due_s = moment if new["due_s"] is None else new["due_s"]
         is_later = isinstance(due_s, int) and due_s > now.first_s
-        facts = {name: new[name] for name in ("queue", "pool", "priority", "max_retries")}
+        facts = {name: new[name] for name in ("queue", "pool", "priority", "max_retries", "limit_key")}
         status = "scheduled" if is_later else "pending"
         self.tasks[new["id"]] = Task(order=self.submitted, status=status, due_s=due_s, **facts)
         self.wait_for(new["id"], new.get("after") or {}, moment)
@@ -258,7 +267,7 @@ class Model:
         if task is None or task.status not in ("pending", "scheduled", "retrying", "waiting"):
             return False
         task.queue, task.pool, task.priority = new["queue"], new["pool"], new["priority"]
-        task.max_retries, task.failures = new["max_retries"], 0
+        task.max_retries, task.failures, task.limit_key = new["max_retries"], 0, new["limit_key"]
         task.due_s = now_s if new["due_s"] is None else new["due_s"]
         task.status = "scheduled" if task.due_s > now_s else "pending"
         self.wait_for(holder, after, now_s)
@@ -272,12 +281,24 @@ class Model:
             tasks = {parent for each in tasks for parent in self.tasks[each].after} - seen
         return holder in seen
 
+    def room(self, key: str | None) -> int:
+        """Return how many more tasks of a limit key may run."""
+        running = [task for task in self.tasks.values() if task.status == "running" and task.limit_key == key]
+        return 1 if key is None else self.key_limits.get(key, 1) - len(running)
+
+    def limit_key(self, key: str, concurrency: int) -> None:
+        self.key_limits[key] = concurrency
+        if concurrency == 1:
+            del self.key_limits[key]
+
     def claim_at_once(self, task_id: str, worker: str, now_s: int) -> bool:
         """Claim the task that was submitted just now; returns whether nothing of its line should come first."""
         new = self.tasks[task_id]
         runnable = [task for task in self.tasks.values() if task.status == "pending" or task.is_due(now_s)]
-        line = [task for task in runnable if (task.queue, task.pool) == (new.queue, new.pool)]
+        able = [task for task in runnable if self.room(task.limit_key) > 0]
+        line = [task for task in able if (task.queue, task.pool) == (new.queue, new.pool)]
         is_first = min(line, key=lambda task: task.urgency, default=None) is new and new.queue not in self.paused
+        is_first &= new.limit_key is None
         new.status, new.owner, new.attempt = "running", worker, 1
         return is_first
 
@@ -326,21 +347,19 @@ class Model:
 
     def claim(self, worker: str, free: dict[str, int], queues: Sequence[str] | None) -> list[tuple[str, int]]:
         """Claim as promised: strictly by priority, due time and order of submission; returns (task, attempt) pairs."""
-        chosen: list[tuple[str, Task]] = []
-        for pool, room in free.items():
-            runnable = [
-                (task_id, task)
-                for task_id, task in self.tasks.items()
-                if task.status == "pending"
-                and task.pool == pool
-                and task.queue not in self.paused
-                and (queues is None or task.queue in queues)
-            ]
-            chosen += sorted(runnable, key=lambda pair: pair[1].urgency)[:room]
-        chosen.sort(key=lambda pair: pair[1].urgency)
-        for _, task in chosen:
-            task.status, task.owner, task.attempt = "running", worker, task.attempt + 1
-        return [(task_id, task.attempt) for task_id, task in chosen]
+        runnable = [
+            (task_id, task)
+            for task_id, task in self.tasks.items()
+            if task.status == "pending" and task.queue not in self.paused and (queues is None or task.queue in queues)
+        ]
+        left = Counter(free)
+        claimed: list[tuple[str, int]] = []
+        for task_id, task in sorted(runnable, key=lambda pair: pair[1].urgency):
+            if left[task.pool] and self.room(task.limit_key) > 0:
+                left[task.pool] -= 1
+                task.status, task.owner, task.attempt = "running", worker, task.attempt + 1
+                claimed.append((task_id, task.attempt))
+        return claimed
 
     def give_back(self, claim: Held, now: Between) -> None:
         task = self.holder(claim)
@@ -419,6 +438,10 @@ class Model:
             return f"paused are {found.paused} instead of {self.paused}"
         if found.held_keys != self.held_keys:
             return f"held keys are {found.held_keys} instead of {self.held_keys}"
+        if found.key_limits != self.key_limits:
+            return f"limits of keys are {found.key_limits} instead of {self.key_limits}"
+        if not found.is_extract_right:
+            return "the first tasks of limit keys are others than the tasks say"
         for task_id, task in self.tasks.items():
             names = set(Row.__dataclass_fields__) - ({"due_s"} if TaskStatus(task.status).is_finished else set())
             for name in sorted(names):  # when a finished task was due counts no more
@@ -453,6 +476,18 @@ END;
 """
 """Notes every single change of a status, also several in one transaction."""
 
+_WRONG_EXTRACT = """
+WITH right AS (
+    SELECT limit_key, queue, pool, priority, due_at, seq FROM (
+        SELECT *, row_number() OVER (PARTITION BY limit_key, queue, pool ORDER BY priority DESC, due_at, seq) AS place
+        FROM task WHERE status = 'pending' AND limit_key IS NOT NULL
+    ) WHERE place = 1
+)
+SELECT * FROM (SELECT * FROM right EXCEPT SELECT * FROM key_line)
+UNION ALL
+SELECT * FROM (SELECT * FROM key_line EXCEPT SELECT * FROM right)
+"""
+
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
@@ -470,7 +505,7 @@ def rows_of(connection: sqlite3.Connection) -> dict[str, Row]:
         after.setdefault(child, {})[parent] = need
     tasks = connection.execute(
         "SELECT seq, id, status, due_at, t.attempt, failures, owner, cancel_requested_at, finished_at, p.attempt,"
-        " unique_key, cancelled_by"
+        " unique_key, cancelled_by, limit_key"
         " FROM task t LEFT JOIN progress p ON p.task = seq"
     )
     return {
@@ -487,11 +522,11 @@ def rows_of(connection: sqlite3.Connection) -> dict[str, Row]:
             key=key,
             after=after.get(seq, {}),
             is_orphaned=orphaned_by is not None,
+            limit_key=limit_key,
         )
-        for (
-            seq, task_id, status, due_us, attempt, failures, owner, cancel_us, finished_us, progress, key, orphaned_by
-        ) in tasks
-    }  # fmt: skip
+        for (seq, task_id, status, due_us, attempt, failures, owner, cancel_us, finished_us, *rest) in tasks
+        for progress, key, orphaned_by, limit_key in [rest]
+    }
 
 
 def _seconds(moment_us: int) -> int:
@@ -663,7 +698,10 @@ class StoreMachine(RuleBasedStateMachine):
             rows = rows_of(connection)
             paused = {name for (name,) in connection.execute("SELECT name FROM queue WHERE paused_at IS NOT NULL")}
             held = connection.execute("SELECT key, holder, expires_at FROM held_key").fetchall()
-        return Contents(rows, paused, {key: (holder, _seconds(expires_us)) for key, holder, expires_us in held})
+            key_limits = dict(connection.execute("SELECT limit_key, concurrency FROM key_limit"))
+            is_extract_right = not connection.execute(_WRONG_EXTRACT).fetchall()
+        held_keys = {key: (holder, _seconds(expires_us)) for key, holder, expires_us in held}
+        return Contents(rows, paused, held_keys, key_limits, is_extract_right)
 
     # Rules: clients
 
@@ -737,6 +775,7 @@ class StoreMachine(RuleBasedStateMachine):
         max_retries=st.integers(0, 2),
         unique=st.none() | UNIQUE,
         is_child=st.sampled_from((False, True)),
+        limit_key=st.sampled_from((None, None, "a", *KEYS)),
     )
     def submit(
         self,
@@ -750,6 +789,7 @@ class StoreMachine(RuleBasedStateMachine):
         max_retries: int,
         unique: dict[str, Any] | None,
         is_child: bool,
+        limit_key: str | None,
     ) -> None:
         facts: dict[str, Any] = {"queue": queue, "pool": pool, "durable": durable, "max_retries": max_retries}
         if is_child and self.model.tasks:
@@ -758,6 +798,7 @@ class StoreMachine(RuleBasedStateMachine):
             facts["after"] = data.draw(needs)
             self.tally["children"] += count
         ids = self.new_ids(count)
+        facts["limit_key"] = limit_key
         if unique is None:
             self.send(data, ids, priorities, delay_s=delay_s, **facts)
             return
@@ -768,8 +809,16 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), queue=st.sampled_from(QUEUES), priority=st.integers(0, 2))
     def submit_beside_a_worker(self, data: st.DataObject, queue: str, priority: int) -> None:
         """One task, the usual case of an application with its own worker."""
-        facts: dict[str, Any] = {"queue": queue, "pool": "thread", "durable": False, "max_retries": 1}
+        facts = {**PLAIN, "queue": queue, "durable": False}
+        del facts["priority"]
         self.send(data, self.new_ids(1), [priority], delay_s=None, **facts)
+
+    @rule(data=st.data(), key=st.sampled_from(KEYS), queue=st.sampled_from(QUEUES), priority=st.integers(9, 11))
+    def submit_for_a_limit_key(self, data: st.DataObject, key: str, queue: str, priority: int) -> None:
+        """Some tasks of which one may run, in one line or in both."""
+        facts = {**PLAIN, "queue": queue, "limit_key": key}
+        del facts["priority"]
+        self.send(data, self.new_ids(3), [priority, 10, 11], delay_s=None, **facts)
 
     def send(
         self, data: st.DataObject, ids: list[str], priorities: list[int], *, delay_s: int | None, **facts: Any
@@ -880,6 +929,10 @@ class StoreMachine(RuleBasedStateMachine):
             after.promote(self.now_s)
             failures = {task_id: task.failures for task_id, task in after.tasks.items()}
             claimed = after.claim(worker, rooms, queues)
+            held_up = [
+                task for task in after.tasks.values() if task.status == "pending" and after.room(task.limit_key) < 1
+            ]
+            self.tally["held up by a limit key"] += len(held_up)
         said = [
             {"blob": self.blobs[claim.number], "outcome": outcome, "wait_s": wait_s, "owner": owner}
             for claim, outcome, wait_s, owner in ended
@@ -961,21 +1014,20 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        name=st.sampled_from(("submit again", "pause", "resume", "delete")),
+        name=st.sampled_from(("submit again", "pause", "resume", "delete", "limit a key")),
         queue=st.sampled_from(QUEUES),
     )
     def somebody(self, data: st.DataObject, name: str, queue: str) -> None:
         after = self.model.copy()
         match name:
             case "submit again":  # an id that is stored stays as it is; one that was deleted is free
-                facts: dict[str, Any] = {
-                    "queue": queue,
-                    "pool": "thread",
-                    "durable": True,
-                    "max_retries": 1,
-                    "delay_s": None,
-                }
+                facts = {**PLAIN, "queue": queue, "delay_s": None}
+                del facts["priority"]
                 self.send(data, [data.draw(st.sampled_from(self.ids))], [10], **facts)
+            case "limit a key":
+                key, concurrency = data.draw(st.sampled_from(KEYS)), data.draw(st.integers(1, 3))
+                after.limit_key(key, concurrency)
+                self.try_to(self.client(data), "limit_key", None, after, key=key, concurrency=concurrency)
             case "pause" | "resume":
                 is_changed = (queue in after.paused) != (name == "pause")
                 (after.paused.add if name == "pause" else after.paused.discard)(queue)
@@ -1097,11 +1149,11 @@ def test_the_store_is_as_the_model_says(capsys: pytest.CaptureFixture[str]) -> N
         figures = ", ".join(f"{count} {what}" for what, count in sorted(store.tally.items()))
         sys.stdout.write(f"\nmodel and store agree: {SETTINGS.max_examples} examples, {figures}\n")
     rare = {"claimed at once", "deaths in a call", "kills between calls", "refused", "rescued"}
-    rare |= {"led to another task"} | ({"retries refused"} if EXAMPLES else set())
+    rare |= {"led to another task", "held up by a limit key"} | ({"retries refused"} if EXAMPLES else set())
     assert rare <= store.tally.keys(), "the rules do not reach what they are for"
 
 
-FAULTS = ("no fence", "no priority", "answers too early")
+FAULTS = ("no fence", "no priority", "answers too early", "a limit key is not minded")
 MORE_FAULTS = (
     "no owner in the fence",
     "no due time",
@@ -1115,6 +1167,8 @@ MORE_FAULTS = (
     "who waits is released by the first end",
     "a failed parent is as good as any",
     "a retry opens nobody",
+    "a task does not enter its limit key",
+    "a limit key is passed at a submit",
 )
 """For the long form only: some take some hundred examples."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from thirdshift import UsageError
+from thirdshift import UsageError, task
 from thirdshift.core.task import OnConflict, PoolKind, UniqueKey
 from thirdshift.submission import NO_OPTIONS, SubmitOptions, TaskMaker
 from thirdshift.testing import functions
@@ -36,6 +36,19 @@ def test_a_unique_key_is_made_of_three_options() -> None:
     assert make_unique(unique_key="é" * 200, unique_for=1.5) == UniqueKey(key="é" * 200, period_s=1.5)
     wanted = UniqueKey(key="two\nlines", period_s=3600.0, on_conflict=OnConflict.REPLACE)
     assert make_unique(unique_key="two\nlines", unique_for=timedelta(hours=1), on_conflict="replace") == wanted
+
+
+@task(limit_key="ledger")
+def post(amount: int) -> int:
+    """Stand for what must not run twice at a time, whatever it is called with."""
+    return amount
+
+
+def test_a_limit_key_is_declared_or_given() -> None:
+    """A submit says more than the function does."""
+    maker = TaskMaker(FakeClock(), queue="q", pool=PoolKind.THREAD, durable=True)
+    made = [maker.make(options, post, [((1,), {})]) for options in (NO_OPTIONS, SubmitOptions(limit_key="c-7"))]
+    assert [each.spec.limit_key for (each,) in made] == ["ledger", "c-7"]
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,18 @@ def test_neither_its_retry_begins_nor_is_it_anybody_elses(
     assert (len(attempts), attempts[0].outcome) == (2, AttemptOutcome.TIMED_OUT)
 
 
+def test_its_limit_key_is_nobody_elses(manager: BackgroundTaskManager, said: Signal, released: Signal) -> None:
+    """Until the function has returned; then the next task of the key runs at once."""
+    handle = overrun(manager, said, released, limit_key="ledger")
+    next_one = manager.options(limit_key="ledger").submit(functions.add, 1, 2)
+    assert manager.submit(functions.add, 1, 1).result(TIMEOUT_S) == 2
+    assert (handle.status, next_one.status) == (TaskStatus.RUNNING, TaskStatus.PENDING)
+    assert ReasonCode.KEY_LIMITED in {reason.code for reason in manager.why(next_one.id)}
+    released.release()
+    assert next_one.result(TIMEOUT_S) == 3
+    assert handle.status is TaskStatus.FAILED
+
+
 def test_one_that_returns_when_it_is_asked_keeps_its_place(
     manager: BackgroundTaskManager, heard: Heard, said: Signal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

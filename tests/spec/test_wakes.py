@@ -19,7 +19,7 @@ from thirdshift.runtime import worker as worker_module
 from thirdshift.runtime.wakes import GRACE_S, WakeWatch
 from thirdshift.testing import functions
 from thirdshift.testing.clock import START, FakeClock
-from thirdshift.testing.signals import TIMEOUT_S
+from thirdshift.testing.signals import TIMEOUT_S, Signal
 
 SUBMIT = """
 import sys
@@ -171,6 +171,32 @@ def test_a_stranger_need_not_wait_for_the_safety_interval(tmp_path: Path, monkey
         time.sleep(0.5)  # by then nobody looks for anything
         write_as_a_stranger(database, "f" * 32)
         assert manager.handle("f" * 32).result(TIMEOUT_S) == 3
+
+
+def test_who_can_run_the_next_task_of_a_limit_key_need_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of another process, which does not take it, ends the one before."""
+    monkeypatch.setattr(worker_module, "SAFETY_INTERVAL_S", 10 * TIMEOUT_S)
+    database = tmp_path / "tasks.db"
+    with (
+        BackgroundTaskManager(database=database, queues=["here"]) as manager,
+        Signal(tmp_path / "said") as said,
+        Signal(tmp_path / "released") as released,
+    ):
+        program = (
+            "import sys, thirdshift; thirdshift.BackgroundTaskManager(database=sys.argv[1], queues=['there']); "
+            "sys.stdin.read()"
+        )
+        other = subprocess.Popen([sys.executable, "-c", program, str(database)], stdin=subprocess.PIPE)
+        for _ in range(3):
+            there = manager.options(queue="there", limit_key="k").submit(functions.hold, said.path, released.path)
+            said.wait()
+            here = manager.options(queue="here", limit_key="k").submit(functions.add, 1, 2)
+            released.release()
+            assert here.result(TIMEOUT_S) == 3
+            assert there.result(TIMEOUT_S) == "released"
+        other.communicate()
 
 
 def write_as_a_stranger(database: Path, task_id: str) -> None:

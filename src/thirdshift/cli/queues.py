@@ -1,4 +1,4 @@
-"""``thirdshift queues``: look at queues, pause, resume and limit them."""
+"""``thirdshift queues``: look at queues, pause, resume and limit them, and limit keys."""
 
 from dataclasses import asdict
 
@@ -11,12 +11,13 @@ from thirdshift.core.limits import QueueLimits
 
 @click.group()
 def queues() -> None:
-    """Look at queues, pause, resume and limit them; that holds for all workers and survives restarts.
+    """Look at queues, pause, resume and limit them, and limit keys; that holds for all workers and survives restarts.
 
     \b
     thirdshift queues list
     thirdshift queues pause mail
     thirdshift queues limit mail --concurrency 4 --rate 10
+    thirdshift queues limit-key customer-7 --concurrency 2
     """
 
 
@@ -100,6 +101,43 @@ def limit(session: Session, queue: str, concurrency: int | None, rate: float | N
         print_json({"queue": queue, **asdict(limits)})
     else:
         click.echo(f"{queue}: {_limits(limits)}")
+
+
+@queues.command("limit-key")
+@click.argument("key")
+@click.option("--concurrency", type=click.IntRange(min=1), required=True, help="Most tasks that run at once.")
+@click.pass_obj
+def limit_key(session: Session, key: str, concurrency: int) -> None:
+    """Let so many tasks with the limit key KEY run at once; 1 is what every key has at first.
+
+    \b
+    thirdshift queues limit-key customer-7 --concurrency 2
+    """
+    with opened(session) as manager:
+        manager.limit_key(key, concurrency)
+    if session.as_json:
+        print_json({"key": key, "concurrency": concurrency})
+    else:
+        click.echo(f"{key}: {concurrency} at once")
+
+
+@queues.command("keys")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@click.pass_obj
+def list_keys(session: Session, limit: int) -> None:
+    """List the limit keys whose tasks run or are due, and those with a limit of their own, by name.
+
+    \b
+    thirdshift queues keys
+    thirdshift --json queues keys --limit 1000
+    """
+    with opened(session) as manager:
+        found = manager.limit_keys(limit)
+    if session.as_json:
+        print_json([asdict(each) for each in found])
+        return
+    rows = [(each.key, f"{each.running} of {each.concurrency}", f"{each.pending:,}") for each in found]
+    print_table(("key", "running", "pending"), rows)
 
 
 def _limits(limits: QueueLimits) -> str:

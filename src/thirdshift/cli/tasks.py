@@ -150,6 +150,7 @@ def describe(task: BackgroundTask) -> dict[str, Any]:
         "status": task.status.value,
         "tags": list(task.tags),
         "unique_key": task.unique_key,
+        "limit_key": task.limit_key,
         "arguments": _shown(lambda: list(task.arguments)),
         "result": _shown(lambda: task.result),
         "error": None if task.error is None else str(task.error),
@@ -232,6 +233,8 @@ def _facts(task: BackgroundTask) -> dict[str, str]:
         facts["cancelled by"] = f"the end of task {task.cancelled_by}, which it needed"
     if task.unique_key is not None:
         facts["unique key"] = task.unique_key
+    if task.limit_key is not None:
+        facts["limit key"] = task.limit_key
     if task.progress is not None:
         facts["progress"] = str(dict(task.progress))
     if task.status is TaskStatus.COMPLETED:

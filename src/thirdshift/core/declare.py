@@ -33,6 +33,7 @@ class TaskDeclaration:
     backoff: RetryPolicy | None = None
     interrupt: bool = False
     detach_after_s: float | None = None
+    limit_key: str | None = None
 
     def gives_up(self, error: BaseException) -> bool:
         """Return whether *error* makes further attempts pointless."""
@@ -56,6 +57,7 @@ def task(
     backoff: RetryPolicy | None = None,
     interrupt: bool = False,
     detach_after: float | None = None,
+    limit_key: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def task(
     function: Callable[..., Any] | None = None,
@@ -72,13 +74,15 @@ def task(
     backoff: RetryPolicy | None = None,
     interrupt: bool = False,
     detach_after: float | None = None,
+    limit_key: str | None = None,
 ) -> Any:
     """Declare options of a task function. The function stays an ordinary callable. Timeouts are in seconds. ::
 
     @task(queue="mail", max_retries=5, timeout=30, pool="process")
     def send(to: str) -> None: ...
 
-    ``stall_timeout`` ends an attempt that neither reports progress nor logs for so long.
+    ``stall_timeout`` ends an attempt that neither reports progress nor logs for so long. Of all tasks with one
+    ``limit_key`` one runs at a time, or as many as ``manager.limit_key`` says.
 
     An error of a class in ``retry_on`` is worth another attempt and no other one is; one of a class in ``give_up_on``
     never is. Subclasses count. ``backoff`` is the wait in between, ``RetryPolicy(first_s=1.0, most_s=3600.0)`` unless
@@ -104,6 +108,7 @@ def task(
         backoff=_policy(backoff),
         interrupt=interrupt,
         detach_after_s=detach_after,
+        limit_key=limit_key,
     )
     if detach_after is not None:
         check_wait("detach_after", detach_after)

@@ -51,6 +51,7 @@ class TaskFilter:
     tag: str | None = None
     unique_key: str | None = None
     """Finds the finished tasks that had it too."""
+    limit_key: str | None = None
     submitted_before: datetime | None = None
     finished_before: datetime | None = None
     """Leaves out what is not finished."""
@@ -93,6 +94,16 @@ class QueueState:
     counts: Mapping[TaskStatus, int]
     paused_at: datetime | None
     limits: QueueLimits = NO_LIMITS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyState:
+    """One limit key: how many of its tasks run and may run at once, and how many are due and do not run."""
+
+    key: str
+    concurrency: int
+    pending: int
+    running: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +200,8 @@ class Exchange:
     """Tasks that had waited for those that ended may run."""
     has_cancelled: bool = False
     """Tasks that needed those that ended are cancelled."""
+    has_freed_key: bool = False
+    """A limit key of an attempt that ended has room for a task that was not claimed: others may claim it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -332,6 +345,12 @@ class Engine(Protocol):
 
     def limit_queue(self, queue: str, limits: QueueLimits) -> None:
         """Set the limits of *queue*, known or not, in place of those it had."""
+
+    def limit_key(self, key: str, concurrency: int) -> None:
+        """Let so many tasks of the limit key run at once, known or not; of others one runs at a time."""
+
+    def limit_keys(self, limit: int) -> Sequence[KeyState]:
+        """Return the limit keys that have tasks due or running or a limit of their own, by name; at most *limit*."""
 
     def set_paused(self, queue: str, paused: bool) -> bool:
         """Pause or resume a queue for all workers, also after restarts; returns whether that changed anything."""

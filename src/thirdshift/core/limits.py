@@ -1,4 +1,4 @@
-"""How many tasks of one queue may run at once, and how many may start in a second."""
+"""How many tasks of one queue or key may run at once, and how many of a queue may start in a second."""
 
 import math
 from dataclasses import dataclass
@@ -23,10 +23,8 @@ class QueueLimits:
     """Most starts at once after a quiet time; default: those of one second, at least one."""
 
     def __post_init__(self) -> None:
-        if self.concurrency is not None and self.concurrency < 1:
-            raise UsageError(
-                f"concurrency is {self.concurrency}; it must be 1 or more. To start nothing, pause the queue."
-            )
+        if self.concurrency is not None:
+            check_concurrency(self.concurrency)
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate >= _SLOWEST_RATE):
             raise UsageError(f"rate is {self.rate}; it is in starts a second, at least one a day")
         if self.burst is not None and (self.rate is None or self.burst < 1):
@@ -38,6 +36,12 @@ class QueueLimits:
         if self.rate is None:
             return None
         return self.burst or max(1, math.ceil(self.rate))
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Raise ``UsageError`` for a limit that would let nothing run."""
+    if concurrency < 1:
+        raise UsageError(f"concurrency is {concurrency}; it must be 1 or more. To start nothing, pause the queue.")
 
 
 NO_LIMITS = QueueLimits()

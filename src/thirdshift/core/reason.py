@@ -38,6 +38,8 @@ class ReasonCode(Enum):
     """``queue``, ``workers``: so many are alive, and none takes this queue."""
     NO_WORKER_FOR_POOL = "no_worker_for_pool"
     """``queue``, ``pool``, ``workers``: so many take the queue, and none has this pool."""
+    KEY_LIMITED = "key_limited"
+    """``key``, ``concurrency``, ``tasks``: the ids of those that run with its limit key, and no more may."""
     QUEUE_LIMITED = "queue_limited"
     """``queue``, ``concurrency``: so many of its tasks run, and no more may."""
     RATE_LIMITED = "rate_limited"

@@ -82,6 +82,8 @@ class TaskSpec:
     unique: UniqueKey | None = None
     after: tuple[Dependency, ...] = ()
     """What it waits for."""
+    limit_key: str | None = None
+    """Tasks of one limit key run one at a time, or as many at once as was said of the key."""
 
 
 class NewTask(NamedTuple):
@@ -113,6 +115,7 @@ class Claim(NamedTuple):
     crashes: int = 0
     """How often in a row a process died while it ran this task, without progress in between."""
     stall_timeout_s: float | None = None
+    limit_key: str | None = None
 
     @property
     def shortest_limit_s(self) -> float | None:
@@ -251,6 +254,8 @@ class BackgroundTask:
     """The key that no other unfinished task has while this one is unfinished."""
     cancelled_by: TaskId | None = None
     """The task whose failing, or being cancelled, has cancelled this one, which needed it."""
+    limit_key: str | None = None
+    """The key of which few tasks run at once."""
     encoded_arguments: bytes = field(default=b"", repr=False)
 
     @property

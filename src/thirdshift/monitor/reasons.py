@@ -14,6 +14,8 @@ _END_OF_OVERRUN = {
 
 _CHANGE_LIMITS = "`thirdshift queues limit` changes that"
 
+_MOST_TASKS = 3
+
 
 def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a table: one line for each code
     """Return *reason* in words, as of *now*."""
@@ -45,6 +47,8 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
         case ReasonCode.NO_WORKER_FOR_POOL:
             pool, queue = facts["pool"], facts["queue"]
             return f"no worker of its queue {queue} has {pool} slots: {_alive(facts['workers'])} with other pools only"
+        case ReasonCode.KEY_LIMITED:
+            return _key_limited(facts)
         case ReasonCode.QUEUE_LIMITED:
             most = _number(facts["concurrency"], "task")
             return f"its queue {facts['queue']} may run {most} at once, and so many run; {_CHANGE_LIMITS}"
@@ -89,6 +93,14 @@ def _retrying(facts: Any, now: datetime) -> str:
     left = facts["max_retries"] - facts["failures"]
     words = f"it failed ({_first_line(facts['error'])}) and is tried again" if facts["error"] else "it is tried again"
     return f"{words} at {_at(facts['due_at'], now)}; {_number(left + 1, 'attempt')} left"
+
+
+def _key_limited(facts: Any) -> str:
+    tasks = facts["tasks"]
+    more = f" and {len(tasks) - _MOST_TASKS:,} more" if len(tasks) > _MOST_TASKS else ""
+    named = f"task{'' if len(tasks) == 1 else 's'} {', '.join(tasks[:_MOST_TASKS])}{more}"
+    key, most = facts["key"], facts["concurrency"]
+    return f"its key {key} runs {len(tasks):,} of {most:,}: {named}; `thirdshift queues limit-key` changes that"
 
 
 def _unknown(facts: Any) -> str:

@@ -9,7 +9,7 @@ Subclass :class:`EngineConformance` in a test module and say how the engine is o
 The pools and the manager have suites of their own in ``thirdshift.testing.manager_conformance``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -425,6 +425,242 @@ class EngineConformance:
         third = self.submit()
         free_at = self.clock.now() + timedelta(seconds=2)
         assert self.why(third)[ReasonCode.RATE_LIMITED] == {"queue": "default", "rate": 0.5, "free_at": free_at}
+
+    # Limit keys
+
+    def keys_of(self, claims: Sequence[Claim]) -> list[str | None]:
+        """Return their limit keys."""
+        return [claim.limit_key for claim in claims]
+
+    def test_of_one_limit_key_one_task_runs_at_a_time(self) -> None:
+        """Over all queues, pools and workers, first the most urgent; the others of the key stay pending."""
+        first = self.submit(limit_key="c-7")
+        urgent = self.submit(limit_key="c-7", queue="mail", priority=20)
+        elsewhere = self.submit(limit_key="c-7", pool=PoolKind.PROCESS)
+        request = ClaimRequest(owner=self.worker.id, free={PoolKind.THREAD: 8, PoolKind.PROCESS: 8})
+        (claim,) = self.engine.exchange([], request).claims
+        assert (claim.id, claim.limit_key, self.stored(urgent).limit_key) == (urgent.id, "c-7", "c-7")
+        other = self.engine.register(slots=8)
+        assert not self.engine.exchange([], replace(request, owner=other.id)).claims
+        assert {self.stored(task).status for task in (first, elsewhere)} == {TaskStatus.PENDING}
+        for task in (first, elsewhere):
+            assert self.complete(claim)
+            (claim,) = self.engine.exchange([], replace(request, owner=other.id)).claims
+            assert claim.id == task.id
+
+    def test_a_limit_key_holds_up_nobody_else(self) -> None:
+        """Other keys and tasks without one are claimed past it, in their order."""
+        self.submit(limit_key="a", priority=30)
+        self.claim_one()
+        for _ in range(3):
+            self.submit(limit_key="a", priority=20)
+        wanted = [self.submit(limit_key="b", priority=15), self.submit(), self.submit(limit_key="c")]
+        assert [claim.id for claim in self.claim()] == [task.id for task in wanted]
+
+    def test_how_many_of_a_limit_key_run_is_set_at_any_time(self) -> None:
+        """Raised it holds at once; lowered it holds when enough of what runs has ended."""
+        for _ in range(8):
+            self.submit(limit_key="a")
+        assert len(self.claim()) == 1
+        self.engine.limit_key("a", 4)
+        claims = self.claim()
+        assert len(claims) == 3
+        self.engine.limit_key("a", 2)
+        for claim in claims[:2]:
+            assert self.claim() == []
+            self.complete(claim)
+        assert self.claim() == []
+        self.complete(claims[2])
+        assert len(self.claim()) == 1
+        self.engine.limit_key("a", 1)
+        assert self.claim() == []
+
+    def test_the_order_holds_among_tasks_with_and_without_a_limit_key(self) -> None:
+        """Strictly by priority, due time and order of submission among those that may run; one by one and together."""
+        self.engine.limit_key("a", 2)
+        facts = [("a", 1), (None, 5), ("a", 9), ("b", 9), ("a", 7), (None, 7), ("b", 8), (None, 9), ("c", 1), ("a", 9)]
+        tasks = [self.submit(limit_key=key, priority=priority) for key, priority in facts]
+        wanted = [tasks[number].id for number in (2, 3, 7, 9, 5, 1, 8)]
+        claims = self.claim(3) + self.claim(1) + self.claim()
+        assert [claim.id for claim in claims] == wanted
+        self.complete(claims[0])
+        self.complete(claims[1])
+        assert [claim.id for claim in self.claim()] == [tasks[6].id, tasks[4].id]
+
+    @pytest.mark.parametrize("most", [1, 2, 5])
+    def test_a_task_is_claimed_past_any_number_of_others_of_a_limit_key(self, most: int) -> None:
+        """However many wait before it, in whatever pool their key is used up in the same moment."""
+        for number in range(20):
+            self.submit(limit_key=f"{number % 5}", pool=PoolKind.PROCESS, priority=50)
+            self.submit(limit_key=f"{number % 5}", priority=40)
+        self.submit(limit_key="last", priority=30)
+        self.submit()
+        free = {PoolKind.PROCESS: 5, PoolKind.THREAD: most}
+        claims = self.engine.exchange([], ClaimRequest(owner=self.worker.id, free=free)).claims
+        assert self.keys_of(claims) == ["0", "1", "2", "3", "4", "last", None][: 5 + most]
+
+    @pytest.mark.parametrize(
+        ("outcome", "status"),
+        [
+            (AttemptOutcome.FAILED, TaskStatus.RETRYING),
+            (AttemptOutcome.SNOOZED, TaskStatus.SCHEDULED),
+            (AttemptOutcome.TIMED_OUT, TaskStatus.RETRYING),
+            (AttemptOutcome.COMPLETED, TaskStatus.COMPLETED),
+        ],
+    )
+    def test_a_limit_key_is_free_while_its_task_does_not_run(self, outcome: AttemptOutcome, status: TaskStatus) -> None:
+        """While it waits for its next try another one runs; then it comes when that has ended."""
+        first, second = self.submit(limit_key="a"), self.submit(limit_key="a")
+        assert self.end(self.claim_one(), outcome, after_s=60.0)
+        assert self.stored(first).status is status
+        claim = self.claim_one()
+        assert claim.id == second.id
+        self.clock.advance(61)
+        assert self.claim() == []
+        self.complete(claim)
+        assert [claim.id for claim in self.claim()] == ([first.id] if status is not TaskStatus.COMPLETED else [])
+
+    def test_a_limit_key_is_taken_until_the_function_has_returned(self) -> None:
+        """Also by a task whose cancellation was asked for, or whose worker has died and is not rescued yet."""
+        first, second = self.submit(limit_key="a"), self.submit(limit_key="a")
+        self.claim_one()
+        self.engine.cancel(first.id)
+        assert self.claim() == []
+        heir = self.engine.register(slots=8)
+        self.worker.close()
+        request = ClaimRequest(owner=heir.id, free={PoolKind.THREAD: 8})
+        assert not self.engine.exchange([], request).claims
+        self.engine.rescue(heir.id)
+        (claim,) = self.engine.exchange([], request).claims
+        assert claim.id == second.id
+
+    def test_a_rescued_task_takes_its_limit_key_again(self) -> None:
+        """Before others of the key, by its place in the line."""
+        first, _ = self.submit(limit_key="a"), self.submit(limit_key="a")
+        self.claim_one()
+        heir = self.engine.register(slots=8)
+        self.worker.close()
+        self.engine.rescue(heir.id)
+        (claim,) = self.engine.exchange([], ClaimRequest(owner=heir.id, free={PoolKind.THREAD: 8})).claims
+        assert claim.id == first.id
+        self.engine.give_back([claim])
+        (again,) = self.engine.exchange([], ClaimRequest(owner=heir.id, free={PoolKind.THREAD: 8})).claims
+        assert (again.id, again.limit_key) == (first.id, "a")
+
+    def test_a_task_takes_both_its_queue_and_its_limit_key_or_neither(self) -> None:
+        """What the limit of one refuses is not taken from the other."""
+        self.engine.limit_queue("mail", QueueLimits(rate=1.0, burst=2))
+        self.engine.limit_key("a", 2)
+        for key in ("a", "a", "a", "b"):
+            self.submit(queue="mail", limit_key=key)
+        self.submit(queue="web", limit_key="a")
+        assert self.keys_of(self.claim()) == ["a", "a"]
+        self.clock.advance(1)
+        assert self.keys_of(self.claim()) == ["b"], "the queue's start was not used up by a task that could not run"
+        for key in ("a", "b"):
+            self.submit(queue="mail", limit_key=key)
+        other = self.engine.register(slots=1)
+        self.engine.limit_key("a", 3)
+        request = ClaimRequest(owner=other.id, free={PoolKind.THREAD: 1})
+        (claim,) = self.engine.exchange([], request).claims
+        assert (claim.queue, claim.limit_key) == ("web", "a"), "the key was not used up by a task that could not start"
+
+    def test_a_paused_queue_holds_no_limit_key(self) -> None:
+        """Nor do tasks that nobody works on: they do not run."""
+        self.submit(limit_key="a", queue="paused", priority=90)
+        self.submit(limit_key="a", queue="others", priority=80)
+        task = self.submit(limit_key="a")
+        self.engine.set_paused("paused", True)
+        assert [claim.id for claim in self.claim(queues={"paused", "default"})] == [task.id]
+
+    def test_tasks_of_a_limit_key_that_a_worker_cannot_run_are_left_to_others(self) -> None:
+        """It takes the next one of the key whose function it finds."""
+        strange = self.submit(limit_key="a", function="shop:send")
+        task = self.submit(limit_key="a")
+        self.submit(limit_key="b", function="shop:send")
+        request = ClaimRequest(
+            owner=self.worker.id, free={PoolKind.THREAD: 8}, unknown=frozenset({"shop:send", "shop:other"})
+        )
+        (claim,) = self.engine.exchange([], request).claims
+        assert claim.id == task.id
+        self.complete(claim)
+        assert not self.engine.exchange([], request).claims
+        assert strange.id in [claim.id for claim in self.claim()]
+        assert self.engine.has_work(None, frozenset())
+
+    def test_a_free_slot_takes_no_task_past_one_with_a_limit_key(self) -> None:
+        """Unless that may not run; one with a key waits for a claim, which knows the limits."""
+        self.submit(limit_key="a")
+        seats = self.offered_seats()
+        assert self.stored(self.submit()).status is TaskStatus.PENDING
+        assert self.keys_of(self.claim()) == ["a", None]
+        self.submit(limit_key="a")
+        assert self.stored(self.submit()).status is TaskStatus.RUNNING
+        assert self.stored(self.submit(limit_key="b")).status is TaskStatus.PENDING
+        assert len(seats) == 2
+        assert self.keys_of(self.claim()) == ["b"]
+
+    def test_who_ends_a_task_of_a_limit_key_says_whether_others_may_run_the_next(self) -> None:
+        """Also who claims nothing himself; nobody is called for a task that he takes, or where none waits."""
+        for _ in range(3):
+            self.submit(limit_key="a")
+        (claim,) = self.claim(1)
+        calls: list[str] = []
+        self.engine.on_work(lambda: calls.append("called"))
+        exchange = self.exchange(self.ended(claim, AttemptOutcome.COMPLETED))
+        assert (len(exchange.claims), exchange.has_freed_key, calls) == (1, False, [])
+        assert self.engine.exchange([self.ended(exchange.claims[0], AttemptOutcome.COMPLETED)], None).has_freed_key
+        assert calls == ["called"]
+        self.complete(self.claim_one())
+        assert calls == ["called"]
+        self.engine.limit_key("a", 2)
+        assert calls == ["called"] * 2
+
+    def test_why_names_the_tasks_that_have_the_limit_key(self) -> None:
+        """And how many tasks come first, of those that may run."""
+        first, second, third = (self.submit(limit_key="a") for _ in range(3))
+        plain = self.submit()
+        assert self.why(plain)[ReasonCode.TASKS_BEFORE]["count"] == 1
+        claim, _ = self.claim()
+        assert self.why(second)[ReasonCode.KEY_LIMITED] == {"key": "a", "concurrency": 1, "tasks": [first.id]}
+        assert self.why(third)[ReasonCode.TASKS_BEFORE]["count"] == 1
+        self.complete(claim)
+        assert ReasonCode.KEY_LIMITED not in self.why(second)
+
+    def test_limit_keys_are_listed_with_what_runs_and_waits(self) -> None:
+        """Those that have tasks, and those with a limit of their own."""
+        self.engine.limit_key("spare", 3)
+        for key in ("a", "a", "b"):
+            self.submit(limit_key=key)
+        self.claim(1)
+        shown = [(each.key, each.running, each.concurrency, each.pending) for each in self.engine.limit_keys(50)]
+        assert shown == [("a", 1, 1, 1), ("b", 0, 1, 1), ("spare", 0, 3, 0)]
+        assert [each.key for each in self.engine.limit_keys(1)] == ["a"]
+        assert len(self.engine.find(TaskFilter(limit_key="a"))) == 2
+        (queue,) = self.engine.queues()
+        assert queue.counts == {TaskStatus.PENDING: 2, TaskStatus.RUNNING: 1}
+
+    def test_whatever_becomes_of_the_first_task_of_a_limit_key_the_next_one_runs(self) -> None:
+        """Cancelled, replaced by one of another key, deleted; and what comes to be pending again takes its place."""
+        first = self.submit(limit_key="a", priority=20)
+        unique = UniqueKey(key="k", on_conflict=OnConflict.REPLACE)
+        second = self.submit(limit_key="a", priority=15, unique=unique)
+        third = self.submit(limit_key="a", run_at=self.clock.now() + timedelta(seconds=5), priority=90)
+        fourth = self.submit(limit_key="a")
+        self.engine.cancel(first.id)
+        self.engine.submit([new_task(limit_key="b", priority=15, unique=unique)])
+        claims = self.claim()
+        assert [(claim.id, claim.limit_key) for claim in claims] == [(second.id, "b"), (fourth.id, "a")]
+        self.clock.advance(5)
+        self.engine.retry(first.id)
+        for claim in claims:
+            self.complete(claim)
+        (claim,) = self.claim()
+        assert claim.id == third.id
+        self.engine.cancel_all(TaskFilter(limit_key="a", statuses=frozenset({TaskStatus.PENDING})))
+        self.complete(claim)
+        self.engine.delete_finished(before=self.clock.now() + timedelta(seconds=1))
+        assert self.engine.limit_keys(50) == []
 
     # Due times
 

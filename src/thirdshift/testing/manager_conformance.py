@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -212,6 +213,7 @@ class ManagerConformance:
             ({"durability": "some"}, "durability is 'some'"),
             ({"task_id": "7"}, "task_id is '7'"),
             ({"unique_key": ""}, "unique_key is ''"),
+            ({"limit_key": 7}, "limit_key is 7; it must be a text of 1 to 200 characters"),
         ],
     )
     def test_an_option_that_makes_no_sense_is_refused(self, options: dict[str, Any], words: str) -> None:
@@ -520,6 +522,40 @@ class ManagerConformance:
         assert most <= 2
         (queue,) = self.manager.queues()
         assert queue.limits == QueueLimits(concurrency=2)
+
+    def test_of_one_limit_key_one_task_runs_at_a_time(self) -> None:
+        """Or as many as is said of it; all of them run, and nobody waits for them."""
+        log, said = self.tmp_path / "log", self.signal("said")
+        self.manager.limit_key("wide", 2)
+        keys: dict[str, str] = {}
+        for _ in range(6):
+            for key in ("narrow", "wide"):
+                submitter = self.manager.options(limit_key=key)
+                keys[submitter.submit(self.functions.log_run, str(log), said.path, 0.01).id] = key
+        self.manager.submit(self.functions.echo, "at once").result(TIMEOUT_S)
+        for task_id in keys:
+            self.manager.handle(task_id).result(TIMEOUT_S)
+        running, most = Counter[str](), Counter[str]()
+        for entry in log.read_text().splitlines():
+            what, task_id, *_ = entry.split()
+            running[keys[task_id]] += 1 if what == "start" else -1
+            most |= running
+        assert most["narrow"] == 1
+        assert most["wide"] <= 2
+
+    def test_why_a_task_waits_for_its_limit_key(self) -> None:
+        """Until what runs has ended, or the key may run more."""
+        held = self.busy(limit_key="customer-7")
+        waiting = self.manager.options(limit_key="customer-7").submit(self.functions.echo, "then")
+        (limited,) = [reason for reason in self.manager.why(waiting.id) if reason.code is ReasonCode.KEY_LIMITED]
+        assert limited.facts == {"key": "customer-7", "concurrency": 1, "tasks": [held.handle.id]}
+        assert self.manager.get_task_status(waiting.id) is TaskStatus.PENDING
+        self.manager.limit_key("customer-7", 2)
+        assert waiting.result(TIMEOUT_S) == "then"
+        (shown,) = self.manager.limit_keys()
+        assert (shown.key, shown.running, shown.concurrency, shown.pending) == ("customer-7", 1, 2, 0)
+        with pytest.raises(UsageError, match="concurrency is 0; it must be 1 or more"):
+            self.manager.limit_key("customer-7", 0)
 
     def test_stats_count_what_there_is(self) -> None:
         """A count for each status under its word, and the sums."""

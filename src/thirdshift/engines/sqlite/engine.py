@@ -33,6 +33,7 @@ from thirdshift.core.engine import (
     ClaimRequest,
     Exchange,
     FailureGroup,
+    KeyState,
     ProgressReport,
     QueueState,
     Rescue,
@@ -343,6 +344,8 @@ class SQLiteEngine:
                 if cursor.rowcount:
                     return cursor.lastrowid
             connection.execute(QUERY["submit"], row)
+            if spec.limit_key is not None:
+                submit.enter_lines(connection, [row])
             return None
 
         seq = self._writer.run(insert, durable=spec.durable)
@@ -351,9 +354,11 @@ class SQLiteEngine:
         return None if seq is None or seat is None else claim_of_new(task, seq, seat.owner, now_us)
 
     def _seat_for(self, task: NewTask, now_us: int) -> Seat | None:
-        """Return a free slot of a worker of this process for *task*, if it is due."""
+        """Return a free slot of a worker of this process for *task*, if it is due and has no limit key."""
         spec = task.spec
-        if not self._reserves or (spec.run_at is not None and to_us(spec.run_at) > now_us):
+        if not self._reserves or spec.limit_key is not None:
+            return None
+        if spec.run_at is not None and to_us(spec.run_at) > now_us:
             return None
         for reserve in self._reserves:
             seat = reserve(spec.queue, spec.pool)
@@ -468,6 +473,19 @@ class SQLiteEngine:
         row = queue, limits.concurrency, limits.rate, limits.bucket, self._now_us()
         self._writer.run(lambda connection: connection.execute(QUERY["limit_queue"], row), durable=True)
         self._hub.announce(wake.WORK)
+
+    def limit_key(self, key: str, concurrency: int) -> None:
+        """Let so many tasks of the limit key run at once. A row says only what is not so without it."""
+        query, row = ("set_key_limit", (key, concurrency)) if concurrency != 1 else ("forget_key_limit", (key,))
+        self._writer.run(lambda connection: connection.execute(QUERY[query], row), durable=True)
+        self._hub.announce(wake.WORK)
+
+    def limit_keys(self, limit: int) -> Sequence[KeyState]:
+        """Return the limit keys that have tasks due or running or a limit of their own, by name."""
+        return [
+            KeyState(key=key, concurrency=concurrency, pending=pending, running=running)
+            for key, concurrency, pending, running in self._read_long(QUERY["limit_keys"], (limit,))
+        ]
 
     def set_paused(self, queue: str, paused: bool) -> bool:
         """Pause or resume *queue*; returns whether that changed anything."""
@@ -643,7 +661,7 @@ class SQLiteEngine:
             self._hub.announce(wake.FINISHED, finished)
         if exchange.claims or exchange.has_cancelled:
             self._hub.announce(wake.ROOM)
-        if exchange.has_released or (exchange.is_limited and settlements):
+        if exchange.has_released or exchange.has_freed_key or (exchange.is_limited and settlements):
             self._hub.announce(wake.WORK)
         # Nothing may fail between the commit and here: the claims would be lost until this process ends.
         return exchange

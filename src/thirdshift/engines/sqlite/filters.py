@@ -78,7 +78,8 @@ def _condition(wanted: TaskFilter) -> Query:
     """Return the conditions of everything but the status."""
     conditions: list[str] = []
     parameters: list[Any] = []
-    for column, value in (("name", wanted.name), ("queue", wanted.queue), ("unique_key", wanted.unique_key)):
+    for column in ("name", "queue", "unique_key", "limit_key"):
+        value = getattr(wanted, column)
         if value is not None:
             conditions.append(f"{column} = ?")
             parameters.append(value)

@@ -34,14 +34,18 @@ class Allowances:
 
     def take(self, queue: str) -> bool:
         """Take one task of *queue*, if its limits allow that."""
-        allowance = self._found.get(queue)
-        if allowance is None:
-            return True
-        if allowance.left <= 0:
+        if not self.allow(queue):
             return False
-        allowance.left -= 1
-        allowance.taken += 1
+        allowance = self._found.get(queue)
+        if allowance is not None:
+            allowance.left -= 1
+            allowance.taken += 1
         return True
+
+    def allow(self, queue: str) -> bool:
+        """Return whether one more task of *queue* may be claimed."""
+        allowance = self._found.get(queue)
+        return allowance is None or allowance.left > 0
 
     @property
     def are_used_up(self) -> bool:

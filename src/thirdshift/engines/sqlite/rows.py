@@ -29,6 +29,8 @@ _POOLS = {kind.value: kind for kind in PoolKind}
 _COUNTED = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT)
 
 Row = tuple[Any, ...]
+LIMIT_KEY = 15
+"""Where it stands in the parameters of the query ``submit``."""
 
 
 def to_us(moment: datetime) -> int:
@@ -76,6 +78,7 @@ def _row_of_spec(spec: TaskSpec) -> Row:
             optional_us(spec.timeout_s),
             json.dumps(spec.tags) if spec.tags else "[]",
             optional_us(spec.stall_timeout_s),
+            spec.limit_key,
         )
         _last_spec = spec, row
     return row
@@ -90,9 +93,9 @@ def runnable_rows(answer: bytes) -> list[Row]:
 
 
 def claim_of_row(row: Row, arguments: bytes, owner: str, now: datetime) -> Claim:
-    """Return the claim that a row of the query ``runnable`` becomes."""
+    """Return the claim that a row of the query ``runnable`` becomes, or of those that have a limit key too."""
     (priority, _, seq, task_id, attempt_before, name, function, _) = row[:8]
-    (queue, pool, failures, retries, timeout_us, durable, crashes, stall_timeout_us) = row[8:]
+    (queue, pool, failures, retries, timeout_us, durable, crashes, stall_timeout_us, *keyed) = row[8:]
     return Claim(
         seq,
         task_id,
@@ -111,6 +114,7 @@ def claim_of_row(row: Row, arguments: bytes, owner: str, now: datetime) -> Claim
         now,
         crashes,
         None if stall_timeout_us is None else stall_timeout_us / 1e6,
+        keyed[0] if keyed else None,
     )
 
 
@@ -271,6 +275,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         stall_timeout_us,
         unique_key,
         cancelled_by,
+        limit_key,
         facts,
     ) = row
     started = from_us(claimed) if claimed is not None else (attempts[-1].started_at if attempts else None)
@@ -298,6 +303,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         stall_timeout_s=None if stall_timeout_us is None else stall_timeout_us / 1e6,
         unique_key=unique_key,
         cancelled_by=cancelled_by,
+        limit_key=limit_key,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from thirdshift.core.errors import QueueFull
 from thirdshift.engines.sqlite.links import Statements
 from thirdshift.engines.sqlite.queries import QUERY, in_chunks
-from thirdshift.engines.sqlite.rows import Row
+from thirdshift.engines.sqlite.rows import LIMIT_KEY, Row
 
 
 def insert(connection: Statements, rows: Sequence[Row], queue_size: int | None, new_queues: Collection[str]) -> None:
@@ -13,6 +13,14 @@ def insert(connection: Statements, rows: Sequence[Row], queue_size: int | None, 
     prepare(connection, queue_size, len(rows), new_queues)
     for query, parameters in in_chunks("submit", rows):
         connection.execute(query, parameters)
+    enter_lines(connection, rows)
+
+
+def enter_lines(connection: Statements, rows: Sequence[Row]) -> None:
+    """Let those of the new *rows* that have a limit key take their places among its tasks."""
+    for row in rows:
+        if row[LIMIT_KEY] is not None:
+            connection.execute(QUERY["enter_line"], (row[0],))
 
 
 def prepare(connection: Statements, queue_size: int | None, more: int, new_queues: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from thirdshift.engines.sqlite import dependencies
 from thirdshift.engines.sqlite.links import Statements
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import Row, optional_us, row_of_new
-from thirdshift.engines.sqlite.submit import demand_room, insert, prepare
+from thirdshift.engines.sqlite.submit import demand_room, enter_lines, insert, prepare
 
 _SPEC_OF = attrgetter("spec")
 
@@ -33,6 +33,7 @@ def submit(connection: Statements, task: NewTask, now_us: int) -> Landing:
     key = None if unique is None else unique.key
     connection.execute(QUERY["release_expired"], (key, now_us))
     if connection.execute(QUERY["submit_unique"], (*row, key)).rowcount:
+        enter_lines(connection, [row])
         _hold(connection, unique, task.id, now_us)
         if ties is not None:
             ties.tie(connection, [task.id], now_us)

@@ -1,5 +1,6 @@
 """Why a task does not run, read from the store at one moment. Who is alive is asked of the kernel, as always."""
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class _Place:
     cancel_requested_at: datetime | None
     finished_at: datetime | None
     cancelled_by: str | None
+    limit_key: str | None
     attempts: int
     """How many have ended."""
     error: str | None
@@ -148,7 +150,12 @@ class Inquiry:
         return _reason(ReasonCode.UNKNOWN_FUNCTION, function=place.function, workers=self._blind(place), others=others)
 
     def _limited(self, place: _Place) -> Iterator[Reason]:
-        """Yield the limits of its queue that are reached now."""
+        """Yield the limits of its key and of its queue that are reached now."""
+        if place.limit_key is not None:
+            concurrency, running = self._connection.execute(QUERY["key_limit"], (place.limit_key,)).fetchone()
+            tasks = json.loads(running)
+            if len(tasks) >= concurrency:
+                yield _reason(ReasonCode.KEY_LIMITED, key=place.limit_key, concurrency=concurrency, tasks=tasks)
         row = self._connection.execute(QUERY["limits"], (place.queue,)).fetchone()
         concurrency, rate, burst, starts, filled_us, running = row
         if concurrency is not None and running >= concurrency:
@@ -166,7 +173,7 @@ class Inquiry:
         if row is None:
             return None
         (seq, status, function, queue, pool, priority, due, attempt, failures, max_retries, timeout_us) = row[:11]
-        owner, claimed, cancel_requested, finished, cancelled_by = row[11:]
+        owner, claimed, cancel_requested, finished, cancelled_by, limit_key = row[11:]
         last = self._connection.execute(QUERY["last_attempt"], (seq,)).fetchone()
         error_type, error_message, attempts = last or (None, None, 0)
         return _Place(
@@ -186,6 +193,7 @@ class Inquiry:
             cancel_requested_at=_moment(cancel_requested),
             finished_at=_moment(finished),
             cancelled_by=cancelled_by,
+            limit_key=limit_key,
             attempts=attempts,
             error=None if error_type is None else f"{error_type}: {error_message}",
         )
@@ -208,6 +216,7 @@ class Inquiry:
             "priority": place.priority,
             "due_at": to_us(place.due_at),
             "seq": place.seq,
+            "key": place.limit_key,
         }
         count = 0
         for name in shared:

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from thirdshift.core import codec
@@ -15,6 +16,7 @@ from thirdshift.engines.sqlite import dependencies
 from thirdshift.engines.sqlite.alerts import record_death
 from thirdshift.engines.sqlite.dependencies import STILL, Ripple
 from thirdshift.engines.sqlite.figures import AMENDED, ENDED, feed
+from thirdshift.engines.sqlite.keys import KeyedTasks, have_room, urgency
 from thirdshift.engines.sqlite.limits import Allowances
 from thirdshift.engines.sqlite.links import Statements
 from thirdshift.engines.sqlite.liveness import DeadWorker
@@ -69,6 +71,8 @@ def exchange(
         if free_us is not None:
             due_us = free_us if due_us is None else min(due_us, free_us)
         is_limited = allowances.are_used_up
+    freed = {key for settlement in settlements if (key := settlement.claim.limit_key) is not None}
+    has_freed_key = bool(freed) and have_room(connection, freed)
     next_due = None if due_us is None else from_us(due_us)
     return Exchange(
         recorded=recorded,
@@ -77,6 +81,7 @@ def exchange(
         is_limited=is_limited,
         has_released=ripple.has_released,
         has_cancelled=ripple.has_cancelled,
+        has_freed_key=has_freed_key,
     )
 
 
@@ -213,21 +218,33 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime,
     free = {pool.value: count for pool, count in request.free.items()}
     query, unknown = (QUERY["runnable"], ()) if not request.unknown else leaving_out("runnable", request.unknown)
     found: list[Row] = []
-    for queue, pool, is_limited in connection.execute(QUERY["open_lines"]).fetchall():
+    keyed: KeyedTasks | None = None
+    for queue, pool, is_limited, is_keyed in connection.execute(QUERY["open_lines"]).fetchall():
         is_ours = queue not in request.excluded and (request.queues is None or queue in request.queues)
         if is_ours and pool in free:
             most = min(free[pool], allowances.read(queue)) if is_limited else free[pool]
             ((answer,),) = connection.execute(query, (queue, pool, int(most), *unknown)).fetchall()
             found += runnable_rows(answer)
+            if is_keyed and most >= 1:
+                keyed = keyed or KeyedTasks(connection, request.unknown)
+                keyed.add_line(queue, pool, int(most), partial(_is_open, free, allowances, queue, pool))
+    found.sort(key=urgency)
     chosen: list[Row] = []
-    for row in sorted(found, key=_urgency):
+    for row in found if keyed is None else keyed.among(found):
         pool = row[9]
-        if free[pool] and allowances.take(row[8]):
+        has_room = free[pool] and (keyed is None or keyed.has_room(row))
+        if has_room and allowances.take(row[8]):  # of its queue and of its key, or of neither
             free[pool] -= 1
             chosen.append(row)
+            if keyed is not None:
+                keyed.take(row)
     for query, seqs in in_chunks("claim", [(row[2],) for row in chosen]):
         connection.execute(query, (request.owner, to_us(now), *seqs))
     return [claim_of_row(row, _arguments(connection, row), request.owner, now) for row in chosen]
+
+
+def _is_open(free: Mapping[str, int], allowances: Allowances, queue: str, pool: str) -> bool:
+    return free[pool] > 0 and allowances.allow(queue)
 
 
 def _arguments(connection: sqlite3.Connection, row: Row) -> bytes:
@@ -238,9 +255,3 @@ def _arguments(connection: sqlite3.Connection, row: Row) -> bytes:
         ((long,),) = connection.execute(QUERY["arguments"], (seq,)).fetchall()
         arguments = bytes(long)
     return dependencies.filled_in(connection, arguments) if codec.REFERENCE_MARK in arguments else arguments
-
-
-def _urgency(row: Row) -> tuple[int, int, int]:
-    """Sort rows of the query ``runnable`` as the index does: priority, due time, order of submission."""
-    priority, due_us, seq = row[:3]
-    return -priority, due_us, seq

@@ -3,10 +3,12 @@
 SELECT owner, count(*) FROM task WHERE status = 'running' GROUP BY owner;
 
 -- name: oldest_runnable
--- Since when the first runnable task waits, and in which queue; paused ones wait on purpose. What is due and was not
--- promoted waits too.
+-- Since when the first runnable task waits, and in which queue; paused ones wait on purpose, and so do those of a limit key
+-- behind its first one. What is due and was not promoted waits too.
 SELECT min(due_at), queue FROM (
-    SELECT due_at, queue FROM task WHERE status = 'pending'
+    SELECT due_at, queue FROM task WHERE status = 'pending' AND limit_key IS NULL
+    UNION ALL
+    SELECT due_at, queue FROM key_room WHERE room > 0
     UNION ALL
     SELECT due_at, queue FROM task WHERE status IN ('scheduled', 'retrying') AND due_at <= ?1
 )

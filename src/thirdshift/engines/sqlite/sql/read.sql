@@ -1,7 +1,7 @@
 -- name: task
 SELECT t.seq, t.id, t.name, t.function, t.arguments, t.queue, t.pool, t.priority, t.status, t.submitted_at, t.due_at,
        t.max_retries, t.timeout_us, t.tags, t.attempt, t.failures, t.owner, t.claimed_at, t.cancel_requested_at,
-       t.finished_at, t.stall_timeout_us, t.unique_key, t.cancelled_by, p.facts
+       t.finished_at, t.stall_timeout_us, t.unique_key, t.cancelled_by, t.limit_key, p.facts
 FROM task t LEFT JOIN progress p ON p.task = t.seq AND p.attempt = t.attempt AND t.status = 'running'
 WHERE t.id = ?;
 
@@ -36,7 +36,11 @@ SELECT name, paused_at, concurrency, rate, burst FROM queue ORDER BY name;
 
 -- name: unfinished_by_queue
 -- Each branch walks one partial index, so finished tasks cost nothing. Only running tasks, which are few, are looked up.
-SELECT queue, 'pending', count(*) FROM task WHERE status = 'pending' GROUP BY queue
+SELECT queue, 'pending', sum(tasks)
+FROM (SELECT queue, count(*) AS tasks FROM task WHERE status = 'pending' AND limit_key IS NULL GROUP BY queue
+      UNION ALL
+      SELECT queue, count(*) FROM task WHERE status = 'pending' AND limit_key IS NOT NULL GROUP BY queue)
+GROUP BY queue
 UNION ALL
 SELECT queue, status, count(*) FROM task WHERE status IN ('scheduled', 'retrying') GROUP BY queue, status
 UNION ALL
@@ -52,7 +56,10 @@ FROM worker w ORDER BY w.started_at, w.id;
 -- name: has_work
 -- What waits for other tasks does not count: one of those it waits for is in one of the lines below, here or elsewhere, and
 -- releases it in the transaction in which it ends.
-SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND queue = ?1)
+SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND limit_key IS NULL AND queue = ?1)
+    OR EXISTS (SELECT 1 FROM key_line AS l CROSS JOIN task AS t
+               WHERE t.status = 'pending' AND t.limit_key = l.limit_key AND t.pool = l.pool AND t.queue = l.queue
+                 AND l.queue = ?1)
     OR EXISTS (SELECT 1 FROM task WHERE status = 'running' AND queue = ?1)
     OR EXISTS (SELECT 1 FROM task WHERE status IN ('scheduled', 'retrying') AND queue = ?1);
 

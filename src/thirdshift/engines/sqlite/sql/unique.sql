@@ -5,9 +5,9 @@ DELETE FROM held_key WHERE key = ? AND expires_at <= ?;
 -- name: submit_unique
 -- Between submitters that race, the index of live keys decides: the second one stores nothing.
 INSERT INTO task (id, arguments, status, submitted_at, due_at, name, function, queue, pool, priority, durable,
-                  max_retries, timeout_us, tags, stall_timeout_us, unique_key)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16
-WHERE NOT EXISTS (SELECT 1 FROM held_key WHERE key = ?16)
+                  max_retries, timeout_us, tags, stall_timeout_us, limit_key, unique_key)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17
+WHERE NOT EXISTS (SELECT 1 FROM held_key WHERE key = ?17)
 ON CONFLICT DO NOTHING;
 
 -- name: key_holder
@@ -30,8 +30,8 @@ ON CONFLICT (key) DO UPDATE SET holder = excluded.holder, expires_at = excluded.
 -- attempts stay, and so does what was promised about power loss. Takes the parameters of submit, and the task's id.
 UPDATE task
 SET arguments = ?2, due_at = ?5, name = ?6, function = ?7, queue = ?8, pool = ?9, priority = ?10, durable = max(durable, ?11),
-    max_retries = ?12, timeout_us = ?13, tags = ?14, stall_timeout_us = ?15, failures = 0, crashes = 0
-WHERE id = ?16 AND status IN ('pending', 'scheduled', 'retrying', 'waiting');
+    max_retries = ?12, timeout_us = ?13, tags = ?14, stall_timeout_us = ?15, limit_key = ?16, failures = 0, crashes = 0
+WHERE id = ?17 AND status IN ('pending', 'scheduled', 'retrying', 'waiting');
 
 -- name: reschedule
 UPDATE task SET status = :status WHERE id = :id AND status <> :status;

@@ -1,6 +1,6 @@
 -- name: place
 SELECT seq, status, function, queue, pool, priority, due_at, attempt, failures, max_retries, timeout_us, owner, claimed_at,
-       cancel_requested_at, finished_at, cancelled_by
+       cancel_requested_at, finished_at, cancelled_by, limit_key
 FROM task WHERE id = ?;
 
 -- name: cause_of_cancellation
@@ -20,14 +20,28 @@ FROM attempt WHERE task = ?1 ORDER BY number DESC LIMIT 1;
 SELECT count(*) FROM task WHERE status = 'running' AND owner = ? AND pool = ?;
 
 -- name: count_before
--- Counts in the order of claims, and only to the limit: each branch walks a piece of task_runnable.
+-- Counts in the order of claims, and only to the limit: each branch walks a piece of task_runnable. Of other limit keys
+-- those count that may run more, by their first task.
 SELECT count(*) FROM (
-    SELECT 1 FROM task WHERE status = 'pending' AND queue = :queue AND pool = :pool AND priority > :priority
+    SELECT 1 FROM task WHERE status = 'pending' AND limit_key IS NULL AND queue = :queue AND pool = :pool
+        AND priority > :priority
     UNION ALL
-    SELECT 1 FROM task WHERE status = 'pending' AND queue = :queue AND pool = :pool AND priority = :priority
-        AND due_at < :due_at
+    SELECT 1 FROM task WHERE status = 'pending' AND limit_key IS NULL AND queue = :queue AND pool = :pool
+        AND priority = :priority AND due_at < :due_at
     UNION ALL
-    SELECT 1 FROM task WHERE status = 'pending' AND queue = :queue AND pool = :pool AND priority = :priority
-        AND due_at = :due_at AND seq < :seq
+    SELECT 1 FROM task WHERE status = 'pending' AND limit_key IS NULL AND queue = :queue AND pool = :pool
+        AND priority = :priority AND due_at = :due_at AND seq < :seq
+    UNION ALL
+    SELECT 1 FROM task WHERE status = 'pending' AND limit_key = :key AND queue = :queue AND pool = :pool
+        AND priority > :priority
+    UNION ALL
+    SELECT 1 FROM task WHERE status = 'pending' AND limit_key = :key AND queue = :queue AND pool = :pool
+        AND priority = :priority AND due_at < :due_at
+    UNION ALL
+    SELECT 1 FROM task WHERE status = 'pending' AND limit_key = :key AND queue = :queue AND pool = :pool
+        AND priority = :priority AND due_at = :due_at AND seq < :seq
+    UNION ALL
+    SELECT 1 FROM key_room WHERE queue = :queue AND pool = :pool AND limit_key IS NOT :key AND room > 0
+        AND (priority > :priority OR priority = :priority AND (due_at, seq) < (:due_at, :seq))
     LIMIT :limit
 );

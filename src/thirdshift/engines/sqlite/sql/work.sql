@@ -9,11 +9,15 @@ WHERE seq IN (
 SELECT min(due_at) FROM task WHERE status IN ('scheduled', 'retrying');
 
 -- name: open_lines
--- The lines in which anything waits, of queues that are not paused: one index probe for each.
-SELECT q.name, p.column1, q.concurrency IS NOT NULL OR q.rate IS NOT NULL
+-- The lines in which anything waits, of queues that are not paused: few index probes for each. And whether tasks with a
+-- limit key wait there.
+SELECT q.name, p.column1, q.concurrency IS NOT NULL OR q.rate IS NOT NULL,
+       EXISTS (SELECT 1 FROM key_line)
+       AND EXISTS (SELECT 1 FROM key_line WHERE queue = q.name AND pool = p.column1) AS is_keyed
 FROM queue AS q CROSS JOIN (VALUES ('thread'), ('process'), ('async')) AS p
 WHERE q.paused_at IS NULL
-  AND EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND queue = q.name AND pool = p.column1)
+  AND (EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND limit_key IS NULL AND queue = q.name AND pool = p.column1)
+       OR is_keyed)
 ORDER BY q.name;
 
 -- name: limits
@@ -29,7 +33,8 @@ UPDATE queue SET starts = ?2, filled_at = ?3 WHERE name = ?1;
 SELECT name FROM queue WHERE paused_at IS NULL ORDER BY name;
 
 -- name: runnable
--- Read inside the transaction that claims, so nobody can take these rows in between. Walks task_runnable in its order.
+-- Read inside the transaction that claims, so nobody can take these rows in between. Walks task_runnable in its order;
+-- tasks with a limit key are for runnable_keyed.
 -- All rows in one: Python gives up its interpreter lock at every row and has to win it back from the slots. As bytes,
 -- because arguments may hold half characters; long ones are left to the query arguments.
 SELECT CAST(json_group_array(json_array(
@@ -37,7 +42,7 @@ SELECT CAST(json_group_array(json_array(
            iif(length(arguments) <= 1000, CAST(arguments AS TEXT), NULL),
            queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us)) AS BLOB)
 FROM (SELECT * FROM task
-      WHERE status = 'pending' AND queue = ?1 AND pool = ?2
+      WHERE status = 'pending' AND limit_key IS NULL AND queue = ?1 AND pool = ?2
       ORDER BY priority DESC, due_at, seq
       LIMIT ?3);
 
