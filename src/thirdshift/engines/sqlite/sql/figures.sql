@@ -131,9 +131,12 @@ WHERE f.span = ?1 AND f.start_s >= ?2 AND (?3 IS NULL OR s.name = ?3)
 ORDER BY f.start_s, s.name, s.queue, f.worker;
 
 -- name: loads
--- What can start now, by queue: covering indexes of unfinished tasks only.
+-- What can start now, by queue: covering indexes of unfinished tasks only. Of a limit key the first one can, if any.
 SELECT queue, sum(waits), sum(NOT waits AND NOT runs), sum(runs), min(iif(waits, due_at, NULL)) FROM (
-    SELECT queue, due_at, 1 AS waits, 0 AS runs FROM task WHERE status = 'pending'
+    SELECT queue, due_at, 1 AS waits, 0 AS runs FROM task WHERE status = 'pending' AND limit_key IS NULL
+    UNION ALL
+    SELECT queue, iif(seq IN (SELECT seq FROM key_room WHERE room > 0), due_at, NULL), 1, 0 FROM task
+    WHERE status = 'pending' AND limit_key IS NOT NULL
     UNION ALL
     SELECT queue, due_at, due_at <= ?1, 0 FROM task WHERE status IN ('scheduled', 'retrying')
     UNION ALL
