@@ -1,4 +1,6 @@
-"""`thirdshift queues`: look at queues, pause, resume and limit them."""
+"""`thirdshift queues`: look at queues, pause, resume and limit them, and limit keys."""
+
+from thirdshift.testing import functions
 
 
 def test_a_queue_is_paused_for_everybody_until_it_is_resumed(shell, work) -> None:
@@ -39,6 +41,18 @@ def test_a_queue_is_limited_and_freed(shell) -> None:
     refused = shell("queues", "limit", "mail", "--burst", "3")
     assert refused.returncode == 64
     assert "belongs to a rate" in refused.stderr
+
+
+def test_tasks_of_a_limit_key_are_shown_and_found(shell, work) -> None:
+    """In both forms; and the listing of keys counts them."""
+    manager = work()
+    manager.pause_queue("default")
+    ids = [manager.options(limit_key="customer-7").submit(functions.add, number, 1).id for number in range(2)]
+    shell.submit("functions:add", "1")
+    assert {task["id"] for task in shell.json("tasks", "list", "--limit-key", "customer-7")} == set(ids)
+    assert shell.json("tasks", "show", ids[0])["limit_key"] == "customer-7"
+    assert "limit key" in shell("tasks", "show", ids[0]).stdout
+    assert shell("queues", "keys").stdout.splitlines()[1:] == ["customer-7\t0 of 1\t2"]
 
 
 def test_a_limit_key_is_listed_and_limited(shell) -> None:

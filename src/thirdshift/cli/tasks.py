@@ -46,6 +46,7 @@ def tasks() -> None:
 @click.option("--name", help="Only tasks of this name.")
 @click.option("--tag", help="Only tasks with this tag.")
 @click.option("--unique-key", help="Only tasks with this unique key, finished ones too.")
+@click.option("--limit-key", help="Only tasks with this limit key, finished ones too.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Most tasks to list.")
 @click.pass_obj
 def list_tasks(session: Session, /, statuses: tuple[str, ...], **narrow: Any) -> None:

@@ -64,6 +64,8 @@ SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND limit_key IS NULL
     OR EXISTS (SELECT 1 FROM task WHERE status IN ('scheduled', 'retrying') AND queue = ?1);
 
 -- name: look
--- Is there anything to claim, and when is the next one due?
-SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending') OR coalesce(due_at <= ?, 0), due_at
+-- Is there anything to claim, and when is the next one due? Tasks of limit keys that are used up wake nobody.
+SELECT EXISTS (SELECT 1 FROM task WHERE status = 'pending' AND limit_key IS NULL)
+       OR EXISTS (SELECT 1 FROM key_room WHERE room > 0)
+       OR coalesce(due_at <= ?, 0), due_at
 FROM (SELECT min(due_at) AS due_at FROM task WHERE status IN ('scheduled', 'retrying'));
