@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from thirdshift.batch import Batch
     from thirdshift.config.loading import auto_load_config, load_config
     from thirdshift.config.sections import (
+        AlertRuleConfig,
         BackgroundTaskConfig,
         CeleryWorkerConfig,
         MonitoringConfig,
         SchedulerConfig,
         ThreadedWorkerConfig,
     )
+    from thirdshift.core.alerts import Alert
     from thirdshift.core.declare import task
     from thirdshift.core.dependency import Relative, Relatives
     from thirdshift.core.engine import FailureGroup, TaskFilter
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         WaitTimeout,
         WrongDatabase,
     )
+    from thirdshift.core.figures import Execution
     from thirdshift.core.health import Finding, HealthLimits
     from thirdshift.core.limits import QueueLimits
     from thirdshift.core.outcome import Cancel, Retry, Snooze
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     )
     from thirdshift.monitor.task_monitor import TaskMonitor
     from thirdshift.runtime.context import TaskContext, current_task
+    from thirdshift.runtime.lines import JsonLines, TextLines
     from thirdshift.transaction import Transaction
 
 __version__ = "0.1.0"
@@ -148,9 +152,16 @@ _HOME = {
     "get_task_monitor": "manager",
     "submit_background_task": "manager",
     "task": "core.declare",
+    "Alert": "core.alerts",
+    "AlertRuleConfig": "config.sections",
+    "Execution": "core.figures",
+    "JsonLines": "runtime.lines",
+    "TextLines": "runtime.lines",
 }
 
 __all__ = [  # sorted, as a test checks; spelled out for tools that read names without importing
+    "Alert",
+    "AlertRuleConfig",
     "AlreadyRunning",
     "Attempt",
     "AttemptOutcome",
@@ -163,10 +174,12 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "ChangeRefused",
     "ConfigurationError",
     "DependencyCycle",
+    "Execution",
     "Executor",
     "FailureGroup",
     "Finding",
     "HealthLimits",
+    "JsonLines",
     "LostAttempt",
     "Match",
     "MonitoringConfig",
@@ -211,6 +224,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskNotFound",
     "TaskPriority",
     "TaskStatus",
+    "TextLines",
     "ThirdshiftError",
     "ThreadedWorkerConfig",
     "Transaction",

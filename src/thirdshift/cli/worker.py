@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from thirdshift.core.events import Event
     from thirdshift.manager import BackgroundTaskManager
 
+FORMATS = ("text", "json")
 _LIFE_S = 60.0
 _OF_THE_DAEMON = frozenset({"training", "maintenance"})
 """Queues that the training daemon works on itself; tests compare the names."""
 
 _saying = threading.Lock()
+_logger = logging.getLogger("thirdshift.cli")
+_says_in_log: list[bool] = []
+"""Not empty: what is said to people is said in log lines."""
 
 
 @click.command()
@@ -44,6 +48,11 @@ _saying = threading.Lock()
 @click.option(
     "--metrics-port", type=click.IntRange(0, 65535), help="Answer Prometheus on this port of 127.0.0.1; 0: on any."
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    help="Write the log lines of all loggers, those of tasks too, each with its task; json: nothing but JSON lines.",
+)
 @click.option("--quiet", is_flag=True, help="Print warnings only.")
 @click.option("--drain", is_flag=True, help="Stop when nothing is left to run, now or later.")
 @click.pass_obj
@@ -58,6 +67,7 @@ def worker(
     app_dir: Path,
     name: str | None,
     metrics_port: int | None,
+    log_format: str | None,
     quiet: bool,
     drain: bool,
 ) -> int:
@@ -73,13 +83,13 @@ def worker(
     \b
     thirdshift worker --threads 8
     thirdshift worker --queues mail,reports --processes 2 --name mail-1
-    thirdshift worker --metrics-port 9464
+    thirdshift worker --metrics-port 9464 --log-format json
     thirdshift worker --drain
     """
     settings = load_settings(session.workspace)
     folder = Path.cwd()
     prepare(app_dir)
-    _log_to_stderr("WARNING" if quiet else settings.log_level)
+    _log_to_stderr("WARNING" if quiet else settings.log_level, log_format)
     path = session.database if database is None else database.absolute()
     chosen = None if queues is None else _names("--queues", queues)
     excluded = (_OF_THE_DAEMON if chosen is None else frozenset()) | _names("--exclude-queues", exclude_queues or "")
@@ -111,7 +121,7 @@ def worker(
         print_json(desk.document(signals))
     code = desk.exit_code()
     if not is_over:  # a thread that nobody can end: its task runs again elsewhere once this process is gone
-        click.echo("tasks still run in threads; they end with this process and are started again", err=True)
+        _say("tasks still run in threads; they end with this process and are started again")
         _leave(code)
     return code
 
@@ -286,7 +296,15 @@ def _warn_of_function(function: str, why: str) -> None:
     )
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, form: str | None) -> None:
+    """Write log lines to standard error: those of Thirdshift, or in one *form* those of everybody."""
+    if form is not None:
+        from thirdshift.runtime.lines import show_lines  # noqa: PLC0415  # --help must not wait for it
+
+        show_lines(form, level)
+        logging.getLogger("thirdshift").setLevel(level)
+        _says_in_log.extend([True] if form == "json" else [])
+        return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger("thirdshift")
@@ -296,6 +314,9 @@ def _log_to_stderr(level: str) -> None:
 
 def _say(text: str) -> None:
     """Print a line; the worker's threads and the main one do."""
+    if _says_in_log:  # where every line is JSON
+        _logger.log(logging.WARNING if text.startswith("warning") else logging.INFO, "%s", text)
+        return
     with _saying, contextlib.suppress(OSError):  # a worker goes on when nobody reads what it says any more
         click.echo(text, err=True)
 

@@ -16,6 +16,7 @@ from thirdshift.config.loading import (
 )
 from thirdshift.config.sections import (
     WITHOUT_EFFECT,
+    AlertRuleConfig,
     AsyncWorkerConfig,
     BackgroundTaskConfig,
     CeleryWorkerConfig,
@@ -28,6 +29,7 @@ __all__ = [
     "DATABASE_NAME",
     "FILE_NAME",
     "WITHOUT_EFFECT",
+    "AlertRuleConfig",
     "AsyncWorkerConfig",
     "BackgroundTaskConfig",
     "CeleryWorkerConfig",

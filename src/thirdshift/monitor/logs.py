@@ -5,6 +5,7 @@ end; failures of tasks are INFO, because they are not faults of Thirdshift.
 """
 
 import logging
+from typing import Any
 
 from thirdshift.core.events import (
     AttemptLost,
@@ -32,6 +33,9 @@ from thirdshift.core.task import Claim
 
 _logger = logging.getLogger("thirdshift.worker")
 
+MARKS = "thirdshift_claim"
+"""The attribute of a record that says which attempt it is about, as ``runtime/lines.py`` reads it."""
+
 LOST_WAKES = (
     "a program writes tasks into the file by itself and tells nobody, the socket buffer of a worker is full, or the "
     "folder FILE.run beside the database is not shared by all its processes (one volume, one mount namespace)"
@@ -44,7 +48,7 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
         case AttemptsClaimed(claims):
             if _logger.isEnabledFor(logging.DEBUG):  # one for each task: its fields are not made for nothing
                 for claim in claims:
-                    _logger.debug("task.claimed %s", _fields(claim))
+                    _logger.debug("task.claimed %s", _fields(claim), extra=_marks(claim))
         case AttemptsSettled(settlements):
             if _logger.isEnabledFor(logging.INFO):
                 for settlement in settlements:
@@ -54,17 +58,18 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
         case WorkerStopped(worker, running):
             _logger.info("worker.stopped worker=%s running=%d", worker, running)
         case AttemptLost(settlement):
-            _logger.warning("task.lost %s", _fields(settlement.claim))
+            _logger.warning("task.lost %s", _fields(settlement.claim), extra=_marks(settlement.claim))
         case EndedAfterCommit(settlement):
             ending = settlement.ending
             _logger.warning(
                 'task.ended_after_commit %s outcome=%s error="%s"',
                 _fields(settlement.claim), ending.outcome.value, ending.error,
+                extra=_marks(settlement.claim),
             )  # fmt: skip
         case FunctionUnknown(function, error):
             _logger.warning('function.unknown function=%s error="%s"', function, error)
         case AttemptOverran(claim):
-            _logger.warning("task.overran %s timeout_s=%s", _fields(claim), claim.timeout_s)
+            _logger.warning("task.overran %s timeout_s=%s", _fields(claim), claim.timeout_s, extra=_marks(claim))
         case PoolStuck(pool, overrun):
             ids = ",".join(claim.id for claim in overrun)
             _logger.error("pool.stuck pool=%s overrun=%d ids=%s", pool.value, len(overrun), ids)
@@ -75,9 +80,12 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
         case LoopFreed(blocked_s):
             _logger.warning("loop.freed blocked_s=%.1f", blocked_s)
         case TaskRescued(rescue):
+            marks = {"task_id": rescue.id, "task_name": rescue.name, "attempt": rescue.attempt, "worker": rescue.owner}
             _logger.warning(
-                "task.rescued id=%s name=%s attempt=%d worker=%s", rescue.id, rescue.name, rescue.attempt, rescue.owner
-            )
+                "task.rescued id=%s name=%s attempt=%d worker=%s",
+                rescue.id, rescue.name, rescue.attempt, rescue.owner,
+                extra={MARKS: marks},
+            )  # fmt: skip
         case TasksPruned(counts):
             _logger.info("tasks.pruned %s", " ".join(f"{status.value}={count}" for status, count in counts.items()))
         case WakesLost(count):
@@ -96,11 +104,25 @@ def _log_end(settlement: Settlement) -> None:
     ending = settlement.ending
     error = f' error="{ending.error}"' if ending.error is not None else ""
     outcome = ending.outcome.value
-    _logger.log(level, "task.%s %s status=%s%s", outcome, _fields(settlement.claim), settlement.status.value, error)
+    claim, status = settlement.claim, settlement.status.value
+    _logger.log(level, "task.%s %s status=%s%s", outcome, _fields(claim), status, error, extra=_marks(claim))
 
 
 def _blocker(claim: Claim | None) -> str:
     return "by=nobody" if claim is None else f"function={claim.function} {_fields(claim)}"
+
+
+def _marks(claim: Claim) -> dict[str, Any]:
+    """Return what a line about an attempt says of it beside its message, for lines in JSON."""
+    return {
+        MARKS: {
+            "task_id": claim.id,
+            "task_name": claim.name,
+            "attempt": claim.attempt,
+            "queue": claim.queue,
+            "worker": claim.owner,
+        }
+    }
 
 
 def _fields(claim: Claim) -> str:

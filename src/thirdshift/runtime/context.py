@@ -69,11 +69,17 @@ class TaskContext:
         name: str = "",
         attempt: int = 0,
         place: AttemptPlace | None = None,
+        *,
+        queue: str = "",
+        worker: str = "",
     ) -> None:
         self.id = task_id
         self.name = name
         self.attempt = attempt
         """The number of this attempt; it grows with every start of the task."""
+        self.queue = queue
+        self.worker = worker
+        """The id of the worker that runs it."""
         self.stop_reason: StopReason | None = None
         """Why the attempt should end soon; ``None`` while it should go on."""
         self.has_progress = False
@@ -100,6 +106,17 @@ class TaskContext:
     def idempotency_key(self) -> str | None:
         """A key that is the same in every attempt of this task, for services that drop duplicates by key."""
         return self.id
+
+    @property
+    def marks(self) -> Mapping[str, Any]:
+        """What a log line says of the task, so that lines can be found by it; for runners."""
+        return {
+            "task_id": self.id,
+            "task_name": self.name,
+            "attempt": self.attempt,
+            "queue": self.queue,
+            "worker": self.worker,
+        }
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -226,12 +243,17 @@ def current_task() -> TaskContext:
 
 def keep_records() -> None:
     """From now on keep the log records that attempts write in this process, each with its own attempt; for runners."""
-    watch_records(_keeper)
+    watch_records(_keeper, _marks)
 
 
 def _keeper() -> Keep | None:
     context = _current.get()
     return None if context is None else context.keep
+
+
+def _marks() -> Mapping[str, Any] | None:
+    context = _current.get()
+    return None if context is None else context.marks
 
 
 def task_in(context: Context) -> TaskContext | None:

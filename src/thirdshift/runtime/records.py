@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 LEAST_LEVEL = logging.INFO
@@ -21,6 +21,10 @@ _LONGEST_LINE = 16 * 1024
 _formatter = logging.Formatter()
 
 Keep = Callable[[str], None]
+
+MARKS = "thirdshift_task"
+"""The attribute of a record that says which task was running: a name that no caller's ``extra`` has."""
+Marks = Callable[[], Mapping[str, Any] | None]
 
 
 class TaskLog(logging.LoggerAdapter[logging.Logger]):
@@ -50,26 +54,32 @@ def keep_record(record: logging.LogRecord, keep: Keep) -> None:
         keep(f"{line[:_LONGEST_LINE]}\n")
 
 
-def watch_records(keeper: Callable[[], Keep | None]) -> None:
+def watch_records(keeper: Callable[[], Keep | None], marks: Marks) -> None:
     """From now on give every record that is made here to what *keeper* returns for its place; ``None``: to nobody.
+
+    What *marks* returns there stands in the record, for whoever writes it as a line.
 
     Records of a level that their logger does not care for are never made. Doing it again changes nothing.
     """
     make = logging.getLogRecordFactory()
     if isinstance(make, _KeepingFactory):
         return
-    logging.setLogRecordFactory(_KeepingFactory(make, keeper))
+    logging.setLogRecordFactory(_KeepingFactory(make, keeper, marks))
 
 
 class _KeepingFactory:
     """Makes records as the application wants them, and shows them to a keeper."""
 
-    def __init__(self, make: Callable[..., logging.LogRecord], keeper: Callable[[], Keep | None]) -> None:
+    def __init__(self, make: Callable[..., logging.LogRecord], keeper: Callable[[], Keep | None], marks: Marks) -> None:
         self._make = make
         self._keeper = keeper
+        self._marks = marks
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
+        marks = self._marks()
+        if marks is not None:
+            setattr(record, MARKS, marks)
         keep = self._keeper()
         if keep is not None and record.name not in _OURS and isinstance(record.levelno, int):
             keep_record(record, keep)

@@ -33,6 +33,7 @@ from thirdshift.host.lock import FileLock
 from thirdshift.runtime.attempt import run_attempt
 from thirdshift.runtime.clock import SystemClock
 from thirdshift.runtime.context import StopReason, TaskContext
+from thirdshift.runtime.lines import show_lines
 from thirdshift.runtime.pools.channel import Channel, step_of_facts
 from thirdshift.runtime.pools.guard import ChildEnds
 from thirdshift.runtime.pools.meter import Meter, cpu_s
@@ -42,10 +43,13 @@ _ALIVE_INTERVAL_S = 0.05
 """The worker hears of log records not more often than this."""
 
 
-def main(descriptor: int, ends: ChildEnds, lock_path: str, moved: Mapping[str, str]) -> NoReturn:
+def main(
+    descriptor: int, ends: ChildEnds, lock_path: str, moved: Mapping[str, str], shown: Mapping[str, str] | None
+) -> NoReturn:
     """Serve the worker over the socket *descriptor* until it closes; hold *lock_path* meanwhile.
 
-    *ends* lead to the guard, *moved* are the worker's aliases of functions and classes.
+    *ends* lead to the guard, *moved* are the worker's aliases of functions and classes, *shown* says how it writes log
+    lines, if it does.
     """
     faulthandler.enable()
     sys.stdout, sys.stderr = _printer(1), _printer(2)
@@ -58,7 +62,9 @@ def main(descriptor: int, ends: ChildEnds, lock_path: str, moved: Mapping[str, s
     channel = Channel(socket.socket(fileno=descriptor))
     calls = _Calls(channel, ends.log)
     logging.getLogger().setLevel(logging.INFO)  # nothing is shown for it: records are kept with the attempt
-    watch_records(calls.keeper)
+    watch_records(calls.keeper, calls.marks)
+    if shown is not None and ends.shown is not None:
+        show_lines(**shown, descriptor=ends.shown)
     threading.Thread(target=calls.listen, name="thirdshift-channel", daemon=True).start()
     meter, writings = Meter(), _Writings(ends)
     channel.send("ready", cpu_s=cpu_s())
@@ -100,7 +106,10 @@ class _Calls:
         with self._arrived:
             context = self._context
             if message["kind"] == "call":
-                self._context = TaskContext(message["id"], message["name"], message["attempt"], self)
+                self._context = TaskContext(
+                    message["id"], message["name"], message["attempt"], self,
+                    queue=message["queue"], worker=message["worker"],
+                )  # fmt: skip
                 self._context.keep = self._keep
                 self._fence = None
                 self._call = message, self._context
@@ -123,6 +132,10 @@ class _Calls:
     def keeper(self) -> Keep | None:
         """Return what keeps log records: here all are the running attempt's, whichever thread writes them."""
         return None if self._context is None else self._keep
+
+    def marks(self) -> Mapping[str, Any] | None:
+        """Return what a log line says of the running attempt."""
+        return None if self._context is None else self._context.marks
 
     def _keep(self, line: str) -> None:
         data = line.encode("utf-8", "backslashreplace")

@@ -55,6 +55,8 @@ class ChildEnds(NamedTuple):
     """The writing end of each of :data:`STREAMS`."""
     counts: mmap.mmap
     """Shared: the guard's reads, each counted before it is made, and the attempts that the child has begun."""
+    shown: int | None = None
+    """Where log lines are written for all to see; ``None``: nowhere."""
 
     def count_reads(self) -> int:
         """Return how often the guard has begun to read."""
@@ -65,10 +67,11 @@ class ChildEnds(NamedTuple):
         _COUNTER.pack_into(self.counts, _BEGUN, attempts)
 
 
-def fork_below_guard(control: int, channel: int, worker: int, lock_path: str) -> ChildEnds:
+def fork_below_guard(control: int, channel: int, worker: int, lock_path: str, is_shown: bool) -> ChildEnds:
     """Fork: this process becomes the guard and never returns, the child returns from here with its ends of the pipes.
 
-    *control* is the guard's socket to the process *worker*, *channel* the child's.
+    *control* is the guard's socket to the process *worker*, *channel* the child's. *is_shown*: the child writes log
+    lines where the worker does, to its standard error.
     """
     adopt_orphans()
     watched = _watch(worker)
@@ -87,11 +90,12 @@ def fork_below_guard(control: int, channel: int, worker: int, lock_path: str) ->
         if descriptor is not None:
             os.close(descriptor)
     out, error, log = (writer for _, writer in pipes)
+    shown = os.dup(2) if is_shown else None
     os.dup2(out, 1)
     os.dup2(error, 2)
     os.close(out)
     os.close(error)
-    return ChildEnds(log, (1, 2, log), counts)
+    return ChildEnds(log, (1, 2, log), counts, shown)
 
 
 def guard_lock(child_lock: str) -> str:

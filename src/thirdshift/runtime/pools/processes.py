@@ -26,6 +26,7 @@ from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind, TaskError, Traces
 from thirdshift.runtime.attempt import OF_REASON, OVER_LIMIT
 from thirdshift.runtime.context import StopReason, TaskContext
+from thirdshift.runtime.lines import as_told
 from thirdshift.runtime.pools.channel import Channel, facts_of_step
 from thirdshift.runtime.pools.guard import STREAMS
 from thirdshift.runtime.pools.slots import Runner, SlotPool
@@ -33,9 +34,10 @@ from thirdshift.runtime.pools.slots import Runner, SlotPool
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from thirdshift.runtime.pools.guard import fork_below_guard; "
-    "ends = fork_below_guard(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]); "
+    "shown = json.loads(sys.argv[7]); "
+    "ends = fork_below_guard(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5], shown is not None); "
     "from thirdshift.runtime.pools.child import main; "
-    "main(int(sys.argv[3]), ends, sys.argv[5], json.loads(sys.argv[6]))"
+    "main(int(sys.argv[3]), ends, sys.argv[5], json.loads(sys.argv[6]), shown)"
 )
 _MOST_IDLE_DEATHS = 3
 """Children that may die in a row before they take an attempt. That harms nobody's attempt, until none stays alive."""
@@ -67,7 +69,7 @@ class _Child:
             path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
             numbers = [str(channel), str(control)]
             self._guard = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, path, numbers[1], numbers[0], str(os.getpid()), lock_path, _moved()],
+                [sys.executable, "-c", _BOOT, path, numbers[1], numbers[0], str(os.getpid()), lock_path, *_told()],
                 pass_fds=[channel, control],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.__stderr__ or subprocess.DEVNULL,  # results go over the socket, people's words to stderr
@@ -139,8 +141,9 @@ def _socket_pair(unless_started: contextlib.ExitStack, theirs: contextlib.ExitSt
     return Channel(ours), theirs.enter_context(other).fileno()
 
 
-def _moved() -> str:
-    return json.dumps(aliases())
+def _told() -> tuple[str, str]:
+    """Return what a child must know of this process: functions that were moved, and how log lines are written."""
+    return json.dumps(aliases()), json.dumps(as_told())
 
 
 class _ProcessRunner:
@@ -208,6 +211,8 @@ class _ProcessRunner:
             id=claim.id,
             name=claim.name,
             attempt=claim.attempt,
+            queue=claim.queue,
+            worker=claim.owner,
             function=claim.function,
             arguments=claim.arguments.decode("utf-8", "surrogatepass"),
         )
