@@ -12,7 +12,6 @@ The pools and the manager have suites of their own in ``thirdshift.testing.manag
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +34,18 @@ from thirdshift.core.task import (
     OnConflict,
     PoolKind,
     TaskError,
-    TaskSpec,
     Traces,
     UniqueKey,
 )
 from thirdshift.testing.clock import FakeClock
+from thirdshift.testing.tasks import new_task
 
 BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
 NOT_THERE = TaskError(type="ModuleNotFoundError", message="No module named 'shop'")
 LOST = TaskError(type="KeyError", message="'x'", traceback="Traceback …", where=("shop:find", "shop:run"))
-_ids = count(1)
 _FINISHED = (TaskStatus.CANCELLED, TaskStatus.COMPLETED, TaskStatus.FAILED)
 _NEEDS_ANOTHER = frozenset({TaskStatus.WAITING})
 """Statuses that one task alone cannot have; see ``thirdshift.testing.dependency_conformance``."""
-
-
-def new_task(**changes: object) -> NewTask:
-    """Return a task of its own id; *changes* are its ``id``, its ``arguments`` and fields of :class:`TaskSpec`."""
-    task_id = changes.pop("id", f"{next(_ids):032x}")
-    arguments = changes.pop("arguments", codec.encode_arguments((1,), {}))
-    plain = TaskSpec(name="echo", function="thirdshift.testing.functions:echo", queue="default", pool=PoolKind.THREAD)
-    spec = replace(plain, **changes)  # type: ignore[arg-type]  # the fields' types are the caller's business
-    return NewTask(task_id, arguments, spec)  # type: ignore[arg-type]
 
 
 class FakeSeat:

@@ -15,7 +15,8 @@ from thirdshift.core.pruning import Limit
 from thirdshift.core.reason import ReasonCode
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, NewTask, OnConflict, UniqueKey
-from thirdshift.testing.conformance import BOOM, EngineConformance, new_task
+from thirdshift.testing.conformance import BOOM, EngineConformance
+from thirdshift.testing.tasks import new_task
 
 PENDING, SCHEDULED, WAITING = TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.WAITING
 COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED

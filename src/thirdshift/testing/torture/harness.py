@@ -22,6 +22,16 @@ class Verdict:
     """What happened, line by line, for who looks at this case alone."""
 
 
+class Broken(AssertionError):
+    """A promise is broken; says which."""
+
+
+def demand(is_kept: object, promise: str) -> None:
+    """Raise :class:`Broken` unless *is_kept*."""
+    if not is_kept:
+        raise Broken(promise)
+
+
 class Bench(Protocol):
     """A harness that is set up for one seed, and for one planted fault or none."""
 

@@ -1,4 +1,4 @@
-"""The victim of the crash-at-statement tests: forks, works through a list of operations, and kills itself on the way.
+"""The victim of crashes at statements: forks, works through a list of operations, and kills itself on the way.
 
 Reads one JSON line for each case (folder, the statement to die at, the planted fault or none, and whether it shall only
 open the file that is there), answers with one line. It starts no thread before it forks.
@@ -7,7 +7,6 @@ open the file that is there), answers with one line. It starts no thread before 
 import functools
 import json
 import os
-import re
 import signal
 import sqlite3
 import sys
@@ -24,9 +23,9 @@ from thirdshift.core.pruning import Limit
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, OnConflict, PoolKind, TaskError, UniqueKey
 from thirdshift.engines.sqlite import SQLiteEngine, connection
-from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.testing.clock import FakeClock
-from thirdshift.testing.conformance import new_task
+from thirdshift.testing.tasks import new_task
+from thirdshift.testing.torture import faults
 
 NEVER = 0
 FILE_NAME = "tasks.db"
@@ -71,7 +70,7 @@ class Workload:
         yield "fail, retry now", lambda: self.end("d", AttemptOutcome.TIMED_OUT, backoff_s=0.0)
         yield "cancel pending", lambda: self.engine.cancel(task_id("e"))
         yield "retry by hand", lambda: self.engine.retry(task_id("a"))
-        yield "promote and claim", lambda: (self.clock.advance(3_600), self.claim(self.worker, 2))
+        yield "promote and claim", lambda: self.wait_and(3_600, lambda: self.claim(self.worker, 2))
         yield "give back", lambda: self.engine.give_back([self.claims["b"]])
         yield "settle and claim", lambda: self.end("d", AttemptOutcome.SNOOZED, and_claim=3)
         yield "register other", lambda: self.register("other")
@@ -98,7 +97,7 @@ class Workload:
         later = {"unique": replace(key, on_conflict=OnConflict.REPLACE), "name": "later", "queue": "new"}
         yield "replace", lambda: self.submit("v", run_at=self.clock.now() + timedelta(seconds=30), **later)
         yield "cancel unique", lambda: self.engine.cancel(task_id("t"))
-        yield "take an expired key", lambda: (self.clock.advance(60), self.submit("w", unique=key))
+        yield "take an expired key", lambda: self.wait_and(60, lambda: self.submit("w", unique=key))
         yield from self.steps_of_a_graph()
         yield from self.steps_of_limit_keys()
 
@@ -137,6 +136,10 @@ class Workload:
                 new_task(id=task_id("X"), after=after("A", "P"), unique=UniqueKey(key="X")),
             ]
         )
+
+    def wait_and(self, seconds: float, then: Callable[[], None]) -> None:
+        self.clock.advance(seconds)
+        then()
 
     def register(self, name: str) -> None:
         setattr(self, name, self.engine.register(slots=4))
@@ -200,11 +203,9 @@ class Suicide:
 
 def work(folder: Path, suicide: Suicide, fault: str | None, acknowledge: Callable[[str], None]) -> None:
     """Do every step."""
-    if fault == NO_FENCE:
-        leave_out_the_fence()
     clock = FakeClock()
     engine = SQLiteEngine.shared(folder / FILE_NAME, clock=clock)
-    engine._writer._connection.set_trace_callback(suicide.count)
+    engine._writer.connection.set_trace_callback(suicide.count)  # noqa: SLF001
     for name, step in Workload(engine, clock, fault).steps():
         if fault == EARLY:
             acknowledge(name)
@@ -217,7 +218,7 @@ def open_file(folder: Path, suicide: Suicide, fault: str | None, acknowledge: Ca
     """Open the file and bring it to the newest schema."""
     if fault == NO_TRANSACTION:
         sqlite3.connect = functools.partial(sqlite3.connect, factory=NoTransaction)  # type: ignore[assignment]
-    connect = connection._connect
+    connect = connection._connect  # noqa: SLF001
 
     def connect_counted(path: Path, mode: str) -> sqlite3.Connection:
         opened = connect(path, mode)
@@ -225,7 +226,7 @@ def open_file(folder: Path, suicide: Suicide, fault: str | None, acknowledge: Ca
             opened.set_trace_callback(suicide.count)
         return opened
 
-    connection._connect = connect_counted
+    connection._connect = connect_counted  # noqa: SLF001
     SQLiteEngine.shared(folder / FILE_NAME, clock=FakeClock())
     acknowledge("opened")
 
@@ -233,17 +234,8 @@ def open_file(folder: Path, suicide: Suicide, fault: str | None, acknowledge: Ca
 # The planted faults
 
 EARLY = "acknowledges before it commits"
-NO_FENCE = "has no fence"
+NO_FENCE = faults.NO_FENCE
 NO_TRANSACTION = "has no transaction"
-
-
-def leave_out_the_fence() -> None:
-    """Every write of an attempt names its task alone."""
-    changed = 0
-    for name in list(QUERY):
-        QUERY[name], count = re.subn(r"AND (?:\w+\.)?(?:attempt|owner) = (?::|e\.)\w+", "", QUERY[name])
-        changed += count
-    assert changed, "a fault that changes nothing would prove nothing"
 
 
 class NoTransaction(sqlite3.Connection):
@@ -263,7 +255,8 @@ def one_case(folder: Path, die_at: int, fault: str | None, only_open: bool) -> d
         try:
             suicide = Suicide(die_at)
             do = open_file if only_open else work
-            do(folder, suicide, fault, lambda name: _write_line(writing, name))
+            with faults.planted(NO_FENCE if fault == NO_FENCE else None):
+                do(folder, suicide, fault, lambda name: _write_line(writing, f"{suicide.statements} {name}"))
             os.write(writing, f"{suicide.statements}\n".encode())
             status = 0
         finally:
@@ -275,7 +268,12 @@ def one_case(folder: Path, die_at: int, fault: str | None, only_open: bool) -> d
     killed = os.WIFSIGNALED(status)
     assert killed or os.WEXITSTATUS(status) == 0, "the workload itself failed"
     statements = None if killed else int(lines.pop())
-    return {"acknowledged": lines, "statements": statements}
+    told = [line.partition(" ") for line in lines]
+    return {
+        "acknowledged": [name for _, _, name in told],
+        "made": [int(count) for count, _, _ in told],
+        "statements": statements,
+    }
 
 
 def _write_line(descriptor: int, line: str) -> None:
