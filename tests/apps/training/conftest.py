@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from thirdshift.apps.training.train_file import share_processors
 
-share_processors()
+share_processors()  # before the first test imports torch: spinning threads make these tests six times slower
 
 WORDS = ("ox", "tree", "river", "cat", "mountain", "sun", "window", "bee")
 
@@ -38,3 +39,47 @@ def write_rows() -> Callable[..., Path]:
         return path
 
     return write
+
+
+FAMILIES = ("gpt2", "llama", "qwen3", "gemma2", "bloom", "mamba")
+"""Families of models that are as different as can be: positions learnt, rotated, by slope, or none at all."""
+
+
+@pytest.fixture(scope="session")
+def model_of(nano_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a model directory of a family, with random weights and the byte tokenizer; once, never written to."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = _make_model(family, nano_model, tmp_path_factory.mktemp("models") / family)
+        return made[family]
+
+    return make
+
+
+def _make_model(family: str, nano_model: Path, directory: Path) -> Path:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from thirdshift.apps.training.model import tokenizer_files
+
+    common = {"vocab_size": 261, "pad_token_id": 256, "eos_token_id": 257, "bos_token_id": None}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
+    grouped = {**heads, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 256}
+    own: dict[str, dict[str, Any]] = {
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256},  # with dropout, as it comes
+        "llama": {**heads, "max_position_embeddings": 256},
+        "qwen3": {**grouped, "tie_word_embeddings": True},
+        "gemma2": {**grouped, "sliding_window": 8},
+        "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+        "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    }
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **common, **own[family])).save_pretrained(directory)
+    for name, content in tokenizer_files(nano_model).items():
+        (directory / name).write_bytes(content)
+    return directory

@@ -26,8 +26,15 @@ def encode_row(row: Row, tokenizer: Any, context: int) -> EncodedRow:
     A longer conversation loses the beginning of its question. Raises :class:`BadRow` when the answer (or a plain
     text) alone leaves no room.
     """
-    pieces = _pieces_of_text(row.text, tokenizer) if row.text else _pieces_of_conversation(row.messages, tokenizer)
+    if row.text:
+        pieces = [(row.text + (tokenizer.eos_token or ""), True)]
+    elif has_template(tokenizer):
+        pieces = _pieces_of_conversation(row.messages, tokenizer)
+    else:
+        pieces = [(_plain_question(row.question), False), (row.answer + (tokenizer.eos_token or ""), True)]
     encoded = [(_tokens(text, tokenizer), is_trained) for text, is_trained in pieces]
+    if not has_template(tokenizer) or row.text:
+        encoded.insert(0, (_beginning(tokenizer), False))
     ids = [token for tokens, _ in encoded for token in tokens]
     trained = [is_trained for tokens, is_trained in encoded for _ in tokens]
     longest = context if row.text else context - 1  # an answer is predicted from at least one token of its question
@@ -42,7 +49,14 @@ def encode_row(row: Row, tokenizer: Any, context: int) -> EncodedRow:
 
 def encode_question(question: Sequence[Message], tokenizer: Any, context: int) -> list[int]:
     """Return the tokens after which the model is to answer *question*, the beginning cut to fit into *context*."""
-    return _tokens(_render(question, tokenizer, is_asked=True), tokenizer)[-context:]
+    if has_template(tokenizer):
+        return _tokens(_render(question, tokenizer, is_asked=True), tokenizer)[-context:]
+    return [*_beginning(tokenizer), *_tokens(_plain_question(question), tokenizer)][-context:]
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Say whether *tokenizer* knows how a conversation is written."""
+    return bool(getattr(tokenizer, "chat_template", None))
 
 
 def padding_id(tokenizer: Any) -> int:
@@ -50,12 +64,29 @@ def padding_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def _pieces_of_text(text: str, tokenizer: Any) -> list[tuple[str, bool]]:
-    return [(text + (tokenizer.eos_token or ""), True)]
+def _plain_question(question: Sequence[Message]) -> str:
+    """Return the one question of an instruction as it stands, its answer to follow on a new line.
+
+    So a base model without a chat template learns instructions; how it would write several turns, nobody can say.
+    """
+    if len(question) != 1:
+        raise BadRow("a conversation of several turns needs a chat template, and the model's tokenizer has none")
+    text = question[0].content
+    return text if text[-1].isspace() else f"{text}\n"
+
+
+def _beginning(tokenizer: Any) -> list[int]:
+    """Return the token that begins every text, for a tokenizer that has one; a chat template writes it itself."""
+    tokens = list(tokenizer.encode("", add_special_tokens=True))
+    return tokens[:1] if tokens[:1] == [tokenizer.bos_token_id] else []
 
 
 def _pieces_of_conversation(messages: Sequence[Message], tokenizer: Any) -> list[tuple[str, bool]]:
-    """Split the rendered conversation into (text, is it the assistant's), ending with the last answer."""
+    """Split the rendered conversation into (text, is it the assistant's), ending with the last answer.
+
+    Where the template rewrites earlier turns (some drop the thoughts of all but the last answer), only the last answer
+    is trained: what stood in the earlier ones when they were given is not what the model reads now.
+    """
     pieces: list[tuple[str, bool]] = []
     done = ""
     for turn, message in enumerate(messages):
@@ -64,10 +95,20 @@ def _pieces_of_conversation(messages: Sequence[Message], tokenizer: Any) -> list
         question = _render(messages[:turn], tokenizer, is_asked=True)
         answered = _render(messages[: turn + 1], tokenizer, is_asked=False)
         if not (question.startswith(done) and answered.startswith(question)):
-            raise BadRow(f"the chat template rewrites earlier turns (message {turn + 1}); answers cannot be told apart")
+            return _last_answer_only(messages, tokenizer)
         pieces += [(question[len(done) :], False), (answered[len(question) :], True)]
         done = answered
     return pieces
+
+
+def _last_answer_only(messages: Sequence[Message], tokenizer: Any) -> list[tuple[str, bool]]:
+    question = _render(messages[:-1], tokenizer, is_asked=True)
+    answered = _render(messages, tokenizer, is_asked=False)
+    if not answered.startswith(question):
+        raise BadRow(
+            "the chat template writes a question otherwise once it is answered; the answer cannot be told apart"
+        )
+    return [(question, False), (answered[len(question) :], True)]
 
 
 def _render(messages: Sequence[Message], tokenizer: Any, *, is_asked: bool) -> str:

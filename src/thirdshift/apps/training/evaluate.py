@@ -11,7 +11,8 @@ import torch
 from thirdshift.apps.training.batches import pad_rows
 from thirdshift.apps.training.encoding import EncodedRow, encode_question, encode_row, padding_id
 from thirdshift.apps.training.job import Evaluation
-from thirdshift.apps.training.loss import summed_loss
+from thirdshift.apps.training.loss import logits_of, summed_loss, takes
+from thirdshift.apps.training.model import context_of_config
 from thirdshift.apps.training.rows import Row, read_rows
 
 
@@ -34,7 +35,7 @@ def exact_match(
 
     *on_progress* is told (asked, of) after each batch. Raises ``BadRow`` when an answer does not fit the context.
     """
-    context = int(model.config.max_position_embeddings)
+    context = context_of_config(model.config)
     encoded = [(row, encode_row(row, tokenizer, context)) for row in examples]
     encoded.sort(key=lambda pair: len(pair[1].ids))
     marks: list[tuple[str, bool]] = []
@@ -69,7 +70,7 @@ def _answers(
     model: Any, tokenizer: Any, part: Sequence[tuple[Row, EncodedRow]], should_stop: Callable[[], bool]
 ) -> list[str] | None:
     """Return what the model says to each question, in at most as many tokens as the longest right answer has."""
-    context = int(model.config.max_position_embeddings)
+    context = context_of_config(model.config)
     longest = max(_answer_length(row) for _, row in part)
     questions = [encode_question(row.question, tokenizer, context - longest) for row, _ in part]
     said: list[torch.Tensor] = []
@@ -85,21 +86,34 @@ def _answers(
 
 
 def _greedy(model: Any, questions: Sequence[list[int]], pad_id: int) -> Iterator[torch.Tensor]:
-    """Yield the most probable next token of each question, of shape ``(batch,)``, for ever; padded on the left."""
+    """Yield the most probable next token of each question, of shape ``(batch,)``, for ever."""
+    greedy = _greedy_with_cache if takes(model, "past_key_values") else _greedy_again
+    return greedy(model, questions, pad_id)
+
+
+def _greedy_again(model: Any, questions: Sequence[list[int]], pad_id: int) -> Iterator[torch.Tensor]:
+    """Read everything again for each token, padded on the right: recurrent models have no cache of keys and values."""
+    texts = [list(question) for question in questions]
+    while True:
+        batch = pad_rows([(text, [False] * len(text)) for text in texts], pad_id)
+        logits = logits_of(model, batch)
+        token = torch.stack([logits[line, len(text) - 1].argmax() for line, text in enumerate(texts)])
+        yield token
+        for text, said in zip(texts, token.tolist(), strict=True):
+            text.append(said)
+
+
+def _greedy_with_cache(model: Any, questions: Sequence[list[int]], pad_id: int) -> Iterator[torch.Tensor]:
+    """Read one token at a time, the questions padded on the left."""
     time = max(map(len, questions))
     ids = torch.tensor([[pad_id] * (time - len(question)) + question for question in questions])
     mask = torch.tensor([[0] * (time - len(question)) + [1] * len(question) for question in questions])
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache = None
     while True:
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            logits_to_keep=1,
-            use_cache=True,
-        )
+        wanted = {"position_ids": positions, "logits_to_keep": 1}
+        known = {name: value for name, value in wanted.items() if takes(model, name)}
+        output = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known)
         token = output.logits[:, -1].argmax(dim=-1)
         yield token
         cache, ids, positions = output.past_key_values, token[:, None], positions[:, -1:] + 1

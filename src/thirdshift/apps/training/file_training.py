@@ -133,5 +133,9 @@ def _trained(result: FileResult, outcome: TrainingOutcome) -> FileResult:
         first_loss=outcome.first_loss,
         last_loss=outcome.loss,
         is_exact=outcome.is_exact,
+        layout=outcome.manifest.layout,
+        layout_why=outcome.manifest.layout_why,
+        precision=outcome.manifest.precision,
+        micro_batch_size=outcome.manifest.micro_batch_sizes[-1][1],
         checkpoint=outcome.checkpoint.path.name if outcome.checkpoint else "",
     )

@@ -6,8 +6,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from thirdshift.apps.training.settings import TrainingSettings
+from thirdshift.core.errors import ThirdshiftError
 
 OWN_EXAMINATION = "this file"
+
+
+class OutOfMemory(ThirdshiftError):
+    """A step did not fit into memory. The manifest already names smaller micro-batches: go on in a fresh process."""
+
+    def __init__(self, step: int, micro_batch_size: int) -> None:
+        super().__init__(
+            f"step {step + 1} did not fit into memory; from it on a micro-batch has {micro_batch_size} rows. Call "
+            "again, in a fresh process: it goes on at the newest checkpoint."
+        )
+        self.step = step
+        self.micro_batch_size = micro_batch_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +119,14 @@ class FileResult:
     """Mean loss of the newest ten steps."""
     is_exact: bool = True
     """False when an attempt went on under other numerics (another torch, another processor)."""
+    layout: str = ""
+    """How rows lay beside each other: "packed", "buckets" or "alone"."""
+    layout_why: str = ""
+    """Why it is not the layout that the settings name."""
+    precision: str = ""
+    """"fp32", "bf16" or "fp16"."""
+    micro_batch_size: int = 0
+    """Rows that went through the model at once at the end; less than the settings say after a lack of memory."""
     checkpoint: str = ""
     """Name of the newest checkpoint, empty when training had not begun."""
     set_aside: tuple[str, ...] = ()
@@ -131,7 +152,7 @@ class FileResult:
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Self:
         """Return the result that :meth:`to_document` wrote."""
-        known = {each.name: document[each.name] for each in fields(cls)}
+        known = {each.name: document[each.name] for each in fields(cls) if each.name in document}
         known["set_aside"] = tuple(document["set_aside"])
         for moment in ("before", "after"):
             known[moment] = {name: Evaluation.from_document(found) for name, found in document[moment].items()}

@@ -31,10 +31,15 @@ def logits_of(model: Any, batch: Batch, places: torch.Tensor | None = None) -> t
     """
     given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
     inputs = {name: torch.from_numpy(array).to(model.device) for name, array in given.items() if array is not None}
-    if places is not None and "logits_to_keep" in _parameters(model.forward.__func__):
+    if places is not None and takes(model, "logits_to_keep"):
         return torch.as_tensor(model(**inputs, use_cache=False, logits_to_keep=places.to(model.device)).logits)
     logits = torch.as_tensor(model(**inputs, use_cache=False).logits)
     return logits if places is None else logits[:, places]
+
+
+def takes(model: Any, name: str) -> bool:
+    """Say whether the forward pass of *model* has a parameter called *name*; families differ."""
+    return name in _parameters(model.forward.__func__)
 
 
 @functools.cache

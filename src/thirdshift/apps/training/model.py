@@ -3,7 +3,6 @@
 Nothing is ever fetched: a model is a local directory with ``config.json``, safetensors weights and tokenizer files.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from blake3 import blake3
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -30,6 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 352},
 }
 TINY_CONTEXT = 512
+NO_LIMIT = 2**31 - 1
 # Usual for large models are 0.02 and 10000. Narrow layers want larger weights and short texts faster rotations: after
 # the same 500 steps on SYLLO 90 % of unseen puzzles are right instead of 51 %.
 INITIALIZER_RANGE = 0.06
@@ -109,13 +110,7 @@ def load_model(directory: Path, *, attention: str = "sdpa") -> tuple[Any, Any]:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            directory,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation=attention,
-        )
+        model = _weights(directory, attention)
     except Exception as error:
         raise NotAModel(directory, f"{type(error).__name__}: {error}") from error
     with torch.no_grad():
@@ -124,13 +119,32 @@ def load_model(directory: Path, *, attention: str = "sdpa") -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def _weights(directory: Path, attention: str) -> Any:
+    """Return the model; a family that has only one way to attend, or none, is loaded in that."""
+    options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+    try:
+        return AutoModelForCausalLM.from_pretrained(directory, attn_implementation=attention, **options)
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        return AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager", **options)
+
+
 def context_of(directory: Path) -> int:
     """Return the number of tokens that the model in *directory* can look at."""
     try:
-        config = json.loads((directory / "config.json").read_bytes())
-        return int(config["max_position_embeddings"])
+        return context_of_config(AutoConfig.from_pretrained(directory, local_files_only=True))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotAModel(directory, f"config.json does not say its context ({error!r})") from error
+        raise NotAModel(directory, f"config.json cannot be read ({error!r})") from error
+
+
+def context_of_config(config: Any) -> int:
+    """Return the number of tokens that a model looks at; a recurrent one, which has no such limit, says no number."""
+    for name in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+        found = getattr(config, name, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    return NO_LIMIT
 
 
 def tokenizer_files(directory: Path) -> dict[str, bytes]:

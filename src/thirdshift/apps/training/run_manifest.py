@@ -27,18 +27,6 @@ class DamagedManifest(ThirdshiftError):
         )
 
 
-class OutOfMemory(ThirdshiftError):
-    """A step did not fit into memory. The manifest already names smaller micro-batches: go on in a fresh process."""
-
-    def __init__(self, step: int, micro_batch_size: int) -> None:
-        super().__init__(
-            f"step {step + 1} did not fit into memory; from it on a micro-batch has {micro_batch_size} rows. Call "
-            "again, in a fresh process: it goes on at the newest checkpoint."
-        )
-        self.step = step
-        self.micro_batch_size = micro_batch_size
-
-
 class NotEnoughMemory(ThirdshiftError):
     """Not even one row fits into memory."""
 

@@ -16,14 +16,14 @@ import torch
 from blake3 import blake3
 
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointFacts, CheckpointStore
-from thirdshift.apps.training.job import Progress
+from thirdshift.apps.training.job import OutOfMemory, Progress
 from thirdshift.apps.training.layout import micro_batches
 from thirdshift.apps.training.layout_check import check_layout
 from thirdshift.apps.training.loss import summed_loss
 from thirdshift.apps.training.model import load_model, model_hash, tokenizer_files
 from thirdshift.apps.training.plan import Plan
 from thirdshift.apps.training.precision import LossScale, computing, device_here, is_out_of_memory, precision_here
-from thirdshift.apps.training.run_manifest import NotEnoughMemory, OutOfMemory, RunManifest
+from thirdshift.apps.training.run_manifest import NotEnoughMemory, RunManifest
 from thirdshift.apps.training.settings import TrainingSettings
 from thirdshift.apps.training.state import make_optimizer, prepare_numerics, read_optimizer, write_state
 from thirdshift.core.errors import ThirdshiftError
@@ -65,6 +65,7 @@ class TrainingOutcome:
     tokens: int
     seconds: float
     is_exact: bool
+    manifest: RunManifest
     checkpoint: Checkpoint | None
     """None when a stop came before the first step."""
 
@@ -117,7 +118,7 @@ class Trainer:
         self.model = model.to(self._device)
         self.manifest = _manifest_of(plan, self.model)
         if plan.settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _compute_activations_twice(self.model)
         self.model.train()
         self.optimizer = make_optimizer(self.model, plan.settings)
 
@@ -238,6 +239,7 @@ class Trainer:
             tokens=facts.tokens,
             seconds=facts.seconds,
             is_exact=facts.is_exact,
+            manifest=self.manifest,
             checkpoint=self.saved,
         )
 
@@ -290,6 +292,15 @@ def _manifest_of(plan: Plan, model: Any) -> RunManifest:
     )
     manifest.save(plan)
     return manifest
+
+
+def _compute_activations_twice(model: Any) -> None:
+    """Switch gradient checkpointing on; transformers renames it on the way from version 5 to 6."""
+    switch = getattr(model, "activation_checkpointing_enable", None)
+    if switch is None:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        switch()
 
 
 def _facts_at_start(plan: Plan, numerics: dict[str, str], precision: str) -> CheckpointFacts:
