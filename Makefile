@@ -9,12 +9,13 @@ EXAMPLES  ?= 1000
 SECONDS   ?= 60
 KILLS     ?= 200
 SUBMITS   ?= 10000
+YEARS     ?= 10
 TASKS     ?= 50000
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES   := src tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture lint types format check bench clean
+.PHONY: help run test torture schedules lint types format check bench clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,10 @@ torture: $(VENV)/.dev ## Run the long forms of the crash and property tests (hal
 		tests/monitor/test_recount.py $(ARGS)
 	$(BIN)/python tests/crash/freezer.py
 	$(BIN)/python tests/crash/power_loss.py
+
+# Half an hour; YEARS says how many.
+schedules: $(VENV)/.dev ## Run ten simulated years of schedules in 13 zones, with kills and clocks that are set
+	THIRDSHIFT_YEARS=$(YEARS) $(BIN)/python -m pytest tests/crash/test_schedules.py $(ARGS)
 
 lint: $(VENV)/.dev ## Check style and the direction of imports
 	$(BIN)/ruff check $(SOURCES)

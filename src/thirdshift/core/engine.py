@@ -19,6 +19,7 @@ from thirdshift.core.limits import NO_LIMITS, QueueLimits
 from thirdshift.core.outcome import Ending, Settlement
 from thirdshift.core.pruning import Limits
 from thirdshift.core.reason import Reason
+from thirdshift.core.schedule_store import ScheduleStore
 from thirdshift.core.search import Match, SearchState
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, Claim, Fence, NewTask, PoolKind, Step, TaskError, TaskId
@@ -283,6 +284,10 @@ class Engine(Protocol):
     @property
     def location(self) -> str:
         """Return where the tasks live, for people."""
+
+    @property
+    def schedules(self) -> ScheduleStore:
+        """Return what keeps the schedules."""
 
     def submit(self, tasks: Sequence[NewTask], *, queue_size: int | None = None) -> Sequence[TaskId]:
         """Store all *tasks* or none; on return they are as durable as they ask to be. Returns the id for each.

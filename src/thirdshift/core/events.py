@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from thirdshift.core.engine import Rescue
 from thirdshift.core.outcome import Settlement
+from thirdshift.core.schedule_store import Fire
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import Claim, PoolKind, TaskError
 
@@ -118,6 +119,28 @@ class TasksPruned:
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulesFired:
+    """Fire times have come, and this process has made their tasks."""
+
+    fires: Sequence[Fire]
+
+
+@dataclass(frozen=True, slots=True)
+class FireTimesMissed:
+    """Fire times passed while nobody could act; the schedules of these names were dealt with by their policies."""
+
+    schedules: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleUnusable:
+    """A schedule's rule cannot be used on this machine, for the first time; its time zone is not known here."""
+
+    schedule: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class WakesLost:
     """The worker found work that no wake-up had announced; ``count`` times since it started."""
 
@@ -154,6 +177,9 @@ Event = (
     | LoopBlocked
     | LoopFreed
     | TasksPruned
+    | SchedulesFired
+    | FireTimesMissed
+    | ScheduleUnusable
     | WakesLost
     | StoreUnavailable
     | WorkerFailed

@@ -19,7 +19,9 @@ ON_TIME_S = 60.0
 """A fire time that is come to later than that has been missed; so has one after which another one has passed."""
 SHORTEST_INTERVAL_S = 0.1
 LONGEST_INTERVAL_S = 366 * 10 * 86_400.0
-MOST_MISSED = 1_000
+MOST_MISSED = 100
+MOST_QUEUED = 200
+"""Unfinished tasks of one schedule; beyond that a fire time makes none, or a task that hangs would pile them up."""
 _FIRST_WINDOW = timedelta(hours=1)
 
 
@@ -40,7 +42,7 @@ class Overlap(Enum):
     SKIP = "skip"
     """It makes no task."""
     QUEUE = "queue"
-    """Its task waits until that one has finished."""
+    """Its task waits until that one has finished; :data:`MOST_QUEUED` are unfinished at most."""
     CANCEL_PREVIOUS = "cancel_previous"
     """That one is cancelled, and the new task waits until it has ended."""
 
@@ -92,7 +94,7 @@ class Schedule:
         if self.cron is not None:
             put(self, "cron", CronRule.of(self.cron, self.timezone).expression)
         if not isinstance(self.max_missed, int) or not 1 <= self.max_missed <= MOST_MISSED:
-            raise UsageError(f"max_missed is {self.max_missed}; it must be from 1 to {MOST_MISSED:,}")
+            raise UsageError(f"max_missed is {self.max_missed}; it must be from 1 to {MOST_MISSED}")
 
     @property
     def jitter_s(self) -> float:
@@ -117,7 +119,7 @@ class Schedule:
         if self.cron is not None:
             return CronRule.of(self.cron, self.timezone).after(moment)
         if isinstance(self.every, timedelta):
-            return begun + max(1, (moment - begun) // self.every + 1) * self.every
+            return begun + ((moment - begun) // self.every + 1) * self.every  # also where the clock was set back
         return self.at if self.at is not None and self.at > moment else None
 
     def first(self, begun: datetime) -> datetime | None:

@@ -14,11 +14,14 @@ from thirdshift.core.events import (
     AttemptsSettled,
     EndedAfterCommit,
     Event,
+    FireTimesMissed,
     FunctionUnknown,
     LoopBlocked,
     LoopFreed,
     PoolFreed,
     PoolStuck,
+    SchedulesFired,
+    ScheduleUnusable,
     StoreUnavailable,
     TaskRescued,
     TasksPruned,
@@ -88,6 +91,16 @@ def log_event(event: Event) -> None:  # noqa: C901, PLR0912  # a table: one line
             )  # fmt: skip
         case TasksPruned(counts):
             _logger.info("tasks.pruned %s", " ".join(f"{status.value}={count}" for status, count in counts.items()))
+        case SchedulesFired(fires):
+            for fire in fires:
+                _logger.debug(
+                    "schedule.fired schedule=%s nominal=%s kind=%s task=%s",
+                    fire.name, fire.nominal.isoformat(), fire.kind.value, fire.task or "none",
+                )  # fmt: skip
+        case FireTimesMissed(schedules):
+            _logger.warning("schedule.missed schedules=%s", ",".join(schedules))
+        case ScheduleUnusable(schedule, why):
+            _logger.error('schedule.unusable schedule=%s error="%s"', schedule, why)
         case WakesLost(count):
             _logger.warning('wakes.lost count=%d probable_cause="%s"', count, LOST_WAKES)
         case StoreUnavailable(error, retry_in_s):

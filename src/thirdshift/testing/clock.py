@@ -1,7 +1,11 @@
 """A clock that a test turns by hand, so that nothing waits for an hour to pass."""
 
+import mmap
+import struct
 import threading
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -39,3 +43,33 @@ class FakeClock:
         """
         with self._mutex:
             self._now += timedelta(seconds=seconds)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class SharedClock:
+    """A wall clock that several processes read from the file *path*, and any of them turns; durations are real ones.
+
+    *start* sets it; without it, it stands where others have set it.
+    """
+
+    def __init__(self, path: Path, start: datetime | None = None) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(8))
+        with path.open("r+b") as file:
+            self._moment = mmap.mmap(file.fileno(), 8)
+        if start is not None:
+            self.set(start)
+
+    def now(self) -> datetime:
+        """Return the moment, aware and in UTC."""
+        return _EPOCH + timedelta(microseconds=struct.unpack("<q", self._moment[:8])[0])
+
+    def set(self, moment: datetime) -> None:
+        """Set it, forward or back."""
+        self._moment[:8] = struct.pack("<q", (moment - _EPOCH) // timedelta(microseconds=1))
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never steps."""
+        return time.monotonic()

@@ -80,6 +80,7 @@ from thirdshift.engines.sqlite.rows import (
     to_us,
     worker_of_row,
 )
+from thirdshift.engines.sqlite.schedules import Access, SQLiteSchedules
 from thirdshift.engines.sqlite.search import SearchIndex
 from thirdshift.engines.sqlite.unknown import decline, found
 from thirdshift.engines.sqlite.why import Inquiry
@@ -174,6 +175,15 @@ class SQLiteEngine:
         self._checkpointer = self._new_checkpointer()
         self._checkpointer.start()
         self._deaths = DeathWatch()
+        self.schedules = SQLiteSchedules(
+            Access(
+                write=self._writer.run,
+                read=self._read,
+                now=clock.now,
+                announce=self._announce,
+                listen=self._listen,
+            )
+        )
         self._known_queues: frozenset[str] = frozenset()
         self._figures = FigureBook(self._writer, self._long_reader, self._read)
         self._figures_lock = self._new_figures_lock()
@@ -893,6 +903,12 @@ class SQLiteEngine:
         ]
 
     # Inside
+
+    def _announce(self, topic: str) -> None:
+        self._hub.announce(topic)  # a forked child has a hub of its own
+
+    def _listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._hub.listen(topic, callback)
 
     def _change(self, change: manage.Change, task_id: str) -> bool:
         now_us = self._now_us()

@@ -48,7 +48,8 @@ def optional_us(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1e6)
 
 
-def _optional_moment(value: int | None) -> datetime | None:
+def optional_moment(value: int | None) -> datetime | None:
+    """Return the moment, if there is one."""
     return None if value is None else from_us(value)
 
 
@@ -220,7 +221,7 @@ def attempt_of_row(row: Row) -> Attempt:
         outcome=AttemptOutcome(outcome),
         worker=worker,
         claimed_at=from_us(claimed),
-        started_at=_optional_moment(started),
+        started_at=optional_moment(started),
         finished_at=from_us(finished),
         error=error,
         encoded_result=result,
@@ -293,7 +294,7 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         submitted_at=from_us(submitted),
         due_at=from_us(due),
         started_at=started,
-        finished_at=_optional_moment(finished),
+        finished_at=optional_moment(finished),
         worker=owner,
         cancel_requested=cancel_requested is not None,
         failures=failures,

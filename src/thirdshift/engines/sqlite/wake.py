@@ -31,7 +31,9 @@ FINISHED = "done"
 """Tasks finished."""
 ROOM = "room"
 """Tasks left the line of those that wait to run."""
-_TOPICS = (WORK, FINISHED, ROOM)
+SCHEDULES = "schedules"
+"""Schedules were made or changed."""
+_TOPICS = (WORK, FINISHED, ROOM, SCHEDULES)
 
 _QUESTION = b"?"
 """Begins a datagram that wants an answer, and announces nothing; the name of the socket to answer to follows."""

@@ -1,0 +1,99 @@
+"""Makes the tasks of schedules beside a worker: sleeps to the next fire time, and looks.
+
+Any number of processes may do so for one store; which of them makes a task does not matter. The safety interval bounds
+every sleep, because the wall clock may be set meanwhile and a wake-up may be lost.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from thirdshift.core.clock import Clock
+from thirdshift.core.errors import StoreError
+from thirdshift.core.events import FireTimesMissed, Observer, SchedulesFired, ScheduleUnusable
+from thirdshift.core.schedule_store import ScheduleStore
+
+_logger = logging.getLogger("thirdshift.scheduler")
+
+SAFETY_INTERVAL_S = 1.0
+_WITHOUT_SCHEDULES_S = 30.0
+"""Nothing can become due then; only the wake-up of the first schedule can be lost."""
+_AFTER_FAULT_S = 10.0
+_SHORTEST_S = 0.001
+
+
+class Scheduler:
+    """Ticks in a thread of its own. Start it once, stop it once. *declare* is called before each look.
+
+    *declare* stores schedules that were declared since, and returns quickly when there are none.
+    """
+
+    def __init__(
+        self,
+        store: ScheduleStore,
+        *,
+        clock: Clock,
+        observe: Observer,
+        check_interval_s: float = SAFETY_INTERVAL_S,
+        declare: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._observe = observe
+        self._check_interval_s = check_interval_s
+        self._declare = declare
+        self._unusable: dict[str, str] = {}
+        self._woken = threading.Event()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="thirdshift-scheduler", daemon=True)
+
+    def start(self) -> None:
+        """Look at once, and from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; waits for the look in hand."""
+        self._is_stopping = True
+        self._woken.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Look at once; from any thread."""
+        self._woken.set()
+
+    def tick(self) -> float:
+        """Look once; returns the seconds until it should be done again."""
+        self._declare()
+        tick = self._store.tick()
+        if tick.missed:
+            self._observe(FireTimesMissed(tick.missed))
+        if tick.fires:
+            self._observe(SchedulesFired(tick.fires))
+        for name, why in tick.failed.items():
+            if self._unusable.get(name) != why:
+                self._observe(ScheduleUnusable(name, why))
+        self._unusable = dict(tick.failed)
+        if tick.next_at is None:
+            return self._check_interval_s if tick.failed else max(_WITHOUT_SCHEDULES_S, self._check_interval_s)
+        left_s = (tick.next_at - self._clock.now()).total_seconds()
+        return max(_SHORTEST_S, min(left_s, self._check_interval_s))
+
+    def _run(self) -> None:
+        with ExitStack() as at_end:
+            at_end.callback(self._store.on_change(self.wake))
+            while not self._is_stopping:
+                self._woken.clear()
+                wait_s = self._look()
+                if not self._is_stopping:
+                    self._woken.wait(wait_s)
+
+    def _look(self) -> float:
+        try:
+            return self.tick()
+        except StoreError:  # the worker meets it too, and says so
+            return self._check_interval_s
+        except Exception:  # a fault of ours: the tasks that are there still run
+            _logger.exception("scheduler.failed")
+            return _AFTER_FAULT_S
