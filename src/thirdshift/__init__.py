@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         QueueFull,
         ReadSnapshot,
+        ScheduleNotFound,
         StepNotStored,
         StillNeeded,
         StoreBusy,
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from thirdshift.core.reason import Reason, ReasonCode
     from thirdshift.core.recycling import RecyclingConfig
     from thirdshift.core.retry import RetryPolicy
+    from thirdshift.core.schedule import Missed, Overlap, Schedule
+    from thirdshift.core.schedule_store import Fire, ScheduleState
     from thirdshift.core.search import Match, SearchState
     from thirdshift.core.status import TaskPriority, TaskStatus
     from thirdshift.core.task import Attempt, AttemptOutcome, BackgroundTask, Step, TaskError
@@ -73,11 +76,19 @@ if TYPE_CHECKING:
     from thirdshift.monitor.task_monitor import TaskMonitor
     from thirdshift.runtime.context import TaskContext, current_task
     from thirdshift.runtime.lines import JsonLines, TextLines
+    from thirdshift.scheduling import TaskScheduler
     from thirdshift.transaction import Transaction
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Fire": "core.schedule_store",
+    "Missed": "core.schedule",
+    "Overlap": "core.schedule",
+    "Schedule": "core.schedule",
+    "ScheduleNotFound": "core.errors",
+    "ScheduleState": "core.schedule_store",
+    "TaskScheduler": "scheduling",
     "Batch": "batch",
     "ChangeRefused": "core.errors",
     "DependencyCycle": "core.errors",
@@ -178,15 +189,18 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "Executor",
     "FailureGroup",
     "Finding",
+    "Fire",
     "HealthLimits",
     "JsonLines",
     "LostAttempt",
     "Match",
+    "Missed",
     "MonitoringConfig",
     "NotImportable",
     "NotSerialisable",
     "NotSupported",
     "OutcomeUnknown",
+    "Overlap",
     "ParentNotFound",
     "ParentsFailed",
     "PayloadTooLarge",
@@ -201,6 +215,9 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "Relatives",
     "Retry",
     "RetryPolicy",
+    "Schedule",
+    "ScheduleNotFound",
+    "ScheduleState",
     "SchedulerConfig",
     "SearchState",
     "Snooze",
@@ -223,6 +240,7 @@ __all__ = [  # sorted, as a test checks; spelled out for tools that read names w
     "TaskMonitor",
     "TaskNotFound",
     "TaskPriority",
+    "TaskScheduler",
     "TaskStatus",
     "TextLines",
     "ThirdshiftError",

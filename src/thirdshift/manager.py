@@ -1,6 +1,7 @@
 """``BackgroundTaskManager``: the one object an application needs."""
 
 import atexit
+import inspect
 import os
 import random
 import threading
@@ -15,7 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from weakref import WeakSet
 
 from thirdshift.batch import Batch
-from thirdshift.config import DATABASE_NAME, MonitoringConfig, auto_load_config, find_workspace
+from thirdshift.config import DATABASE_NAME, MonitoringConfig, SchedulerConfig, auto_load_config, find_workspace
 from thirdshift.core.clock import Clock
 from thirdshift.core.dependency import Relatives
 from thirdshift.core.engine import (
@@ -39,6 +40,7 @@ from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import Reason
 from thirdshift.core.recycling import RecyclingConfig
 from thirdshift.core.reference import add_aliases, resolve
+from thirdshift.core.schedule import Schedule
 from thirdshift.core.search import Match, SearchState
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import BackgroundTask, NewTask, PoolKind, Step
@@ -55,7 +57,9 @@ from thirdshift.runtime.pools.pool import Pool
 from thirdshift.runtime.pools.processes import ProcessPool
 from thirdshift.runtime.pools.threads import ThreadPool
 from thirdshift.runtime.pruner import Pruner
+from thirdshift.runtime.scheduler import Scheduler
 from thirdshift.runtime.worker import SAFETY_INTERVAL_S, Worker
+from thirdshift.scheduling import TaskScheduler
 from thirdshift.submission import (
     DEFAULT_QUEUE,
     DURABILITIES,
@@ -138,6 +142,8 @@ class BackgroundTaskManager:
         ``{"old.module:send": "new.module:send"}``. They hold for the whole process and its children.
     ``unknown_after_hours``
         A task fails when no worker could find its function for so long.
+    ``scheduler``
+        Whether this process, while it runs tasks, makes those of schedules, and how long it sleeps at most.
     ``name``
         What people call this worker, in lists and log lines.
     ``observe``
@@ -166,6 +172,7 @@ class BackgroundTaskManager:
         aliases: Mapping[str, str] | None = None,
         pools: Mapping[str, int] | None = None,
         unknown_after_hours: float = 24.0,
+        scheduler: SchedulerConfig | None = None,
         name: str | None = None,
         observe: Observer | None = None,
         clock: Clock | None = None,
@@ -206,6 +213,9 @@ class BackgroundTaskManager:
         self._pruner = Pruner(self._engine, self.pruning, clock=self._clock, observe=log_event)
         self._monitor = TaskMonitor(self._engine, self._clock, history=self._monitoring.max_history_size)
         self._keeper = self._new_keeper()
+        self._schedules = TaskScheduler(self._engine, self._maker, self._clock)
+        self._scheduling = scheduler or SchedulerConfig()
+        self._scheduler = self._new_scheduler()
         self._unknown_after = timedelta(hours=unknown_after_hours)
         self._name = name
         self._observe = observe
@@ -235,6 +245,11 @@ class BackgroundTaskManager:
     def monitor(self) -> TaskMonitor:
         """What is known of how the tasks do: figures of the whole store, whichever process ran them."""
         return self._monitor
+
+    @property
+    def schedules(self) -> TaskScheduler:
+        """The schedules of the store: add, look at and change them."""
+        return self._schedules
 
     @property
     def is_working(self) -> bool:
@@ -422,11 +437,75 @@ class BackgroundTaskManager:
         """Do what :meth:`submit_many` does, for coroutines."""
         return await self.asubmit_calls(NO_OPTIONS, func, calls_of(args, kwargs))
 
+    # Scheduling
+
+    def schedule_task_once(
+        self,
+        func: Callable[..., Any],
+        run_at: datetime,
+        *args: Any,
+        name: str | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        timeout: float | None = None,
+        tags: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Store a call of *func* that is due at *run_at* and return the task's id; a naive moment is local time.
+
+        It is a task as any other. The options are those of :meth:`submit_task`.
+        """
+        options = _options_beside(func, name, priority, max_retries, timeout, tags)
+        return self.submit_calls(replace(options, run_at=run_at), func, [(args, kwargs)])[0]
+
+    def schedule_task_interval(
+        self,
+        func: Callable[..., Any],
+        interval: timedelta | float,
+        *args: Any,
+        name: str | None = None,
+        missed: str | None = None,
+        overlap: str | None = None,
+        jitter: timedelta | float | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Call *func* every *interval* (a span, or seconds), first after one, and return the schedule's id.
+
+        The schedule is stored: it goes on after a restart, and saying it again changes nothing. The id works with
+        :meth:`get_task_status` (of its newest task) and :meth:`cancel_task` (ends it). ``missed``, ``overlap`` and
+        ``jitter`` are those of :class:`Schedule`; all other keywords go to the function. :attr:`schedules` has more.
+        """
+        _refuse_policies_beside(func, name=name, missed=missed, overlap=overlap, jitter=jitter)
+        schedule = Schedule(every=interval, **_policies(missed, overlap, jitter))
+        return self._schedules.add(func, schedule, args=args, kwargs=kwargs, name=name).id
+
+    def schedule_task_cron(
+        self,
+        func: Callable[..., Any],
+        expression: str,
+        *args: Any,
+        timezone: str | None = None,
+        name: str | None = None,
+        missed: str | None = None,
+        overlap: str | None = None,
+        jitter: timedelta | float | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Call *func* whenever clocks in *timezone* (default ``UTC``) show what the cron *expression* says.
+
+        Returns the schedule's id; all else is as with :meth:`schedule_task_interval`. docs/schedules.md says what
+        happens when clocks change.
+        """
+        _refuse_policies_beside(func, timezone=timezone, name=name, missed=missed, overlap=overlap, jitter=jitter)
+        schedule = Schedule(cron=expression, timezone=timezone or "UTC", **_policies(missed, overlap, jitter))
+        return self._schedules.add(func, schedule, args=args, kwargs=kwargs, name=name).id
+
     # Asking
 
     def get_task_status(self, task_id: str) -> TaskStatus | None:
-        """Return the task's status, ``None`` for an unknown id."""
-        return self._engine.status(task_id)
+        """Return the task's status, ``None`` for an unknown id; for the id of a schedule that of its newest task."""
+        found = self._engine.status(task_id)
+        return self._schedules.status_of(task_id) if found is None else found
 
     def get_task(self, task_id: str) -> BackgroundTask | None:
         """Return the task with its result, error, times and attempts; ``None`` for an unknown id."""
@@ -458,9 +537,11 @@ class BackgroundTaskManager:
     def why(self, task_id: str) -> Sequence[Reason]:
         """Return why the task does not run, or how far it is, most telling first; raises :class:`TaskNotFound`.
 
+        For the id of a schedule: when it fires next, or why it does not.
+
         Each reason is data; :func:`thirdshift.monitor.reasons.sentence` says it in words.
         """
-        reasons = self._engine.why(task_id)
+        reasons = self._engine.why(task_id) or self._schedules.why(task_id)
         if not reasons:
             raise TaskNotFound(task_id)
         return reasons
@@ -541,9 +622,10 @@ class BackgroundTaskManager:
     def cancel_task(self, task_id: str, *, unless_running: bool = False) -> bool:
         """Cancel a task. True: it will not complete (it was removed, or its worker was told to stop it).
 
-        False: it is already finished, or unknown, or with *unless_running* it runs, and goes on.
+        False: it is already finished, or unknown, or with *unless_running* it runs, and goes on. The id of a schedule
+        ends that; the tasks that it made go on.
         """
-        return self._engine.cancel(task_id, unless_running=unless_running)
+        return self._engine.cancel(task_id, unless_running=unless_running) or self._engine.schedules.end(task_id)
 
     async def acancel_task(self, task_id: str, *, unless_running: bool = False) -> bool:
         """Do what :meth:`cancel_task` does, for coroutines."""
@@ -689,6 +771,8 @@ class BackgroundTaskManager:
                 worker = self.new_worker(pools, random=random.random, observe=self._tell)
                 if self._keeper is not None:
                     self._keeper.start()
+                if self._scheduling.enabled:
+                    self._scheduler.start()
                 worker.start()
                 self._worker = worker
                 self._pruner.start()
@@ -712,6 +796,7 @@ class BackgroundTaskManager:
         if self._worker is None:
             self._engine.close()
             return True
+        self._scheduler.stop()
         is_over = self._worker.stop(self._shutdown_timeout_s if timeout is None else timeout)
         self._pruner.stop()
         if self._keeper is not None:
@@ -842,6 +927,15 @@ class BackgroundTaskManager:
             return ProcessPool(size, self._clock, self._recycling)
         return _POOLS[kind](size, self._clock)
 
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(
+            self._engine.schedules,
+            clock=self._clock,
+            observe=self._tell,
+            check_interval_s=self._scheduling.check_interval_seconds,
+            declare=self._schedules.declare,
+        )
+
     def _tell(self, event: Event) -> None:
         log_event(event)
         if self._observe is not None:
@@ -862,6 +956,7 @@ class BackgroundTaskManager:
         self._keeper = self._new_keeper()
         self._finishes = Finishes(self._engine)
         self._line = RoomLine(self._engine)
+        self._scheduler = self._new_scheduler()
 
     def _close_later(self) -> None:
         if self._worker is not None:
@@ -1002,6 +1097,22 @@ def _options_beside(
     given = {"name": name, "priority": priority, "max_retries": max_retries, "timeout": timeout, "tags": tags}
     refuse_ambiguous(func, [option for option, value in given.items() if value is not None])
     return SubmitOptions(name=name, priority=priority, max_retries=max_retries, timeout=timeout, tags=tags_of(tags))
+
+
+def _policies(missed: str | None, overlap: str | None, jitter: timedelta | float | None) -> dict[str, Any]:
+    given = {"missed": missed, "overlap": overlap, "jitter": jitter}
+    return {option: value for option, value in given.items() if value is not None}
+
+
+def _refuse_policies_beside(func: Callable[..., Any], **given: object) -> None:
+    """Refuse options of a schedule that *func* has as parameters: nobody could say who is meant."""
+    options = [option for option, value in given.items() if value is not None]
+    clashes = [option for option in options if option in inspect.signature(func).parameters]
+    if clashes:
+        raise UsageError(
+            f"{', '.join(clashes)}: both an option of the schedule and a parameter of {func.__qualname__}. Use "
+            "manager.schedules.add(func, Schedule(…), kwargs={…})."
+        )
 
 
 def _refuse_celery(worker_type: str, broker_url: str | None, *others: str | None) -> None:

@@ -21,7 +21,7 @@ from thirdshift.testing.signals import TIMEOUT_S
 COMMAND = str(Path(sys.executable).with_name("thirdshift"))
 CHECKS = (
     "store", "workers", "writing", "integrity", "log", "left_behind", "oldest_task", "disk", "wake_ups",
-    "unknown_functions", "lost_wakes",
+    "unknown_functions", "lost_wakes", "schedules",
 )  # fmt: skip
 
 

@@ -136,6 +136,11 @@ SENTENCES = [
     (ReasonCode.SLOTS_BUSY, {"pool": "thread", "slots": 1}, "the one thread slot that could take it is busy"),
     (ReasonCode.TASKS_BEFORE, {"count": 1, "is_all": True}, "1 task comes before it"),
     (ReasonCode.TASKS_BEFORE, {"count": 10_000, "is_all": False}, "at least 10,000 tasks come before it"),
+    (
+        ReasonCode.SCHEDULE,
+        {"name": "s", "words": "Every hour", "state": "ended", "next_at": None, "last_at": None, "is_late": False},
+        "it is the schedule s (Every hour), which makes no more tasks",
+    ),
     (ReasonCode.NEXT, {}, "nothing holds it back: a worker is about to take it"),
 ]
 

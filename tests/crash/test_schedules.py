@@ -1,7 +1,7 @@
 """Each fire time makes exactly one task: four processes tick one file, are killed, and the clock is set to and fro.
 
-The clock is simulated and shared by all of them. Short form: six weeks in which most zones change their clocks; the long one
-is ``make schedules``, ten years (``THIRDSHIFT_YEARS=10``), other moments at every run.
+The clock is simulated and shared by all of them. Short form: six weeks in which most zones change their clocks; the
+long one is ``make schedules``, ten years (``THIRDSHIFT_YEARS=10``), other moments at every run.
 """
 
 import os

@@ -27,6 +27,7 @@ _VERBS = {
     "doctor": "doctor",
     "health": "health",
     "queues": "queues",
+    "schedules": "schedules",
     "status": "status",
     "submit": "submit",
     "tasks": "tasks",
@@ -81,6 +82,7 @@ def cli(context: click.Context, workspace: Path | None, as_json: bool) -> None:
     thirdshift submit mymodule:function 1 '"two"'  run a function in the background
     thirdshift tasks list --status failed          look at tasks
     thirdshift tasks retry --status failed         change many of them at once
+    thirdshift schedules list                      what runs again and again, and when next
     thirdshift why ID                              why a task does not run
     thirdshift bench                               what this machine and disk give
     thirdshift config show                         every setting and where it comes from

@@ -61,8 +61,8 @@ def submit(
     thirdshift submit mypackage.mail:tell --after 01a2014090b85ea87fe9b5cbd25f0723
     """
     sys.path.insert(0, str(app_dir.absolute()))
-    target = _find(function)
-    args, kwargs = _parse(arguments)
+    target = find_function(function)
+    args, kwargs = parse_arguments(arguments)
     with opened(session) as manager:
         handle = manager.options(
             name=name,
@@ -88,7 +88,8 @@ def submit(
         raise click.exceptions.Exit(1)
 
 
-def _find(reference: str) -> Any:
+def find_function(reference: str) -> Any:
+    """Return what *reference* names; raises ``UsageError`` when it cannot be imported."""
     from thirdshift.core.reference import resolve  # noqa: PLC0415
 
     if ":" not in reference:
@@ -105,7 +106,8 @@ def _find(reference: str) -> Any:
     return found
 
 
-def _parse(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
+def parse_arguments(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
+    """Return positional and keyword arguments: JSON where they are, else text; NAME=VALUE is a keyword."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for argument in arguments:

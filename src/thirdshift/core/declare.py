@@ -1,19 +1,24 @@
 """``@task``: what a function says about itself, once, where it is written."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from thirdshift.core.errors import UsageError
 from thirdshift.core.outcome import check_wait
 from thirdshift.core.retry import RetryPolicy
 from thirdshift.core.task import PoolKind
 
+if TYPE_CHECKING:
+    from thirdshift.core.schedule import Schedule
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _ATTRIBUTE = "__thirdshift__"
+_scheduled: list[Callable[..., Any]] = []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +39,7 @@ class TaskDeclaration:
     interrupt: bool = False
     detach_after_s: float | None = None
     limit_key: str | None = None
+    schedule: "Schedule | None" = None
 
     def gives_up(self, error: BaseException) -> bool:
         """Return whether *error* makes further attempts pointless."""
@@ -58,6 +64,7 @@ def task(
     interrupt: bool = False,
     detach_after: float | None = None,
     limit_key: str | None = None,
+    schedule: "Schedule | timedelta | str | None" = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def task(
     function: Callable[..., Any] | None = None,
@@ -75,6 +82,7 @@ def task(
     interrupt: bool = False,
     detach_after: float | None = None,
     limit_key: str | None = None,
+    schedule: "Schedule | timedelta | str | None" = None,
 ) -> Any:
     """Declare options of a task function. The function stays an ordinary callable. Timeouts are in seconds. ::
 
@@ -93,6 +101,10 @@ def task(
     ``detach_after``: so many seconds after the limit the attempt is recorded as ended, and may be retried, while its
     function still runs; make sure that two of it do no harm. Where attempts are ended for real, ``UsageError``.
 
+    ``schedule`` calls the function again and again, without arguments: a cron expression, a span, or a
+    :class:`~thirdshift.Schedule`. Managers that run tasks store it when the function's module is imported, under the
+    function's full name, ``module:function``.
+
     An ``async def`` function runs in the event loop without being told. Raises ``UsageError`` for any other ``pool``,
     and for what is no exception class.
     """
@@ -109,6 +121,7 @@ def task(
         interrupt=interrupt,
         detach_after_s=detach_after,
         limit_key=limit_key,
+        schedule=None if schedule is None else _schedule_of(schedule),
     )
     if detach_after is not None:
         check_wait("detach_after", detach_after)
@@ -116,6 +129,9 @@ def task(
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         refuse_wrong_pool(function, declaration.pool)
         _refuse_where_attempts_end(function, declaration)
+        if schedule is not None:
+            _refuse_parameters(function)
+            _scheduled.append(function)
         setattr(function, _ATTRIBUTE, declaration)
         return function
 
@@ -134,6 +150,34 @@ def _policy(given: RetryPolicy | None) -> RetryPolicy | None:
     if given is not None and not isinstance(given, RetryPolicy):
         raise UsageError(f"backoff was given {given!r}; write backoff=RetryPolicy(first_s=1.0, most_s=60.0)")
     return given
+
+
+def scheduled_functions() -> Sequence[Callable[..., Any]]:
+    """Return the functions of this process that declare a schedule, in the order of their definition."""
+    return tuple(_scheduled)
+
+
+def _schedule_of(given: "Schedule | timedelta | str") -> "Schedule":
+    from thirdshift.core.schedule import Schedule  # noqa: PLC0415  # few functions need it
+
+    if isinstance(given, Schedule):
+        return given
+    if isinstance(given, str):
+        return Schedule(cron=given)
+    if isinstance(given, timedelta):
+        return Schedule(every=given)
+    raise UsageError(f"schedule was given {given!r}; write schedule='0 3 * * *', a timedelta, or Schedule(…)")
+
+
+def _refuse_parameters(function: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called without arguments."""
+    try:
+        inspect.signature(getattr(function, "__func__", function)).bind()
+    except TypeError as error:
+        raise UsageError(
+            f"schedule: {function.__qualname__} is called without arguments ({error}). Give its parameters defaults, "
+            "or use manager.schedules.add(…, args=…)."
+        ) from error
 
 
 def is_coroutine_function(function: Callable[..., Any]) -> bool:

@@ -194,6 +194,14 @@ class TaskNotFound(ThirdshiftError):
         self.task_id = task_id
 
 
+class ScheduleNotFound(ThirdshiftError):
+    """There is no schedule with that name or id."""
+
+    def __init__(self, which: str) -> None:
+        super().__init__(f"there is no schedule {which!r}; `thirdshift schedules list` shows those there are")
+        self.which = which
+
+
 class ParentNotFound(TaskNotFound):
     """A task that a new one is to wait for is not there; nothing was submitted."""
 

@@ -47,6 +47,8 @@ class HealthCode(Enum):
     ``alive``: how many workers there are."""
     LOST_WAKES = "lost_wakes"
     """``count`` since the live workers started, ``seconds_ago`` (``None``: never), ``recent_s``."""
+    SCHEDULES = "schedules"
+    """``active``: how many there are; ``late``: fire times that nobody has acted on, ``name`` and ``late_s``."""
     LIBRARY = "library"
     """``version`` of SQLite, ``has_race`` (:func:`has_reset_race`), ``files``: libraries in this process, if known."""
     STRANGERS = "strangers"

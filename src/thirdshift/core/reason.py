@@ -51,6 +51,9 @@ class ReasonCode(Enum):
     """``pool``, ``slots``: of all workers that could take it."""
     TASKS_BEFORE = "tasks_before"
     """``count``, ``is_all``: more urgent tasks for the same slots; counting stops at a limit."""
+    SCHEDULE = "schedule"
+    """The id is that of a schedule: ``name``, ``words``, ``state``, ``next_at``, ``last_at``, ``is_late`` (nobody makes
+    its tasks)."""
     NEXT = "next"
     """Nothing holds it back: a worker is about to take it."""
 

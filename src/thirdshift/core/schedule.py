@@ -174,6 +174,11 @@ class Plan:
     """Whether fire times have passed unused, or make their tasks late."""
 
 
+def is_late(next_at: datetime | None, now: datetime) -> bool:
+    """Return whether a fire time has come and nobody has acted on it for too long."""
+    return next_at is not None and (now - next_at).total_seconds() > ON_TIME_S
+
+
 def plan(schedule: Schedule, *, next_at: datetime, now: datetime, begun: datetime) -> Plan:
     """Decide which fire times from *next_at* to *now* make tasks, by what the schedule says of missed ones."""
     most = schedule.max_missed if schedule.missed is Missed.ALL else 1

@@ -50,6 +50,9 @@ def sentence(finding: Finding) -> str:  # noqa: C901, PLR0912  # a table: one li
                 return "no wake-up was lost"
             last = f", the last {_span(facts['seconds_ago'])} ago"
             return f"work was found {_number(facts['count'], 'time')} that nobody had announced{last}"
+        case HealthCode.SCHEDULES:
+            late = ", ".join(f"{each['name']} ({_span(each['late_s'])})" for each in facts["late"])
+            return f"schedules are late: {late}" if late else f"{_number(facts['active'], 'schedule')} on time"
         case HealthCode.LIBRARY:
             race = " has the WAL-reset race, which our own checkpoints avoid" if facts["has_race"] else ""
             several = f"; several libraries in one process: {', '.join(facts['files'])}"
@@ -123,6 +126,11 @@ def remedy(finding: Finding) -> str | None:  # noqa: C901, PLR0912  # as above
             )
         case HealthCode.LOST_WAKES:
             return f"such tasks may start up to a second late. Probable cause: {LOST_WAKES}"
+        case HealthCode.SCHEDULES:
+            return (
+                "no worker makes their tasks, or it does not know their zone: start one (`thirdshift worker`) whose "
+                "configuration says scheduler: {enabled: true}, and look for schedule.unusable in its log"
+            )
         case HealthCode.LIBRARY:
             return (
                 "closing a file in one drops the locks of the other: do without the package that brings a SQLite of "

@@ -1,5 +1,6 @@
 """Reasons as sentences for people: the edge where the data of ``core/reason.py`` becomes text."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -58,6 +59,8 @@ def sentence(reason: Reason, now: datetime) -> str:  # noqa: C901, PLR0912  # a 
             return f"its queue {facts['queue']} is limited to {rate}; the next is free at {free_at}; {_CHANGE_LIMITS}"
         case ReasonCode.UNKNOWN_FUNCTION:
             return _unknown(facts)
+        case ReasonCode.SCHEDULE:
+            return _schedule(facts, now)
         case ReasonCode.SLOTS_BUSY:
             return _busy(facts["slots"], facts["pool"])
         case ReasonCode.TASKS_BEFORE:
@@ -135,3 +138,16 @@ def _number(count: int, noun: str) -> str:
 
 def _first_line(text: str) -> str:
     return (text.splitlines() or [""])[0]
+
+
+def _schedule(facts: Mapping[str, Any], now: datetime) -> str:
+    said = f"it is the schedule {facts['name']} ({facts['words']})"
+    last = "" if facts["last_at"] is None else f"; it fired last {ago(facts['last_at'], now)}"
+    match facts["state"]:
+        case "paused":
+            return f"{said}, which is paused; `thirdshift schedules resume` ends that{last}"
+        case "ended" | "over":
+            return f"{said}, which makes no more tasks{last}"
+    if facts["is_late"]:
+        return f"{said}, which was due {ago(facts['next_at'], now)}: no worker makes the tasks of schedules{last}"
+    return f"{said}, which fires next {ago(facts['next_at'], now)}{last}"

@@ -33,6 +33,11 @@ def echo(value: Any = None) -> Any:
     return value
 
 
+def greet(name: str) -> str:
+    """Have a parameter that is called as an option is."""
+    return f"hello {name}"
+
+
 def fail(message: str) -> NoReturn:
     """Raise an error that says *message*."""
     raise ValueError(message)
@@ -251,6 +256,16 @@ def stand_still() -> None:
     task = current_task()
     while not task.should_stop:
         time.sleep(_LOOK_S)
+
+
+def note_span(log: str, seconds: float) -> None:
+    """Note in *log* when it begins and when it ends, so long later or when it is told to stop."""
+    with open(log, "a", buffering=1) as file:
+        file.write("begin\n")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not current_task().should_stop:
+            time.sleep(0.005)
+        file.write("end\n")
 
 
 def live(sign: str, seconds: float) -> str:

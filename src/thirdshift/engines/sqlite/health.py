@@ -9,6 +9,7 @@ from pathlib import Path
 
 from thirdshift.core.engine import WorkerState
 from thirdshift.core.health import Finding, HealthCode, HealthLimits
+from thirdshift.core.schedule import is_late
 from thirdshift.engines.sqlite.connection import primary_code
 from thirdshift.engines.sqlite.queries import QUERY
 from thirdshift.engines.sqlite.rows import from_us, to_us
@@ -60,6 +61,7 @@ class Examination:
             self._wake_ups(reach),
             self._unknown_functions(),
             self._lost_wakes(),
+            self._schedules(),
         ]
 
     def _any_worker(self) -> Finding:
@@ -156,6 +158,15 @@ class Examination:
             seconds_ago=seconds_ago,
             recent_s=self._limits.recent_s,
         )
+
+    def _schedules(self) -> Finding:
+        rows = self._reader.execute(QUERY["schedules_active"]).fetchall()
+        late = [
+            {"name": name, "late_s": (self._now - from_us(next_us)).total_seconds()}
+            for name, next_us in rows
+            if is_late(from_us(next_us), self._now)
+        ]
+        return _finding(HealthCode.SCHEDULES, not late, active=len(rows), late=late)
 
 
 def _finding(code: HealthCode, is_healthy: bool, **facts: object) -> Finding:

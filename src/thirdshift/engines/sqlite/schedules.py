@@ -359,6 +359,7 @@ def _json_of_spec(spec: TaskSpec) -> dict[str, Any]:
         "stall_timeout_s": spec.stall_timeout_s,
         "tags": list(spec.tags),
         "durable": spec.durable,
+        "limit_key": spec.limit_key,
     }
 
 

@@ -6,6 +6,9 @@ SELECT seq FROM schedule WHERE next_at IS NOT NULL AND (next_at <= ?1 OR looked_
 -- name: schedules_next
 SELECT min(next_at) FROM schedule WHERE next_at > ?;
 
+-- name: schedules_active
+SELECT name, next_at FROM schedule WHERE next_at IS NOT NULL ORDER BY next_at;
+
 -- name: schedule_columns
 -- Every schedule with its newest fire: the primary key is walked backwards for one row.
 SELECT s.seq, s.revision, s.id, s.name, s.rule, s.task, s.arguments, s.source, s.begun_at, s.next_at, s.paused_at,

@@ -1,0 +1,61 @@
+"""``thirdshift schedules`` as people use it."""
+
+import json
+from datetime import datetime
+
+NIGHTLY = ("functions:add", "1", "other=2", "--name", "nightly", "--cron", "0 3 * * *", "--timezone", "Europe/Berlin")
+
+
+def test_add_list_show_preview(shell) -> None:
+    """The rule is said in plain words, moments by the clocks of its zone."""
+    added = shell("schedules", "add", *NIGHTLY, "--overlap", "queue")
+    assert added.stdout.startswith("nightly: At 03:00 every day, Europe/Berlin time; next 20"), added.stderr
+    assert shell("schedules", "list").stdout.splitlines()[1].split("\t")[:3] == [
+        "nightly", "active", "At 03:00 every day, Europe/Berlin time",
+    ]  # fmt: skip
+    moments = shell("schedules", "preview", "nightly", "--count", "3").stdout.splitlines()
+    assert len(moments) == 3
+    assert all(" 03:00:00+0" in moment for moment in moments)
+    shown = shell("schedules", "show", "nightly")
+    assert "cron 0 3 * * *, Europe/Berlin" in shown.stdout
+    assert shown.stdout.count("\nnext  ") == 5
+    (listed,) = json.loads(shell("--json", "schedules", "list").stdout)
+    assert (listed["name"], listed["cron"], listed["overlap"]) == ("nightly", "0 3 * * *", "queue")
+    assert datetime.fromisoformat(listed["next_at"])
+
+
+def test_pause_resume_run_now_delete(shell) -> None:
+    """Each says what has become of it."""
+    shell("schedules", "add", *NIGHTLY)
+    assert shell("schedules", "pause", "nightly").stdout == "nightly is paused\n"
+    assert shell("schedules", "pause", "nightly").stdout == "nightly is paused already\n"
+    assert json.loads(shell("--json", "schedules", "resume", "nightly").stdout)["state"] == "active"
+    task_id = shell("schedules", "run-now", "nightly").stdout.strip()
+    assert json.loads(shell("--json", "tasks", "show", task_id).stdout)["arguments"]
+    again = shell("schedules", "run-now", "nightly")
+    assert again.returncode == 1
+    assert "another one of it is unfinished" in again.stderr
+    (last, first) = json.loads(shell("--json", "schedules", "show", "nightly").stdout)["fires"]
+    assert (last["task"], first["task"], first["status"]) == (None, task_id, "pending")
+    assert "no task: another one was unfinished" in shell("schedules", "show", "nightly").stdout
+    assert shell("schedules", "delete", "nightly").stdout == "nightly is deleted\n"
+    assert json.loads(shell("--json", "schedules", "list").stdout) == []
+
+
+def test_an_expression_can_be_tried_out(shell) -> None:
+    """Without a schedule."""
+    tried = shell("schedules", "preview", "*/5 * * * *")
+    assert tried.stderr == "Every fifth minute of every hour, UTC\n"
+    assert len(tried.stdout.splitlines()) == 5
+
+
+def test_what_is_wrong_is_said(shell) -> None:
+    """With the exit code for usage; an unknown name with that for failed work."""
+    wrong = shell("schedules", "add", "functions:add", "1", "--cron", "61 * * * *")
+    assert (wrong.returncode, wrong.stderr) == (
+        64, "thirdshift: cron is '61 * * * *': bad minute; such as '30 3 * * 1-5', at 03:30 on weekdays\n",
+    )  # fmt: skip
+    assert shell("schedules", "add", "functions:add", "1").returncode == 64
+    unknown = shell("schedules", "pause", "nothing")
+    assert unknown.returncode == 1
+    assert "there is no schedule 'nothing'" in unknown.stderr
