@@ -1,20 +1,31 @@
-"""``thirdshift train``: talk to the training daemon. Words are laid as files; a daemon takes them within a second."""
+"""``thirdshift train``: talk to the training daemon, or train without it.
+
+Words to the daemon are laid as files; it takes them within a second.
+"""
 
 import click
 
 from thirdshift.cli.output import Session, print_facts, print_json
 from thirdshift.cli.status import describe
+from thirdshift.cli.train_here import evaluate, generate, run
 
 
 @click.group()
 def train() -> None:
-    """Talk to the training daemon of this workspace.
+    """Talk to the training daemon of this workspace, or train and examine without it.
 
     \b
+    thirdshift train run FILE
+    thirdshift train evaluate
+    thirdshift train generate --count 1000
     thirdshift train status
     thirdshift train pause
     thirdshift train trigger snapshot
     """
+
+
+for _command in (run, evaluate, generate):
+    train.add_command(_command)
 
 
 @train.command()

@@ -30,6 +30,7 @@ class TrainingWorkspace:
         self.logs = self.root / "logs"
         self.pid_file = self.root / ".pids" / "daemon.pid"
         self.work = self.root / "work"
+        self.runs = self.root / "runs"
         self.held_out = self.root / "data" / "heldout"
         self.generations = self.root / "data" / "generations"
 

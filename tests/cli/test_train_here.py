@@ -1,0 +1,73 @@
+"""`thirdshift train run`, `evaluate` and `generate`: training without a daemon."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+training:
+  model: {size: nano}
+  disk: {min_free_gb: 0, warn_free_gb: 0}
+  training: {epochs: 1, batch_size: 8, micro_batch_size: 4, threads: 1}
+"""
+
+
+@pytest.fixture
+def configured(shell):
+    """A workspace that begins with a tiny model, and a file of puzzles."""
+    (shell.workspace / "thirdshift.yaml").write_text(CONFIG)
+    data = shell.folder / "puzzles.jsonl"
+    made = shell.json("train", "generate", "--count", "60", "--levels", "1,3", "--seed", "5", "--output", str(data))
+    assert made == {"file": str(data), "rows": 60, "levels": [1, 3], "seed": 5, "held_out": False}
+    return data
+
+
+@pytest.mark.training
+def test_a_file_is_trained_in_front_and_the_model_examined(shell, configured) -> None:
+    """One command trains, once; another asks the model questions it has never seen."""
+    shell("train", "generate", "--held-out", "--count", "6", "--levels", "1-2")
+    done = shell("train", "run", str(configured))
+    assert done.returncode == 0, done.stderr
+    assert "57 trained, 3 held out" in done.stdout
+    assert "fp32, rows packed, 4 at once" in done.stdout
+    assert "exact match, syllo.jsonl" in done.stdout
+    assert "training 8 of 8  loss" in done.stderr
+    again = shell.json("train", "run", str(configured))
+    assert (again["finished"], again["step"], again["after"].keys()) == (True, 8, {"syllo.jsonl", "this file"})
+    found = shell.json("train", "evaluate", "--limit", "4")
+    assert found["syllo.jsonl"]["asked"] == 4
+    assert found["syllo.jsonl"]["loss"] < 6
+
+
+def test_generated_puzzles_go_to_the_inbox_or_the_examination(shell) -> None:
+    """The same seed gives the same file; held-out puzzles are others."""
+    one = shell.json("train", "generate", "--count", "5", "--levels", "2-4", "--seed", "1")
+    other = shell.json("train", "generate", "--count", "5", "--levels", "2-4", "--seed", "1")
+    assert one["file"] != other["file"]
+    contents = [Path(found["file"]).read_text() for found in (one, other)]
+    assert contents[0] == contents[1]
+    assert {json.loads(line)["level"] for line in contents[0].splitlines()} <= {2, 3, 4}
+    held_out = shell("train", "generate", "--count", "5", "--seed", "1", "--held-out").stdout
+    assert held_out == f"5 puzzles in {shell.workspace / 'data' / 'heldout' / 'syllo.jsonl'}\n"
+
+
+def test_mistakes_are_told(shell, tmp_path) -> None:
+    """Each with the line or the option that is wrong, and an exit code."""
+    bad = shell("train", "generate", "--levels", "one")
+    assert (bad.returncode, "--levels 'one' is no list of levels" in bad.stderr) == (64, True)
+    assert shell("train", "generate", "--levels", "11").returncode == 64
+    nothing = shell("train", "evaluate")
+    assert (nothing.returncode, "train generate --held-out" in nothing.stderr) == (64, True)
+    assert shell("train", "run", "missing.jsonl").returncode == 64
+
+
+@pytest.mark.training
+def test_a_bad_line_is_named_and_nothing_is_trained(shell, configured) -> None:
+    """File, line and cause, and exit code 1."""
+    with configured.open("a") as file:
+        file.write("not a row\n")
+    done = shell("train", "run", str(configured))
+    assert done.returncode == 1
+    assert "puzzles.jsonl:61: not JSON" in done.stderr
+    assert not list((shell.workspace / "models" / "current_model" / "checkpoints").glob("ckpt-*"))
