@@ -12,8 +12,9 @@ FROM figure_state;
 -- folded, so that every attempt is found. All in one row: Python gives up its interpreter lock at every row.
 WITH
 ended AS (
-    SELECT f.kind, j.value & 1 AS is_given_up, a.*, t.name, t.queue, t.id, f.seq AS feed, j.key AS place,
-           (SELECT max(p.finished_at) FROM attempt p WHERE p.task = a.task AND p.number < a.number) AS before_at
+    SELECT f.kind, j.value & 1 AS is_given_up, a.outcome, a.worker, a.due_at, a.started_at, a.finished_at, t.name, t.queue,
+           iif(a.number > 1, (SELECT max(p.finished_at) FROM attempt p WHERE p.task = a.task AND p.number < a.number), NULL)
+               AS before_at
     FROM feed f CROSS JOIN json_each(f.ends) j
     CROSS JOIN attempt a ON a.task = j.value >> 27 AND a.number = (j.value >> 1) & 67108863
     CROSS JOIN task t ON t.seq = a.task
@@ -41,22 +42,21 @@ FROM (
 );
 
 -- name: newest_executions
--- The details of the newest ends in the same rows, at most ?3 of each name, oldest first.
-SELECT id, name, queue, worker, number, outcome, finished_at, run_us, queue_us
+-- The details of the newest ends in the same rows, at most ?3 of each name, oldest first. Only those are looked up.
+SELECT t.id, t.name, t.queue, a.worker, a.number, a.outcome, a.finished_at,
+       iif(a.started_at <= a.finished_at, a.finished_at - a.started_at, NULL),
+       max(0, a.started_at - max(a.due_at, coalesce(
+           (SELECT max(p.finished_at) FROM attempt p WHERE p.task = a.task AND p.number < a.number), a.due_at)))
 FROM (
-    SELECT t.id, t.name, t.queue, a.worker, a.number, a.outcome, a.finished_at, f.seq AS feed, j.key AS place,
-           iif(a.started_at <= a.finished_at, a.finished_at - a.started_at, NULL) AS run_us,
-           max(0, a.started_at - max(a.due_at, coalesce(
-               (SELECT max(p.finished_at) FROM attempt p WHERE p.task = a.task AND p.number < a.number), a.due_at)))
-               AS queue_us,
-           row_number() OVER (PARTITION BY t.name ORDER BY f.seq DESC, j.key DESC) AS age
-    FROM feed f CROSS JOIN json_each(f.ends) j
-    CROSS JOIN attempt a ON a.task = j.value >> 27 AND a.number = (j.value >> 1) & 67108863
-    CROSS JOIN task t ON t.seq = a.task
+    SELECT j.value AS ended, f.seq AS feed, j.key AS place,
+           row_number() OVER (PARTITION BY n.name ORDER BY f.seq DESC, j.key DESC) AS age
+    FROM feed f CROSS JOIN json_each(f.ends) j CROSS JOIN task n ON n.seq = j.value >> 27
     WHERE f.seq > ?1 AND f.seq <= ?2 AND f.kind <> 'amended'
-)
-WHERE age <= ?3
-ORDER BY feed, place;
+) AS newest
+CROSS JOIN attempt a ON a.task = newest.ended >> 27 AND a.number = (newest.ended >> 1) & 67108863
+CROSS JOIN task t ON t.seq = a.task
+WHERE newest.age <= ?3
+ORDER BY newest.feed, newest.place;
 
 -- name: folded_up_to
 -- Only when nobody else has folded these rows meanwhile.
