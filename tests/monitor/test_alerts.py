@@ -19,6 +19,8 @@ from thirdshift.config.sections import AlertRuleConfig
 from thirdshift.core.alerts import AlertKind, AlertRule, ChangeKind, Trouble, steps
 from thirdshift.core.engine import ClaimRequest
 from thirdshift.core.outcome import Ending, settle
+from thirdshift.core.schedule import Schedule
+from thirdshift.core.schedule_store import NewSchedule
 from thirdshift.core.task import AttemptOutcome, Claim, PoolKind
 from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.monitor import alerts as alerts_module
@@ -114,6 +116,28 @@ def test_a_queues_latency_fires_and_clears(engine: SQLiteEngine, clock: FakeCloc
     claim(engine)
     rule.look()
     assert told(engine)[1:] == [("cleared", "queue_latency", "mail")]
+
+
+def test_a_late_schedule_fires_and_clears(engine: SQLiteEngine, clock: FakeClock) -> None:
+    """When a fire time has passed and nobody has acted on it; a paused one is never late."""
+    rule = watch(engine, clock, AlertKind.LATE_SCHEDULE, quiet_s=0)
+    for name in ("nightly", "asleep"):
+        new = new_task()
+        engine.schedules.put(
+            NewSchedule(name=name, schedule=Schedule(every=3600), task=new.spec, arguments=new.arguments)
+        )
+    paused = engine.schedules.find("asleep")
+    assert paused is not None
+    engine.schedules.set_paused(paused.id, True)
+    clock.advance(3_660)
+    rule.look()
+    assert told(engine) == []
+    clock.advance(1)
+    rule.look()
+    assert describe(engine.alerts(0)[0])["message"] == "schedule nightly should have fired 61 s ago"
+    engine.schedules.tick()
+    rule.look()
+    assert told(engine) == [("fired", "late_schedule", "nightly"), ("cleared", "late_schedule", "nightly")]
 
 
 def test_a_full_disk_fires_and_clears(engine: SQLiteEngine, clock: FakeClock) -> None:

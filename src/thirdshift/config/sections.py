@@ -116,8 +116,8 @@ class MonitoringConfig:
     """The average run time that raises an alert, in seconds."""
 
     alert_rules: Mapping[str, AlertRuleConfig] = field(default_factory=dict)
-    """By kind: ``error_rate``, ``avg_execution_time``, ``queue_latency``, ``lost_worker``, ``disk_free``,
-    ``stuck_progress``."""
+    """By kind: ``error_rate``, ``avg_execution_time``, ``queue_latency``, ``late_schedule``,
+    ``lost_worker``, ``disk_free``, ``stuck_progress``."""
 
     alert_webhook_url: str | None = None
     """Where alerts are posted as JSON."""

@@ -22,6 +22,8 @@ class AlertKind(Enum):
     """Of a task's name: the average run time of its executions in the window, in seconds, above the threshold."""
     QUEUE_LATENCY = "queue_latency"
     """Of a queue that is not paused: the age of its oldest runnable task, in seconds, above the threshold."""
+    LATE_SCHEDULE = "late_schedule"
+    """Of a schedule: seconds since a fire time that nobody has acted on, above the threshold."""
     LOST_WORKER = "lost_worker"
     """Of a worker: it died in the window. The value is how many tasks it held."""
     DISK_FREE = "disk_free"
@@ -34,6 +36,7 @@ _DEFAULTS: Mapping[AlertKind, float] = {
     AlertKind.ERROR_RATE: 0.1,
     AlertKind.AVG_EXECUTION_TIME: 300.0,
     AlertKind.QUEUE_LATENCY: 300.0,
+    AlertKind.LATE_SCHEDULE: 60.0,
     AlertKind.LOST_WORKER: 0.0,
     AlertKind.DISK_FREE: 200e6,
     AlertKind.STUCK_PROGRESS: 600.0,

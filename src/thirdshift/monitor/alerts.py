@@ -70,6 +70,8 @@ class AlertWatch:
                 return self._figures_over(rule, now)
             case AlertKind.QUEUE_LATENCY:
                 return self._queues_over(rule, now)
+            case AlertKind.LATE_SCHEDULE:
+                return self._schedules_late(rule, now)
             case AlertKind.LOST_WORKER:
                 return self._workers_lost(rule, now)
             case AlertKind.DISK_FREE:
@@ -78,6 +80,12 @@ class AlertWatch:
                 return [Trouble(rule=rule, subject=str(folder), value=free)] if free < rule.limit else []
             case AlertKind.STUCK_PROGRESS:
                 return self._tasks_stuck(rule, now)
+
+    def _schedules_late(self, rule: AlertRule, now: datetime) -> Iterable[Trouble]:
+        for schedule in self._engine.schedules.all():
+            late_s = 0.0 if schedule.next_at is None else (now - schedule.next_at).total_seconds()
+            if late_s > rule.limit:
+                yield Trouble(rule=rule, subject=schedule.name, value=late_s)
 
     def _workers_lost(self, rule: AlertRule, now: datetime) -> Iterable[Trouble]:
         for death in self._engine.worker_deaths(now - timedelta(seconds=rule.window_s)):
@@ -230,6 +238,8 @@ def sentence(alert: Alert) -> str:
                 f"the oldest task of queue {alert.subject} waits for {_span(alert.value)}, more than "
                 f"{_span(alert.threshold)}; {facts['waiting']:,} wait"
             )
+        case AlertKind.LATE_SCHEDULE:
+            return f"schedule {alert.subject} should have fired {_span(alert.value)} ago"
         case AlertKind.LOST_WORKER:
             return (
                 f"worker {alert.subject[:8]} (process {facts['pid']} on {facts['host']}) died with {alert.value:.0f} "
