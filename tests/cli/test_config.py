@@ -44,6 +44,7 @@ def test_a_file_to_begin_with_holds_every_key_and_sets_nothing(shell) -> None:
     for key in ("max_workers: 4", "broker_url: redis://localhost:6379/0", "completed_days: 7.0", "aliases: {}"):
         assert f"#{key}\n" in written
     assert "# Tasks that run at once in threads, and as many in child processes.\n" in written
+    assert "# Below each: enabled, threshold, window_seconds, hold_seconds, quiet_seconds.\n" in written
     file.write_text(UNSET.sub(r"\1\2", written))
     assert load_settings(shell.workspace) == BackgroundTaskConfig()
     assert load_section(shell.workspace, "training", DaemonConfig) == DaemonConfig()
@@ -79,6 +80,8 @@ def test_the_schema_knows_every_key_with_its_type_default_and_choices(shell) -> 
     }
     assert found["properties"]["threaded_worker"]["properties"]["queue_size"] == size
     assert found["properties"]["aliases"]["additionalProperties"] == {"type": "string"}
+    rule = found["properties"]["monitoring"]["properties"]["alert_rules"]["additionalProperties"]
+    assert rule["properties"]["threshold"]["type"] == ["number", "null"]
     training = found["properties"]["training"]["properties"]
     assert training["generator"]["properties"]["levels"]["items"] == {"type": "integer"}
     assert training["training"]["properties"]["epochs"]["default"] == 2

@@ -58,7 +58,7 @@ def _keys(owner: type[Any], indent: str) -> Iterator[str]:
         if is_dataclass(hints[field.name]):
             yield from _section(field.name, hints[field.name], said.get(field.name), indent)
         else:
-            yield from _comment(said.get(field.name), indent)
+            yield from _comment(f"{said.get(field.name)}{_inner_keys(hints[field.name])}", indent)
             yield f"{indent}#{field.name}: {_yaml(_default(field))}"
             yield ""
 
@@ -69,8 +69,14 @@ def _section(name: str, owner: type[Any], said: str | None, indent: str) -> Iter
     yield from _keys(owner, indent + "  ")
 
 
+def _inner_keys(kind: Any) -> str:
+    """Return what stands below each key of the user's own choice, when that is a section."""
+    inner = get_args(kind)[1] if get_origin(kind) is Mapping else None
+    return f" Below each: {', '.join(field.name for field in fields(inner))}." if is_dataclass(inner) else ""
+
+
 def _comment(text: str | None, indent: str) -> Iterator[str]:
-    return (f"{indent}# {line}" for line in textwrap.wrap(_plain(text), _WIDTH))
+    return (f"{indent}# {line}" for line in textwrap.wrap(_plain(text), _WIDTH, break_on_hyphens=False))
 
 
 def _yaml(value: Any) -> str:
@@ -92,14 +98,17 @@ def _object(owner: type[Any]) -> dict[str, Any]:
 
 
 def _kind(kind: Any, field: Field[Any]) -> dict[str, Any]:
-    if is_dataclass(kind) and isinstance(kind, type):
-        return _object(kind)
+    found = _type(kind)
+    if "properties" in found:
+        return found
     value = _default(field)
-    found = {**_type(kind), "default": list(value) if isinstance(value, tuple) else value}
+    found["default"] = list(value) if isinstance(value, tuple) else value
     return {**found, "enum": list(field.metadata["choices"])} if "choices" in field.metadata else found
 
 
 def _type(kind: Any) -> dict[str, Any]:
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _object(kind)
     if get_origin(kind) in (Union, types.UnionType):
         (choice,) = (choice for choice in get_args(kind) if choice is not type(None))
         return {"type": [_JSON_TYPES[choice], "null"]}
