@@ -72,7 +72,7 @@ class Shell:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
             cwd=self.folder,
             env=environment,
             **options,
@@ -87,7 +87,7 @@ class Shell:
         ) as process:
             os.close(theirs)
             os.write(ours, answer.encode())
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=180)
         seen = b""
         with contextlib.suppress(OSError):  # the terminal is gone with the process
             while piece := os.read(ours, 10_000):

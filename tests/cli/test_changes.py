@@ -12,7 +12,7 @@ def mixed(shell, work) -> dict[str, list[str]]:
     completed = [shell.submit("functions:add", "1", "--queue", "mail", "--tag", "vip") for _ in range(2)]
     manager = work()
     for task_id in [*failed, *completed]:
-        manager.handle(task_id).wait(timeout=30)
+        manager.handle(task_id).wait(timeout=120)
     manager.shutdown()
     return {"failed": failed, "completed": completed, "pending": [shell.submit("functions:add", "2")]}
 

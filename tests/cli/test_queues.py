@@ -10,7 +10,7 @@ def test_a_queue_is_paused_for_everybody_until_it_is_resumed(shell, work) -> Non
     assert shell("queues", "pause", "mail").stdout == "mail is paused already\n"
     manager = work()
     other = shell.submit("functions:add", "2", "--queue", "other")
-    assert manager.handle(other).result(timeout=30) == 2
+    assert manager.handle(other).result(timeout=120) == 2
     assert shell.json("tasks", "show", held)["status"] == "pending"
     assert shell("queues", "list").stdout.splitlines() == [
         "queue\tstate\tlimits\ttasks",
@@ -18,7 +18,7 @@ def test_a_queue_is_paused_for_everybody_until_it_is_resumed(shell, work) -> Non
         "other\trunning\tnone\tnone",
     ]
     assert shell.json("queues", "resume", "mail") == {"queue": "mail", "state": "running", "changed": True}
-    assert manager.handle(held).result(timeout=30) == 1
+    assert manager.handle(held).result(timeout=120) == 1
 
 
 def test_queues_as_json(shell) -> None:

@@ -9,7 +9,7 @@ def test_a_function_is_run_by_a_worker(shell, work) -> None:
     """Submitted with nobody there, it waits on disk; a worker that starts later runs it."""
     task_id = shell.submit("functions:add", "1", "other=2")
     assert shell.json("tasks", "show", task_id)["status"] == "pending"
-    assert work().handle(task_id).result(timeout=30) == 3
+    assert work().handle(task_id).result(timeout=120) == 3
 
 
 def test_the_result_can_be_waited_for(shell, work) -> None:

@@ -14,7 +14,7 @@ from thirdshift.testing import functions
 def failed(shell, work) -> str:
     """The id of a task that failed for good."""
     task_id = shell.submit("functions:fail", "no way", "--max-retries", "0", "--queue", "mail", "--tag", "urgent")
-    work().handle(task_id).wait(timeout=30)
+    work().handle(task_id).wait(timeout=120)
     return task_id
 
 
@@ -54,7 +54,7 @@ def test_what_an_attempt_used_and_wrote_is_shown(shell, work) -> None:
     """Each text under its title; what a pool cannot measure is said to be not measured."""
     ids = [shell.submit("functions:speak", "--pool", pool) for pool in ("process", "thread")]
     for task_id in ids:
-        work().handle(task_id).wait(timeout=30)
+        work().handle(task_id).wait(timeout=120)
     process, thread = (shell("tasks", "show", task_id).stdout for task_id in ids)
     assert "standard output:\nprinted\n" in process
     assert "INFO thirdshift.task: logged" in process
@@ -73,7 +73,7 @@ def test_what_an_attempt_used_and_wrote_is_shown(shell, work) -> None:
 def test_results_that_json_has_no_form_for(shell, work) -> None:
     """The document is JSON that any reader takes."""
     task_id = shell.submit("functions:numbers")
-    work().handle(task_id).wait(timeout=30)
+    work().handle(task_id).wait(timeout=120)
     done = shell("--json", "tasks", "show", task_id)
     task = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert task["result"] == {"infinite": "inf", "none": "nan", "pair": [1, [2]]}
@@ -104,7 +104,7 @@ def test_failures_by_their_cause(shell, work) -> None:
     other = shell.submit("functions:add", "1", json.dumps("x"), "--max-retries", "0")
     manager = work()
     for task_id in (*failing, other):
-        manager.handle(task_id).wait(timeout=30)
+        manager.handle(task_id).wait(timeout=120)
     manager.shutdown()
     head, first, second = shell("tasks", "failures").stdout.splitlines()
     assert head.split("\t") == ["tasks", "fingerprint", "last", "first", "example", "message"]
@@ -137,7 +137,7 @@ def taken(shell, work) -> tuple[str, str]:
     """The ids of a task that failed, and of the one that has its unique key by now."""
     manager = work()
     submitter = manager.options(unique_key="report-42", max_retries=0)
-    first = submitter.submit(functions.fail, "no").wait(timeout=30)
+    first = submitter.submit(functions.fail, "no").wait(timeout=120)
     manager.pause_queue("default")
     return first.id, submitter.submit(functions.fail, "no").id
 
@@ -172,7 +172,7 @@ def test_a_running_task_is_cancelled(shell, work) -> None:
     task_id = shell.submit("functions:wait")
     handle = work().handle(task_id)
     shell("tasks", "cancel", task_id)
-    assert handle.wait(timeout=30).status.value == "cancelled"
+    assert handle.wait(timeout=120).status.value == "cancelled"
 
 
 @pytest.mark.parametrize("verb", ["show", "cancel", "retry"])
@@ -197,7 +197,7 @@ def test_relatives_are_shown(shell, work) -> None:
     assert [each["id"] for each in shown["dependants"]] == [tidy_up]
     assert f"it waits for 1 task to end: {parent} (fail, pending)" in shell("why", child).stdout
     manager.resume_queue("default")
-    assert manager.handle(tidy_up).result(30) == 2
+    assert manager.handle(tidy_up).result(120) == 2
     assert f"cancelled by  the end of task {parent}, which it needed\n" in shell("tasks", "show", child).stdout
     assert shell.json("tasks", "show", child)["cancelled_by"] == parent
     refused = shell("tasks", "retry", child)
@@ -211,9 +211,9 @@ def test_tasks_are_found_by_their_words(shell, work) -> None:
     refused = shell("tasks", "search", "add")
     assert (refused.returncode, "no index of words is kept" in refused.stderr) == (64, True)
     manager = work()
-    assert manager.handle(task_id).result(30) == 3
+    assert manager.handle(task_id).result(120) == 3
     failed = shell.submit("functions:fail", "splendid isolation", "--max-retries", "0")
-    manager.handle(failed).wait(30)
+    manager.handle(failed).wait(120)
     while not manager.search_state().is_on:  # the worker's thread that keeps it has just begun
         time.sleep(0.01)
     assert failed in shell("tasks", "search", "error:splendid", "isolation").stdout

@@ -8,7 +8,7 @@ def test_what_the_configuration_keeps_no_longer_is_deleted(shell, work) -> None:
     failed = [shell.submit("functions:fail", "no", "--max-retries", "0") for _ in range(2)]
     manager = work()
     for task_id in [*done, *failed]:
-        manager.handle(task_id).wait(timeout=30)
+        manager.handle(task_id).wait(timeout=120)
     manager.shutdown()
     waiting = shell.submit("functions:add", "2")
     counts = {"completed": 3, "failed": 1, "cancelled": 0}

@@ -166,7 +166,7 @@ def test_why_nothing_happens(shell, work) -> None:
     assert alone == NOBODY
     manager = work()
     shell("queues", "resume", "mail")
-    manager.handle(task_id).wait(timeout=30)
+    manager.handle(task_id).wait(timeout=120)
     done = shell("why", task_id)
     assert done.returncode == 0
     assert done.stdout.startswith("it failed for good ")

@@ -50,10 +50,10 @@ class Victims:
         return Path(tempfile.mkdtemp(dir=self._folder))
 
     def close(self) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
 
-pytestmark = pytest.mark.timeout(max(240, 4 * KILLS))
+pytestmark = pytest.mark.timeout(max(600, 4 * KILLS))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ ALIASES, DEFAULTS, RECYCLING = re.findall(r"```yaml\n(.*?)```", README, re.DOTAL
 
 def run_program(path: Path, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(path)], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", str(path)], cwd=folder, capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -52,7 +52,7 @@ def test_the_tests_in_the_readme_pass(tmp_path: Path) -> None:
     (tmp_path / "test_app.py").write_text(f"from app import send\n{TESTS}")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert "2 passed" in done.stdout, done.stdout
 

@@ -180,7 +180,7 @@ def test_a_lock_that_is_given_back_in_time_is_not_noticed(engine: SQLiteEngine, 
         assert not any(future.done() for future in waiting)
         holder.execute("COMMIT")
         for future in waiting:
-            future.result(10)
+            future.result(120)
     assert engine.counts()[TaskStatus.PENDING] == 2
 
 

@@ -30,7 +30,7 @@ from thirdshift.testing.clock import FakeClock
 from thirdshift.testing.conformance import new_task
 
 Connect = Callable[[], sqlite3.Connection]
-LONG_S = 20.0
+LONG_S = 120.0
 """Reached only when something is broken."""
 
 

@@ -53,7 +53,7 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 FAULT_SETTINGS = settings(SETTINGS, max_examples=400, stateful_step_count=30, derandomize=True, phases=[Phase.generate])
-ANSWER_S = 30.0
+ANSWER_S = 120.0
 CLIENTS = (0, 1)
 QUEUES = ("default", "mail")
 POOLS = ("thread", "process")

@@ -13,7 +13,7 @@ import pytest
 from thirdshift.core.errors import OutcomeUnknown
 from thirdshift.engines.sqlite.writer import Writer
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
 
 
 class Failing(sqlite3.Connection):

@@ -164,7 +164,7 @@ def test_where_nobody_counts_nothing_is_written(tmp_path: Path) -> None:
     """monitor_enabled=False costs nothing: no thread, no row."""
     path = tmp_path / "tasks.db"
     with BackgroundTaskManager(database=path, monitor_enabled=False, pools={"process": 0}) as manager:
-        manager.submit(int, 1).result(timeout=10)
+        manager.submit(int, 1).result(timeout=120)
         assert manager.monitor.get_task_metrics("int").total_executions == 0
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM feed").fetchone() == (0,)

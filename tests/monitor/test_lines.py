@@ -58,7 +58,7 @@ def run_worker(folder: Path, *options: str) -> tuple[str, dict[str, str]]:
         sys.path.remove(str(folder))
         del sys.modules["shop"]
     command = [COMMAND, "--workspace", str(folder), "worker", "--drain", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr, pools
 
@@ -114,7 +114,7 @@ def test_lines_about_an_attempt_name_it_once(tmp_path: Path, level: int) -> None
     try:
         with BackgroundTaskManager(database=tmp_path / "a.db", pools={"process": 0}) as manager:
             handle = manager.options(max_retries=0).submit(int, "no number")
-            assert handle.wait(timeout=10)
+            assert handle.wait(timeout=120)
     finally:
         logger.setLevel(before)
         for handler in handlers:

@@ -30,8 +30,8 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundTask
     path = tmp_path_factory.mktemp("store") / "tasks.db"
     with BackgroundTaskManager(database=path, pools={"process": 0}) as manager:
         for _ in range(3):
-            manager.submit(functions.sleep, 0.002).result(timeout=10)
-        manager.options(name='say "a\\b"\n', queue="mail", max_retries=0).submit(functions.fail, "x").wait(timeout=10)
+            manager.submit(functions.sleep, 0.002).result(timeout=120)
+        manager.options(name='say "a\\b"\n', queue="mail", max_retries=0).submit(functions.fail, "x").wait(timeout=120)
         yield manager
 
 
@@ -93,7 +93,7 @@ def test_every_rule_is_tested() -> None:
 
 def get(url: str, **headers: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -123,6 +123,6 @@ def test_a_worker_answers_prometheus(tmp_path: Path) -> None:
             status, answer = get(url)
         finally:
             worker.send_signal(signal.SIGTERM)
-        worker.communicate(timeout=30)
+        worker.communicate(timeout=120)
     assert (status, worker.returncode) == (200, 0)
     assert 'thirdshift_workers{state="alive"} 1' in answer

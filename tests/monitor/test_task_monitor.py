@@ -18,8 +18,8 @@ from thirdshift.testing import functions
 def manager(tmp_path: Path) -> Iterator[BackgroundTaskManager]:
     with BackgroundTaskManager(database=tmp_path / "tasks.db", pools={"process": 0}) as manager:
         for _ in range(3):
-            manager.submit(functions.add, 1, 2).result(timeout=10)
-        manager.options(name="billing", queue="mail", max_retries=0).submit(functions.fail, "no").wait(timeout=10)
+            manager.submit(functions.add, 1, 2).result(timeout=120)
+        manager.options(name="billing", queue="mail", max_retries=0).submit(functions.fail, "no").wait(timeout=120)
         yield manager
 
 

@@ -136,15 +136,15 @@ from thirdshift.testing import functions
 def state():
     return "asyncio" in sys.modules, "thirdshift-async" in [thread.name for thread in threading.enumerate()]
 with BackgroundTaskManager(database=sys.argv[1]) as manager:
-    manager.submit(functions.add, 1, 2).result(30)
+    manager.submit(functions.add, 1, 2).result(120)
     print(*state())
     from thirdshift.testing import coroutines
-    manager.submit(coroutines.add, 1, 2).result(30)
+    manager.submit(coroutines.add, 1, 2).result(120)
     print(*state())
 print(*state())
 """
     command = [sys.executable, "-c", script, str(tmp_path / "tasks.db")]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=180).stdout
     assert printed.splitlines() == ["False False", "True True", "True False"]
 
 

@@ -108,7 +108,7 @@ def run_script(folder: Path, body: str, *arguments: str) -> str:
     script = folder / "shop.py"
     script.write_text(textwrap.dedent(body))
     command = [sys.executable, "-W", "error", str(script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -127,7 +127,7 @@ SCRIPT = """
             log.write("run\\n")
         with BackgroundTaskManager(sys.argv[1], database="shop.db") as manager:
             handle = manager.submit(greet, "you")
-            print(handle.result(30), os.getpid())
+            print(handle.result(120), os.getpid())
             print(handle.task.function)
 """
 
@@ -165,7 +165,7 @@ def test_the_end_of_a_program_finishes_the_work_in_hand(tmp_path: Path) -> None:
         said.wait()
         seen.release()
         released.release()
-        assert program.wait(30) == 0
+        assert program.wait(120) == 0
     with BackgroundTaskManager(database=tmp_path / "shop.db", start=False) as reader:
         stats = reader.get_stats()
         assert stats["completed"] >= 1
@@ -189,13 +189,13 @@ def test_a_forked_child_shares_the_open_file(tmp_path: Path) -> None:
                 child = os.fork()
                 if child == 0:
                     handles = [manager.submit(functions.add, n, 2) for n in range(5)]
-                    assert [handle.result(30) for handle in handles] == [2, 3, 4, 5, 6]
+                    assert [handle.result(120) for handle in handles] == [2, 3, 4, 5, 6]
                     with BackgroundTaskManager(database="shop.db", start=False) as another:
                         another.submit(functions.add, 1, 1)
                     sys.exit(7)
                 manager.submit_many(functions.add, [(n, 1) for n in range(20)])
                 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-            print(manager.submit(functions.echo, 3).result(30))
+            print(manager.submit(functions.echo, 3).result(120))
             manager.shutdown(drain=True)
         with BackgroundTaskManager(database="shop.db", start=False) as manager:
             print(manager.get_stats()["completed"], manager.get_stats()["total"])
@@ -219,13 +219,13 @@ def test_a_forked_child_works_when_it_says_so(tmp_path: Path) -> None:
         if child == 0:
             manager.start()
             manager.start()
-            assert handle.result(30) == 3
+            assert handle.result(120) == 3
             assert len(manager.workers()) == 1
             manager.shutdown()
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         manager.start()
-        print(handle.result(30), manager.submit(functions.add, 2, 2).result(30), len(handle.task.attempts))
+        print(handle.result(120), manager.submit(functions.add, 2, 2).result(30), len(handle.task.attempts))
         manager.shutdown()
         try:
             manager.start()
@@ -286,7 +286,7 @@ def test_a_child_forked_before_the_file_was_opened_shares_it(tmp_path: Path) -> 
         child = os.fork()
         with thirdshift.BackgroundTaskManager(database="shop.db") as manager:
             handles = [manager.submit(functions.add, n, 1) for n in range(50)]
-            assert [handle.result(30) for handle in handles] == list(range(1, 51))
+            assert [handle.result(120) for handle in handles] == list(range(1, 51))
         if child:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             with thirdshift.BackgroundTaskManager(database="shop.db", start=False) as manager:
@@ -322,7 +322,7 @@ def test_ctrl_c_finishes_the_work_in_hand(tmp_path: Path) -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "interrupted\n"
         released.release()
-        assert program.wait(30) == -signal.SIGINT
+        assert program.wait(120) == -signal.SIGINT
     with BackgroundTaskManager(database=tmp_path / "shop.db", start=False) as reader:
         assert reader.get_stats()["completed"] == 1
     said.close()

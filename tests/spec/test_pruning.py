@@ -134,7 +134,7 @@ def test_it_goes_on_after_an_error(
     with BackgroundTaskManager(database=tmp_path / "a.db") as manager:
         for _ in range(3):
             assert looks.acquire(timeout=30)
-        assert manager.submit(functions.add, 1, 1).result(30) == 2
+        assert manager.submit(functions.add, 1, 1).result(120) == 2
     assert {record.message for record in caplog.records if record.name == "thirdshift.pruner"} == ({line} - {""})
 
 
@@ -149,7 +149,7 @@ def test_a_running_manager_prunes(
         BackgroundTaskManager(database=tmp_path / "a.db", pruning=PruningConfig(completed_rows=1)) as manager,
     ):
         for number in range(3):
-            manager.submit(functions.add, number, 1).result(30)
+            manager.submit(functions.add, number, 1).result(120)
         pause = threading.Event()
         for _ in range(1_000):
             if manager.get_stats()["completed"] == 1:

@@ -80,7 +80,7 @@ def test_a_schedule_of_another_process_wakes_the_scheduler(tmp_path: Path) -> No
         "    manager.schedule_task_interval(functions.echo, 0.1, 1)\n"
     )
     with BackgroundTaskManager(database=tmp_path / "app.db", scheduler=RARELY) as manager:
-        subprocess.run([sys.executable, "-c", program, str(tmp_path / "app.db")], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", program, str(tmp_path / "app.db")], check=True, timeout=180)
         wait_until(lambda: completed(manager) >= 1, manager)
 
 
@@ -178,7 +178,7 @@ def test_a_function_declares_its_schedule(tmp_path: Path) -> None:
 
     def found() -> str:
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=True
         )
         return done.stdout.strip()
 

@@ -151,7 +151,7 @@ def test_what_is_due_later_waits_for_the_test() -> None:
         paused = manager.options(queue="line").submit(functions.add, 2, 2)
         for each in (handle, paused):
             with pytest.raises(WaitTimeout):
-                each.result(timeout=10)
+                each.result(timeout=120)
         assert run_until_idle(manager) == []
         assert [ran.id for ran in run_until_idle(manager, advance=clock)] == [handle.id]
         assert (handle.result(), paused.status) == (2, TaskStatus.PENDING)

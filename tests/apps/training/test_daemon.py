@@ -72,7 +72,7 @@ def write_file(path: Path, rows: int, first: int = 0) -> Path:
     return hidden.rename(path)
 
 
-def wait_until(look: Callable[[], T], what: str, timeout_s: float = 90) -> T:
+def wait_until(look: Callable[[], T], what: str, timeout_s: float = 240) -> T:
     """Look again and again until there is something; the one place where a test waits for time to pass."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
@@ -83,7 +83,7 @@ def wait_until(look: Callable[[], T], what: str, timeout_s: float = 90) -> T:
 
 def thirdshift(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(THIRDSHIFT), "--workspace", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=ENVIRONMENT)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=180, env=ENVIRONMENT)
 
 
 class Daemon:
@@ -604,7 +604,7 @@ def test_a_daemon_goes_on_when_nobody_reads_its_story(daemon: Daemon) -> None:
         wait_until(lambda: daemon.names(daemon.workspace.failed), "the daemon works")
         assert process.poll() is None
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
     finally:
         process.kill()
         process.wait()
@@ -714,7 +714,7 @@ def test_a_snapshot_of_a_pruned_checkpoint_is_one_of_the_newest(tmp_path: Path) 
     )  # fmt: skip
     checkpoint = CheckpointStore(workspace.checkpoints).save(lambda folder: touch(folder / "config.json"), facts)
     with BackgroundTaskManager("process", 1, database=tmp_path / "thirdshift.db") as manager:
-        taken = Path(manager.submit(take_snapshot, str(tmp_path), "ckpt-000099").result(timeout=30))
+        taken = Path(manager.submit(take_snapshot, str(tmp_path), "ckpt-000099").result(timeout=120))
     assert taken.name.startswith(checkpoint.path.name)
 
 

@@ -184,7 +184,7 @@ def demand_liveness(file: Path, *, failed: int = 0) -> None:
         }
     with BackgroundTaskManager(max_workers=1, database=file) as manager:
         for task_id in unfinished:
-            manager.handle(task_id).wait(20)
+            manager.handle(task_id).wait(120)
         demand(manager.shutdown(drain=True), "the next worker does not come to its end")
     clock = FakeClock()
     clock.advance(timedelta(days=1).total_seconds())
