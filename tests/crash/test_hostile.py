@@ -23,10 +23,11 @@ from thirdshift.host.processes import descendants, parent_of
 from thirdshift.testing import functions, hostile
 from thirdshift.testing.memory_group import NoGroup, kills_in, memory_group
 from thirdshift.testing.signals import TIMEOUT_S, Signal
+from thirdshift.testing.torture import worker_program
 
 pytestmark = pytest.mark.alone
 
-PROGRAM = Path(__file__).with_name("worker_program.py")
+PROGRAM = worker_program.__file__
 MARK = "THIRDSHIFT_TEST_MARK"
 SMALL_BYTES = 128 * 2**20
 LONGEST_DELAY_S = 1.0

@@ -22,8 +22,9 @@ import pytest
 from thirdshift import BackgroundTaskManager
 from thirdshift.testing import functions
 from thirdshift.testing.signals import TIMEOUT_S, Signal
+from thirdshift.testing.torture import worker_program
 
-PROGRAM = Path(__file__).with_name("worker_program.py")
+PROGRAM = worker_program.__file__
 KILLS = int(os.environ.get("THIRDSHIFT_KILLS") or 16)
 TASKS = 10 * KILLS
 KEYS = {"one": 1, "another": 1, "two": 2, "five": 5}

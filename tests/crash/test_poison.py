@@ -14,8 +14,9 @@ from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.engines.sqlite.slotfile import SlotFile, read_slots
 from thirdshift.testing import coroutines, functions
 from thirdshift.testing.signals import TIMEOUT_S
+from thirdshift.testing.torture import worker_program
 
-PROGRAM = Path(__file__).with_name("worker_program.py")
+PROGRAM = worker_program.__file__
 MOST_DEATHS = 15
 
 

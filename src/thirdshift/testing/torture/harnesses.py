@@ -1,6 +1,7 @@
 """All harnesses, in the order in which they have their turns."""
 
 from thirdshift.testing.torture.harness import Harness
+from thirdshift.testing.torture.kills import Kills
 from thirdshift.testing.torture.pages import Pages
 from thirdshift.testing.torture.power_loss import PowerLoss
 from thirdshift.testing.torture.room import DiskFull, Memory
@@ -11,4 +12,4 @@ from thirdshift.testing.torture.syscalls import Syscalls
 
 def all_harnesses() -> list[Harness]:
     """Return every harness there is."""
-    return [Simulation(), Syscalls(), DiskFull(), Memory(), Pages(), PowerLoss(), Statements()]
+    return [Simulation(), Syscalls(), DiskFull(), Memory(), Pages(), PowerLoss(), Statements(), Kills()]
