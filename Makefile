@@ -11,14 +11,15 @@ KILLS     ?= 200
 SUBMITS   ?= 10000
 YEARS     ?= 10
 TASKS     ?= 50000
+MINUTES   ?= 60
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES   := src tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture schedules lint types format check bench clean
+.PHONY: help run test torture torture-short schedules lint types format check bench clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run $(WORKSPACE)/thirdshift.yaml ## Train on generated puzzles in ./workspace until Ctrl-C (ARGS=--until-idle: ends by itself)
 	$(BIN)/thirdshift --workspace $(WORKSPACE) up $(ARGS)
@@ -27,15 +28,18 @@ test: $(VENV)/.dev ## Run all tests (ARGS=tests/spec: some of them)
 	$(BIN)/python tests/phases.py $(ARGS)
 
 # The same tests as in `make test`, with more cases and with other ones at every run; EXAMPLES, SECONDS, KILLS,
-# SUBMITS and TASKS say how many.
-torture: $(VENV)/.dev ## Run the long forms of the crash and property tests (half an hour; EXAMPLES=10000: hours)
+# SUBMITS and TASKS say how many. Then MINUTES of thirdshift torture, which goes on where the last run was.
+torture: $(VENV)/.dev ## Run the long forms of the crash and property tests (an hour and a half; EXAMPLES=10000: hours)
 	THIRDSHIFT_EXAMPLES=$(EXAMPLES) THIRDSHIFT_SECONDS=$(SECONDS) THIRDSHIFT_KILLS=$(KILLS) THIRDSHIFT_SUBMITS=$(SUBMITS) \
 	THIRDSHIFT_TASKS=$(TASKS) \
 		$(BIN)/python -m pytest tests/engines/test_sqlite_stateful.py tests/crash/test_crowd.py \
 		tests/crash/test_kills.py tests/crash/test_unique.py tests/crash/test_transactions.py \
 		tests/monitor/test_recount.py $(ARGS)
 	$(BIN)/python tests/crash/freezer.py
-	$(BIN)/python tests/crash/power_loss.py
+	$(BIN)/thirdshift torture --minutes $(MINUTES)
+
+torture-short: $(VENV)/.dev ## Run every harness of thirdshift torture for a while (three minutes)
+	$(BIN)/thirdshift torture --minutes 3 --output "$$(mktemp -d)"
 
 # Half an hour; YEARS says how many.
 schedules: $(VENV)/.dev ## Run ten simulated years of schedules in 13 zones, with kills and clocks that are set

@@ -152,7 +152,7 @@ def kill_at_random(
         hit: set[int] = set()
         worker = None
         for number in range(kills):
-            worker = worker or subprocess.Popen([sys.executable, "-W", "error", worker_program.__file__, database])
+            worker = worker or start_worker(database)
             try:
                 wait_for_starts(said, draw.randint(1, most), worker)
                 victim = "worker" if number == kills - 1 else draw.choice(VICTIMS)
@@ -176,6 +176,12 @@ def kill_at_random(
             for task_id in ids:
                 finisher.handle(task_id).wait(TIMEOUT_S)
     return read_story(ids, log, database, hit, parents), killed
+
+
+def start_worker(database: Path) -> "subprocess.Popen[bytes]":
+    """Start a worker; what it says stands beside the database."""
+    with database.with_name("workers.log").open("ab") as said:
+        return subprocess.Popen([sys.executable, "-W", "error", worker_program.__file__, database], stderr=said)
 
 
 def processes_of(log: Path, lines: int | None = None) -> set[int]:
