@@ -134,7 +134,6 @@ def kill_at_random(
     database, log = folder / "tasks.db", folder / "log"
     log.touch()
     killed: Counter[str] = Counter()
-    most = 2 * tasks // kills - 6 if plant is None else tasks // kills  # what a plant has ended does not start
     with BackgroundTaskManager(database=database, start=False) as manager, Signal(folder / "said") as said:
         ids: list[str] = []
         parents: dict[str, str] = {}
@@ -154,7 +153,7 @@ def kill_at_random(
         for number in range(kills):
             worker = worker or start_worker(database)
             try:
-                wait_for_starts(said, draw.randint(1, most), worker)
+                wait_for_starts(said, draw.randint(1, tasks // kills), worker)
                 victim = "worker" if number == kills - 1 else draw.choice(VICTIMS)
                 if victim != "worker":
                     hit |= kill_child(log, worker, draw)
