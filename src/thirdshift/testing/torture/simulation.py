@@ -12,6 +12,7 @@ worker must bring all that is left to its end.
 
 import json
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from thirdshift.core.engine import ClaimRequest, TaskFilter
 from thirdshift.core.errors import ThirdshiftError, UniqueConflict
@@ -38,6 +40,7 @@ from thirdshift.core.task import (
     UniqueKey,
 )
 from thirdshift.engines.sqlite import SQLiteEngine
+from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration
 from thirdshift.testing.clock import FakeClock
 from thirdshift.testing.torture import faults
@@ -83,18 +86,43 @@ class _Worker:
     """What stands in each slot: task, attempt, whether it has come forward."""
 
 
-@dataclass(slots=True)
 class _Process:
-    number: int
-    engine: SQLiteEngine
-    workers: list[_Worker] = field(default_factory=list)
+    """One process after another in the same place: it opens the file when it first needs it."""
+
+    def __init__(self, path: Path, clock: FakeClock) -> None:
+        self.workers: list[_Worker] = []
+        self.opened: SQLiteEngine | None = None
+        self._path = path
+        self._clock = clock
+
+    @property
+    def engine(self) -> SQLiteEngine:
+        """Return its engine."""
+        if self.opened is None:
+            self.opened = SQLiteEngine(self._path, self._clock)
+        return self.opened
+
+    @property
+    def commits(self) -> int:
+        """Return how many transactions it has committed since it opened the file."""
+        return 0 if self.opened is None else self.opened._writer.commits  # noqa: SLF001
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether it holds the write lock."""
+        return self.opened is not None and self.opened._writer.connection.in_transaction  # noqa: SLF001
+
+    def end(self) -> None:
+        """Close the file; the next one opens it again."""
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.close()
 
 
 class World:
     """One schedule, from its first event to its end."""
 
     def __init__(self, path: Path, rng: random.Random) -> None:
-        self._path = path
         self._rng = rng
         self._clock = _Clock()
         self._processes: list[_Process] = []
@@ -111,7 +139,7 @@ class World:
         self._busy: list[_Process] = []
         self.story: list[Event] = []
         self.violations: list[Violation] = []
-        self._processes = [_Process(number, self._engine()) for number in range(rng.choice((2, 2, 3)))]
+        self._processes = [_Process(path, self._clock) for _ in range(rng.choice((2, 2, 3)))]
         self._watcher = Watcher(path)
         self._actions = self._draw_actions()
         self._turns = rng.choice((0.0, 0.0, 0.05, 0.3))
@@ -151,7 +179,7 @@ class World:
         for process in self._processes:
             for worker in process.workers:
                 worker.registration._lock.release()  # noqa: SLF001  # as its death would
-            process.engine.close()
+            process.end()
 
     # The schedule
 
@@ -203,7 +231,7 @@ class World:
             return
         if self._commits != self._count_commits():
             return  # what it has told nobody yet would be taken for the work of the other one
-        if any(process.engine._writer.connection.in_transaction for process in self._processes):  # noqa: SLF001
+        if any(process.is_writing for process in self._processes):
             return  # whoever writes goes on: the others would wait for him
         others = [process for process in self._processes if process not in self._busy]
         self._depth += 1
@@ -213,7 +241,7 @@ class World:
             self._depth -= 1
 
     def _count_commits(self) -> int:
-        return sum(process.engine._writer.commits for process in self._processes)  # noqa: SLF001
+        return sum(process.commits for process in self._processes)
 
     def _tell(self, op: str, **facts: Any) -> None:
         event = {"op": op, "now_us": _us(self._clock.peek()), **facts}
@@ -221,9 +249,6 @@ class World:
         self.violations += self._watcher.after(event)
 
     # Who is there
-
-    def _engine(self) -> SQLiteEngine:
-        return SQLiteEngine(self._path, self._clock)
 
     def _register(self, process: _Process) -> None:
         if len(process.workers) < 2:
@@ -240,8 +265,7 @@ class World:
             self._stood[worker.registration.id] = tuple(slot for slot in worker.slots if slot is not None)
             self._ghosts += [(worker.registration.id, claim) for claim in worker.claims.values()]
             worker.registration._lock.release()  # noqa: SLF001  # as the kernel does
-        process.engine.close()
-        process.engine = self._engine()
+        process.end()
         self._tell("kill", workers=[worker.registration.id for worker in workers])
 
     def _close_worker(self, process: _Process) -> None:
@@ -254,8 +278,7 @@ class World:
 
     def _reopen(self, process: _Process) -> None:
         if not process.workers:
-            process.engine.close()
-            process.engine = self._engine()
+            process.end()
             self._tell("reopen")
 
     def _pass_time(self, _process: _Process) -> None:
@@ -552,8 +575,8 @@ class Simulation:
 
     @contextmanager
     def open(self, folder: Path, kept: Path, seed: int, fault: str | None = None) -> Iterator["Schedules"]:  # noqa: ARG002  # a seed is all there is to keep
-        """Set it up; *fault* is planted in every engine."""
-        with faults.planted(fault):
+        """Set it up; *fault* is planted in every engine. Nothing else is to write than what the schedules do."""
+        with faults.planted(fault), patch.object(Checkpointer, "start", lambda _self: None):
             yield Schedules(folder, seed)
 
 
@@ -565,12 +588,16 @@ class Schedules:
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder = folder
         self._seed = seed
+        self._empty = folder / "empty.db"
+        """A file with the schema and nothing in it: making it would be half of the time that a schedule takes."""
+        SQLiteEngine(self._empty, FakeClock()).close()
 
     def judge(self, number: int) -> Verdict:
         """Run schedule *number*."""
         rng = random.Random(f"{self._seed}/{number}")  # a schedule, not a secret
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self._folder)))
+            shutil.copyfile(self._empty, folder / "tasks.db")
             world = World(folder / "tasks.db", rng)
             stack.callback(world.close)
             world.run(rng.randint(20, 120))
