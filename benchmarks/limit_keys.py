@@ -28,7 +28,7 @@ SELECT printf('%s%028x', :mark, n.i), first.name, first.function, first.argument
        'pending', n.i, n.i, 0, 3, '[]', iif(:keys, printf('%d', n.i % :keys), NULL)
 FROM n, (SELECT * FROM task LIMIT 1) AS first
 """
-_ENTER = "UPDATE task SET due_at = due_at WHERE seq IN (SELECT min(seq) FROM task GROUP BY limit_key)"
+_ENTER = "UPDATE task SET priority = priority WHERE seq IN (SELECT min(seq) FROM task GROUP BY limit_key)"
 """The first task of a key is enough: the others stand behind it."""
 
 

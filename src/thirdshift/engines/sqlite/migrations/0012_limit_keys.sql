@@ -28,8 +28,24 @@ CREATE TABLE key_line (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX key_line_order ON key_line (queue, pool, priority DESC, due_at, seq);
 
-CREATE TRIGGER task_moves_in_key AFTER UPDATE OF status, due_at, priority, pool, queue, limit_key ON task
-WHEN NEW.limit_key IS NOT NULL AND (OLD.status = 'pending' OR NEW.status = 'pending')
+-- A change of status is checked by the same trigger, because calling one costs an update more than what it does.
+DROP TRIGGER task_transition;
+CREATE TRIGGER task_transition AFTER UPDATE OF status ON task
+WHEN (NEW.limit_key IS NOT NULL AND (OLD.status = 'pending' OR NEW.status = 'pending'))
+  OR NOT EXISTS (SELECT 1 FROM transition WHERE old = OLD.status AND new = NEW.status)
+BEGIN
+    SELECT RAISE(ABORT, 'illegal change of a task''s status')
+    WHERE NOT EXISTS (SELECT 1 FROM transition WHERE old = OLD.status AND new = NEW.status);
+    DELETE FROM key_line WHERE limit_key = NEW.limit_key AND queue = NEW.queue AND pool = NEW.pool;
+    INSERT INTO key_line
+    SELECT limit_key, queue, pool, priority, due_at, seq FROM task
+    WHERE status = 'pending' AND limit_key = NEW.limit_key AND queue = NEW.queue AND pool = NEW.pool
+    ORDER BY priority DESC, due_at, seq LIMIT 1;
+END;
+
+-- Not for due_at, which every end of an attempt writes: what changes it alone lets the task enter again too.
+CREATE TRIGGER task_moves_in_key AFTER UPDATE OF priority, pool, queue, limit_key ON task
+WHEN NEW.limit_key IS NOT NULL AND NEW.status = 'pending'
 BEGIN
     DELETE FROM key_line WHERE limit_key = NEW.limit_key AND queue = NEW.queue AND pool = NEW.pool;
     INSERT INTO key_line

@@ -1,6 +1,7 @@
 -- name: enter_line
--- After an INSERT: the task takes its place among those of its limit key, by the trigger task_moves_in_key.
-UPDATE task SET due_at = due_at WHERE id = ? AND limit_key IS NOT NULL;
+-- After an INSERT: the task takes its place among those of its limit key, by the trigger task_moves_in_key. Changes nothing
+-- else.
+UPDATE task SET priority = priority WHERE id = ? AND limit_key IS NOT NULL;
 
 -- name: runnable_keyed
 -- As runnable: of each limit key that may run more, the first task, and how many more. Walks key_line_order in its order and
