@@ -16,7 +16,15 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from weakref import WeakSet
 
 from thirdshift.batch import Batch
-from thirdshift.config import DATABASE_NAME, MonitoringConfig, SchedulerConfig, auto_load_config, find_workspace
+from thirdshift.config import (
+    DATABASE_NAME,
+    BackgroundTaskConfig,
+    MonitoringConfig,
+    SchedulerConfig,
+    auto_load_config,
+    find_file,
+    find_workspace,
+)
 from thirdshift.core.clock import Clock
 from thirdshift.core.dependency import Relatives
 from thirdshift.core.engine import (
@@ -1021,8 +1029,25 @@ def get_task_manager() -> BackgroundTaskManager:
                 queue_wait_seconds=worker.queue_wait_seconds,
                 aliases=settings.aliases,
                 unknown_after_hours=settings.unknown_after_hours,
+                scheduler=settings.scheduler,
+                start=False,
             )
+            begin(_shared, settings, find_file(workspace))
         return _shared
+
+
+def begin(manager: BackgroundTaskManager, settings: BackgroundTaskConfig, file: Path | None) -> None:
+    """Store the schedules of the configuration *file* and start *manager*; shut down when one of these fails.
+
+    Raises :class:`ConfigurationError` for schedules of functions that cannot be found.
+    """
+    try:
+        if file is not None and settings.scheduler.enabled:
+            manager.schedules.declare_file(settings.schedules, file)
+        manager.start()
+    except BaseException:
+        manager.shutdown()
+        raise
 
 
 def get_task_monitor() -> TaskMonitor:

@@ -7,12 +7,14 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from thirdshift.config import ScheduleConfig
 from thirdshift.core.clock import Clock
 from thirdshift.core.declare import declaration_of, scheduled_functions
 from thirdshift.core.engine import Engine
-from thirdshift.core.errors import ScheduleNotFound, UsageError
+from thirdshift.core.errors import ConfigurationError, ScheduleNotFound, UsageError
 from thirdshift.core.reason import Reason, ReasonCode
 from thirdshift.core.reference import reference_of, resolve
 from thirdshift.core.schedule import Schedule, is_late
@@ -189,6 +191,34 @@ class TaskScheduler:
         for state in self._store.all():
             if state.source == FROM_CODE and _is_undeclared(state.task.function):
                 self._store.delete(state.id)
+
+    def declare_file(self, calls: Mapping[str, ScheduleConfig], file: Path) -> None:
+        """Store the schedules of a configuration *file*, and delete those that it named before and names no more.
+
+        Raises :class:`ConfigurationError` with all functions that cannot be found, and stores nothing then.
+        """
+        problems: list[str] = []
+        found = {}
+        for name, call in calls.items():
+            try:
+                found[name] = resolve(call.function)
+                reference_of(found[name])
+            except Exception as error:  # noqa: BLE001  # what a user's module raises is the problem
+                problems.append(f"{file}: schedules.{name}: {call.function} cannot be scheduled ({error})")
+        if problems:
+            raise ConfigurationError(problems)
+        source = f"file:{file}"
+        for name, call in calls.items():
+            self.add(
+                found[name],
+                call.schedule,
+                args=call.arguments,
+                kwargs=call.keywords,
+                name=name,
+                queue=call.queue,
+                source=source,
+            )
+        self.keep_only(source, calls)
 
     def _known(self, which: str) -> ScheduleState:
         found = self._store.find(which)

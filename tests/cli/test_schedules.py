@@ -59,3 +59,24 @@ def test_what_is_wrong_is_said(shell) -> None:
     unknown = shell("schedules", "pause", "nothing")
     assert unknown.returncode == 1
     assert "there is no schedule 'nothing'" in unknown.stderr
+
+
+def test_schedules_of_the_file_are_those_of_the_worker(shell) -> None:
+    """Stored when it starts, gone when the file names them no more; nothing starts when one cannot be found."""
+    file = shell.workspace / "thirdshift.yaml"
+    shell("schedules", "add", *NIGHTLY)
+    file.write_text(
+        "schedules:\n  hourly: {function: 'functions:add', arguments: [1], every_seconds: 3600}\n"
+        "  once: {function: 'functions:add', arguments: [1], keywords: {other: 41}, at: '2020-01-01 12:00'}\n"
+    )
+    done = shell("worker", "--drain", "--quiet", "--threads", "1", "--processes", "0")
+    assert done.returncode == 0, done.stderr
+    listed = {each["name"]: each["source"] for each in json.loads(shell("--json", "schedules", "list").stdout)}
+    assert listed == {"hourly": f"file:{file}", "nightly": "call", "once": f"file:{file}"}
+    file.write_text("schedules:\n  hourly: {function: 'functions:nothing', every_seconds: 3600}\n")
+    refused = shell("worker", "--drain", "--quiet")
+    assert refused.returncode == 78
+    assert "schedules.hourly: functions:nothing cannot be scheduled" in refused.stderr
+    file.write_text("scheduler: {check_interval_seconds: 2}\n")
+    assert shell("worker", "--drain", "--quiet").returncode == 0
+    assert [each["name"] for each in json.loads(shell("--json", "schedules", "list").stdout)] == ["nightly"]

@@ -82,6 +82,21 @@ def test_the_defaults_in_the_readme_are_the_defaults(tmp_path: Path) -> None:
     assert load_settings(tmp_path).aliases == {"old.module:send": "new.module:send"}
 
 
+def test_the_guide_to_schedules_is_true(tmp_path: Path) -> None:
+    """Its program runs, its configuration is one, its commands exist."""
+    guide = (ROOT / "docs" / "schedules.md").read_text("utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "app.py").write_text(program)
+    assert "datetime.datetime(20" in run_program(tmp_path / "app.py", tmp_path)
+    (configuration,) = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "thirdshift.yaml").write_text(configuration)
+    found = load_settings(tmp_path)
+    assert found.scheduler == BackgroundTaskConfig().scheduler
+    assert found.schedules["nightly"].schedule.words == "At 03:00 every day, Europe/Berlin time"
+    for command in set(re.findall(r"^thirdshift (schedules [a-z-]+)", guide, re.MULTILINE)):
+        assert CliRunner().invoke(cli, [*command.split(), "--help"]).exit_code == 0, command
+
+
 def test_every_test_that_an_invariant_names_exists() -> None:
     """The table of invariants points at real files."""
     rows = re.findall(r"^\| I\d+ \|.*\| (.*) \|$", ARCHITECTURE, re.MULTILINE)

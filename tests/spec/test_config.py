@@ -283,3 +283,50 @@ def test_all_problems_of_file_and_environment_are_told_at_once(tmp_path: Path, m
     said = str(caught.value)
     for words in ("log_level is 'LOUD'", "max_workers is 0", "queue_sise", "pruning.enabled", "BG_THREADED_QUEUE_SIZE"):
         assert words in said
+
+
+def test_schedules_in_the_file(tmp_path: Path) -> None:
+    """Under their names; arguments are free."""
+    (tmp_path / "thirdshift.yaml").write_text(
+        "scheduler: {check_interval_seconds: 5}\n"
+        "schedules:\n"
+        "  nightly: {function: 'thirdshift.testing.functions:echo', cron: '0 3 * * *', timezone: Europe/Berlin}\n"
+        "  sync:\n    function: shop.jobs:sync\n    every_seconds: 90\n    overlap: queue\n"
+        "    arguments: [7, [1, two, null]]\n    keywords: {full: true, of: {a: 1.5}}\n"
+    )
+    found = load_settings(tmp_path)
+    assert found.scheduler.check_interval_seconds == 5.0
+    assert found.schedules["nightly"].schedule.words == "At 03:00 every day, Europe/Berlin time"
+    sync = found.schedules["sync"]
+    assert (sync.arguments, sync.keywords) == ((7, [1, "two", None]), {"full": True, "of": {"a": 1.5}})
+    assert sync.schedule.words == "Every 90 seconds"
+
+
+def test_what_is_wrong_with_schedules_is_told_at_once(tmp_path: Path) -> None:
+    """Bad cron, bad zone, a misspelt key, two rules; each with its place."""
+    found = problems_of(
+        tmp_path,
+        "schedules:\n"
+        "  a: {function: 'm:f', cron: '61 * * * *'}\n"
+        "  b: {function: 'm:f', cron: '* * * * *', timezone: Europe/Berln}\n"
+        "  c: {function: 'm:f', crn: '* * * * *', every_seconds: 5}\n"
+        "  d: {function: 'm', every_seconds: 5, at: '2030-01-01'}\n"
+        "  e: {function: 'm:f', every_seconds: 5, overlap: allow}\n",
+    )
+    assert [problem.partition(" ")[0] for problem in found] == ["2:6:", "3:6:", "4:24:", "5:6:", "6:6:"]
+    for problem, words in zip(
+        found,
+        ["bad minute", "this machine does not know", "did you mean cron?", "not two of them", "'queue'"],
+        strict=True,
+    ):
+        assert words in problem
+
+
+def test_arguments_that_blow_up_are_refused(tmp_path: Path) -> None:
+    """A few lines of aliases that stand for billions of values, and one that contains itself."""
+    bomb = "".join(f"    - &a{n} [{', '.join(['*a' + str(n - 1)] * 10)}]\n" for n in range(1, 10))
+    head = "schedules:\n  a:\n    function: m:f\n    every_seconds: 5\n    arguments:\n"
+    for body in (f"    - &a0 [x, y]\n{bomb}", "    - &a [*a]\n"):
+        (problem,) = problems_of(tmp_path, head + body)
+        assert "schedules.a.arguments" in problem
+        assert "more than 10,000 values, or deeper than 50 levels" in problem

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thirdshift.config import BackgroundTaskConfig
+from thirdshift.config import BackgroundTaskConfig, find_file
 from thirdshift.host.signals import dump_stacks_on_request
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ def prepare(app_dir: Path) -> None:
 
 
 def start_worker(
-    settings: BackgroundTaskConfig, database: Path, *, excluded_queues: Iterable[str], **others: Any
+    settings: BackgroundTaskConfig, database: Path, *, workspace: Path, excluded_queues: Iterable[str], **others: Any
 ) -> "BackgroundTaskManager":
     """Return a manager that runs tasks as the workspace's *settings* say; *others* are its further arguments."""
-    from thirdshift import BackgroundTaskManager  # noqa: PLC0415  # --help must not wait for it
+    from thirdshift.manager import BackgroundTaskManager, begin  # noqa: PLC0415  # --help must not wait for it
 
     workers = others.pop("max_workers", None)
     sizes = settings.pools if workers is None else {**settings.pools, "thread": workers, "process": workers}
-    return BackgroundTaskManager(
+    manager = BackgroundTaskManager(
         settings.worker_type,
         pools={**sizes, **others.pop("pools", {})},
         database=database,
@@ -36,5 +36,9 @@ def start_worker(
         monitoring=settings.monitoring,
         aliases=settings.aliases,
         unknown_after_hours=settings.unknown_after_hours,
+        scheduler=settings.scheduler,
+        start=False,
         **others,
     )
+    begin(manager, settings, find_file(workspace))
+    return manager

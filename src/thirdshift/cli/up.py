@@ -48,7 +48,9 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
         _log_to(session.workspace / "logs" / "thirdshift.log", settings.log_level)
         narrator.open(session.database)
         excluded = [TRAINING_QUEUE, CHORES_QUEUE]
-        worker = start_worker(settings, session.database, excluded_queues=excluded, max_workers=max_workers)
+        worker = start_worker(
+            settings, session.database, workspace=session.workspace, excluded_queues=excluded, max_workers=max_workers
+        )
         with narrator, worker as manager:
             return daemon.run(beside=[manager])
 

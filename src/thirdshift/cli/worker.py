@@ -99,6 +99,7 @@ def worker(
         manager = start_worker(
             settings,
             path,
+            workspace=session.workspace,
             queues=chosen,
             excluded_queues=excluded,
             pools={kind: size for kind, size in pools.items() if size is not None},

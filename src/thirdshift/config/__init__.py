@@ -21,6 +21,7 @@ from thirdshift.config.sections import (
     BackgroundTaskConfig,
     CeleryWorkerConfig,
     MonitoringConfig,
+    ScheduleConfig,
     SchedulerConfig,
     ThreadedWorkerConfig,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "BackgroundTaskConfig",
     "CeleryWorkerConfig",
     "MonitoringConfig",
+    "ScheduleConfig",
     "SchedulerConfig",
     "ThreadedWorkerConfig",
     "auto_load_config",

@@ -107,6 +107,8 @@ def _kind(kind: Any, field: Field[Any]) -> dict[str, Any]:
 
 
 def _type(kind: Any) -> dict[str, Any]:
+    if kind is Any:
+        return {}
     if is_dataclass(kind) and isinstance(kind, type):
         return _object(kind)
     if get_origin(kind) in (Union, types.UnionType):

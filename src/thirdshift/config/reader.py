@@ -1,5 +1,6 @@
 """Decodes YAML into typed values; every problem is told with its place."""
 
+import itertools
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -12,6 +13,8 @@ from thirdshift.config.checks import suggestion
 from thirdshift.core.errors import ConfigurationError
 
 _SIZE_LIMIT_BYTES = 1_000_000
+_MOST_FREE_NODES = 10_000
+_DEEPEST = 50
 
 
 def compose(path: Path) -> yaml.Node | None:
@@ -51,6 +54,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self._free_nodes = 0
 
     def child(self, node: yaml.Node, key: str) -> yaml.Node | None:
         """Return the node under *key*, ``None`` when there is none."""
@@ -83,6 +87,8 @@ class Reader:
     def _read(self, kind: Any, node: yaml.Node, where: str) -> Any:
         if is_dataclass(kind) and isinstance(kind, type):
             return self.read_dataclass(kind, node, where)
+        if kind is Any:
+            return self._read_free(node, where, 0)
         if get_origin(kind) in (Union, types.UnionType):
             choices = [choice for choice in get_args(kind) if choice is not type(None)]
             return None if _is_null(node) else self._read(choices[0], node, where)
@@ -107,6 +113,30 @@ class Reader:
                 self._problem(key, f"the key {where}.{word} stands here twice")
             found[word] = self._read(kind, value, f"{where}.{word}")
         return found
+
+    def _read_free(self, node: yaml.Node, where: str, depth: int) -> Any:
+        """Return a value of the user's own choice, of a size that no alias can blow up."""
+        self._free_nodes += 1
+        if self._free_nodes > _MOST_FREE_NODES or depth > _DEEPEST:
+            if self._free_nodes <= _MOST_FREE_NODES + 1:
+                self._problem(node, f"{where}: more than {_MOST_FREE_NODES:,} values, or deeper than {_DEEPEST} levels")
+            self._free_nodes = max(self._free_nodes, _MOST_FREE_NODES + 1)
+            return None
+        if isinstance(node, yaml.SequenceNode):
+            return [self._read_free(item, where, depth + 1) for item in self._affordable(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            pairs = self._affordable(node.value)
+            return {self._read_scalar(str, key, f"a key of {where}"): self._read_free(value, where, depth + 1)
+                    for key, value in pairs}  # fmt: skip
+        try:
+            return _scalar(node)
+        except (yaml.YAMLError, ValueError, ArithmeticError):
+            self._problem(node, f"{where} holds {_described(node, None)}, which is no value")
+            return None
+
+    def _affordable(self, nodes: list[Any]) -> Iterator[Any]:
+        """Yield *nodes* until too many values were read in all."""
+        return itertools.takewhile(lambda _: self._free_nodes <= _MOST_FREE_NODES, nodes)
 
     def _read_scalar(self, kind: type[Any], node: yaml.Node, where: str) -> Any:
         try:

@@ -1,15 +1,20 @@
 """The typed values of the configuration, each with its default and its meaning."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from thirdshift.config.checks import less_than, refuse, suggestion
 from thirdshift.core.alerts import AlertKind, AlertRule
+from thirdshift.core.errors import UsageError
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.recycling import RecyclingConfig
+from thirdshift.core.schedule import Missed, Overlap, Schedule
 
+_FUNCTION = re.compile(r"[\w.]+:[\w.]+")
 _WORKER_TYPES = ("threaded", "process", "async", "celery")
 _WEB = ("http://", "https://")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -175,19 +180,84 @@ class MonitoringConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    """Schedules. Read and checked; without effect yet."""
+    """Who makes the tasks of schedules: every process that runs tasks, unless it is switched off there."""
 
     enabled: bool = True
-    """Whether due schedules are submitted."""
+    """Whether this process makes them, and stores the schedules of this file."""
 
     check_interval_seconds: float = 1.0
-    """How often the scheduler looks for due schedules."""
+    """The longest sleep of the scheduler; it sleeps to the next fire time, and is woken by changes."""
 
     def __post_init__(self) -> None:
-        refuse(less_than(0, check_interval_seconds=self.check_interval_seconds))
+        refuse(less_than(0.01, check_interval_seconds=self.check_interval_seconds))
 
 
-WITHOUT_EFFECT = ("celery_worker", "scheduler")
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """One schedule: a function, and one of ``cron``, ``every_seconds`` and ``at``."""
+
+    function: str = ""
+    """``module:function``."""
+
+    arguments: tuple[Any, ...] = ()
+    """Its positional arguments."""
+
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    """Its arguments by name."""
+
+    cron: str | None = None
+    """Five fields, or ``@hourly``, ``@daily``, ``@weekly``, ``@monthly``."""
+
+    timezone: str = "UTC"
+    """The zone whose clocks ``cron`` reads."""
+
+    every_seconds: float | None = None
+    """An interval of real time."""
+
+    at: str | None = None
+    """Once, at a moment in quotes: ``"2030-01-31 03:00"``, local time unless it names an offset."""
+
+    missed: str = field(default="run_once", metadata={"choices": tuple(each.value for each in Missed)})
+    """What becomes of fire times that passed while nothing ran: ``run_once``, ``skip`` or ``all``."""
+
+    max_missed: int = 100
+    """With ``all``: so many of the newest."""
+
+    overlap: str = field(default="skip", metadata={"choices": tuple(each.value for each in Overlap)})
+    """What becomes of a fire time while a task of it is unfinished: ``skip``, ``queue`` or ``cancel_previous``."""
+
+    jitter_seconds: float = 0.0
+    """Each task becomes due up to so much later."""
+
+    queue: str | None = None
+    """The queue of its tasks; ``null``: as the function declares."""
+
+    def __post_init__(self) -> None:
+        problems = (
+            [] if _FUNCTION.fullmatch(self.function) else [f"function is {self.function!r}; write module:function"]
+        )
+        try:
+            _ = self.schedule
+        except (UsageError, ValueError) as error:  # also a moment that is none
+            problems.append(str(error))
+        refuse(problems)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Its rule."""
+        return Schedule(
+            cron=self.cron,
+            every=self.every_seconds,
+            at=None if self.at is None else datetime.fromisoformat(self.at),
+            timezone=self.timezone,
+            missed=self.missed,
+            max_missed=self.max_missed,
+            overlap=self.overlap,
+            jitter=self.jitter_seconds,
+        )
+
+
+WITHOUT_EFFECT = ("celery_worker",)
 """Sections whose feature does not exist yet; ``thirdshift config show`` says so."""
 
 
@@ -214,7 +284,12 @@ class BackgroundTaskConfig:
     """What is watched."""
 
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    """Schedules; without effect yet."""
+    """Who makes the tasks of schedules."""
+
+    schedules: Mapping[str, ScheduleConfig] = field(default_factory=dict)
+    """Schedules by name; one that is taken out of the file ends at the next start of a worker. Each has the keys
+    ``function``, ``arguments``, ``keywords``, ``cron``, ``timezone``, ``every_seconds``, ``at``, ``missed``,
+    ``max_missed``, ``overlap``, ``jitter_seconds`` and ``queue``."""
 
     pruning: PruningConfig = field(default_factory=PruningConfig)
     """How long finished tasks are kept."""
