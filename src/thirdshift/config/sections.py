@@ -287,9 +287,7 @@ class BackgroundTaskConfig:
     """Who makes the tasks of schedules."""
 
     schedules: Mapping[str, ScheduleConfig] = field(default_factory=dict)
-    """Schedules by name; one that is taken out of the file ends at the next start of a worker. Each has the keys
-    ``function``, ``arguments``, ``keywords``, ``cron``, ``timezone``, ``every_seconds``, ``at``, ``missed``,
-    ``max_missed``, ``overlap``, ``jitter_seconds`` and ``queue``."""
+    """Schedules by name; one that is taken out of the file ends at the next start of a worker."""
 
     pruning: PruningConfig = field(default_factory=PruningConfig)
     """How long finished tasks are kept."""
