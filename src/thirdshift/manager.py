@@ -1039,11 +1039,11 @@ def get_task_manager() -> BackgroundTaskManager:
 def begin(manager: BackgroundTaskManager, settings: BackgroundTaskConfig, file: Path | None) -> None:
     """Store the schedules of the configuration *file* and start *manager*; shut down when one of these fails.
 
-    Raises :class:`ConfigurationError` for schedules of functions that cannot be found.
+    Raises :class:`ConfigurationError` for functions and modules that cannot be found.
     """
     try:
         if file is not None and settings.scheduler.enabled:
-            manager.schedules.declare_file(settings.schedules, file)
+            manager.schedules.declare_file(settings.schedules, settings.scheduler.modules, file)
         manager.start()
     except BaseException:
         manager.shutdown()

@@ -1,6 +1,7 @@
 """``TaskScheduler``: the schedules of one store, from a call to what is stored."""
 
 import hashlib
+import importlib
 import inspect
 import json
 import logging
@@ -192,12 +193,18 @@ class TaskScheduler:
             if state.source == FROM_CODE and _is_undeclared(state.task.function):
                 self._store.delete(state.id)
 
-    def declare_file(self, calls: Mapping[str, ScheduleConfig], file: Path) -> None:
+    def declare_file(self, calls: Mapping[str, ScheduleConfig], modules: Iterable[str], file: Path) -> None:
         """Store the schedules of a configuration *file*, and delete those that it named before and names no more.
 
-        Raises :class:`ConfigurationError` with all functions that cannot be found, and stores nothing then.
+        Its *modules* are imported, for what their functions declare. Raises :class:`ConfigurationError` with all
+        functions and modules that cannot be found, and stores nothing then.
         """
         problems: list[str] = []
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except Exception as error:  # noqa: BLE001  # what a user's module raises is the problem
+                problems.append(f"{file}: scheduler.modules: {module} cannot be imported ({error})")
         found = {}
         for name, call in calls.items():
             try:

@@ -1,8 +1,13 @@
 """``thirdshift schedules`` as people use it."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import datetime
+from pathlib import Path
 
+COMMAND = str(Path(sys.executable).with_name("thirdshift"))
 NIGHTLY = ("functions:add", "1", "other=2", "--name", "nightly", "--cron", "0 3 * * *", "--timezone", "Europe/Berlin")
 
 
@@ -59,6 +64,26 @@ def test_what_is_wrong_is_said(shell) -> None:
     unknown = shell("schedules", "pause", "nothing")
     assert unknown.returncode == 1
     assert "there is no schedule 'nothing'" in unknown.stderr
+
+
+def test_functions_of_the_modules_that_the_file_names(shell) -> None:
+    """They are imported at the start, and what they declare is stored."""
+    (shell.folder / "chores.py").write_text(
+        "from thirdshift import task\n@task(schedule='@daily', queue='chores')\ndef tidy(): ...\n"
+    )
+    file = shell.workspace / "thirdshift.yaml"
+    file.write_text("scheduler: {modules: [chores]}\n")
+    environment = {**os.environ, "THIRDSHIFT_WORKSPACE": str(shell.workspace)}
+    command = [COMMAND, "worker", "--quiet", "--threads", "1"]
+    with subprocess.Popen(command, cwd=shell.folder, env=environment) as worker:
+        while not (listed := json.loads(shell("--json", "schedules", "list").stdout)):
+            assert worker.poll() is None
+        worker.terminate()
+    assert [(each["name"], each["source"], each["queue"]) for each in listed] == [("chores:tidy", "code", "chores")]
+    file.write_text("scheduler: {modules: [chors]}\n")
+    refused = shell("worker", "--quiet")
+    assert refused.returncode == 78
+    assert "scheduler.modules: chors cannot be imported (No module named 'chors')" in refused.stderr
 
 
 def test_schedules_of_the_file_are_those_of_the_worker(shell) -> None:

@@ -188,6 +188,9 @@ class SchedulerConfig:
     check_interval_seconds: float = 1.0
     """The longest sleep of the scheduler; it sleeps to the next fire time, and is woken by changes."""
 
+    modules: tuple[str, ...] = ()
+    """Modules that are imported at the start, so that what functions declare by ``@task(schedule=…)`` is stored."""
+
     def __post_init__(self) -> None:
         refuse(less_than(0.01, check_interval_seconds=self.check_interval_seconds))
 
