@@ -63,6 +63,7 @@ class Task(NamedTuple):
     is_cancelling: bool
     finished_us: int | None
     key: str | None
+    limit_key: str | None
     attempts: tuple[tuple[int, str, str, str], ...] = ()
     """(number, outcome, worker, result in hexadecimal digits), oldest first."""
     steps: tuple[tuple[str, str, str], ...] = ()
@@ -85,13 +86,17 @@ class Snapshot(NamedTuple):
     tasks: Mapping[str, Task]
     paused: frozenset[str]
     concurrency: Mapping[str, int]
+    key_limits: Mapping[str, int]
+    """Of the limit keys of which another number than one may run."""
+    key_lines: frozenset[tuple[str, str, str, int]]
+    """(limit key, queue, pool, number of the most urgent pending task)."""
     events: frozenset[tuple[str, str]]
     """(task, kind)."""
 
 
 _TASKS = """
 SELECT seq, id, status, attempt, failures, crashes, queue, pool, priority, due_at, owner,
-       cancel_requested_at IS NOT NULL, finished_at, unique_key
+       cancel_requested_at IS NOT NULL, finished_at, unique_key, limit_key
 FROM task
 """
 
@@ -110,6 +115,8 @@ def read(connection: sqlite3.Connection, *, with_events: bool = True) -> Snapsho
         for seq, *step in connection.execute("SELECT task, name, inputs, hex(result) FROM step ORDER BY task, name"):
             steps.setdefault(seq, []).append(tuple(step))
         queues = connection.execute("SELECT name, paused_at IS NOT NULL, concurrency FROM queue").fetchall()
+        key_limits = connection.execute("SELECT limit_key, concurrency FROM key_limit").fetchall()
+        key_lines = connection.execute("SELECT limit_key, queue, pool, seq FROM key_line").fetchall()
         events = (
             connection.execute("SELECT id, kind FROM event JOIN task ON task.seq = event.task") if with_events else ()
         )
@@ -117,6 +124,8 @@ def read(connection: sqlite3.Connection, *, with_events: bool = True) -> Snapsho
             {row[1]: Task._make((*row, tuple(attempts.get(row[0], ())), tuple(steps.get(row[0], ())))) for row in rows},
             frozenset(name for name, is_paused, _ in queues if is_paused),
             {name: most for name, _, most in queues if most is not None},
+            dict(key_limits),
+            frozenset(key_lines),
             frozenset(events),
         )
     finally:
@@ -132,7 +141,7 @@ def look(path: Path) -> tuple[Snapshot | None, list[Violation]]:
             if checks != ["ok"] or orphans:
                 return None, [Violation("file", f"integrity_check: {checks[:3]}, foreign_key_check: {orphans[:3]}")]
             if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                return Snapshot({}, frozenset(), {}, frozenset()), []  # it was never opened to its end
+                return Snapshot({}, frozenset(), {}, {}, frozenset(), frozenset()), []  # it was never opened to its end
             found = read(connection)
     except sqlite3.DatabaseError as error:
         return None, [Violation("file", f"SQLite: {error}")]
@@ -187,7 +196,7 @@ class Watcher:
         self._note_workers(event)
         touched = set(self._may_touch(event))
         found = [violation for task in self._ids() for violation in self._judge_task(task, event, task in touched)]
-        found += self._judge_keys()
+        found += [*self._judge_keys(), *self._judge_key_lines()]
         judge = getattr(self, f"_judge_{event['op']}", None)
         if judge is not None:
             found += judge(event)
@@ -284,6 +293,16 @@ class Watcher:
             if count > 1:
                 yield Violation("I28", f"{count} unfinished tasks have the key {key}")
 
+    def _judge_key_lines(self) -> Iterator[Violation]:
+        self.checks["I34"] += 1
+        first: dict[tuple[str, str, str], Task] = {}
+        for task in self._now.tasks.values():
+            if task.limit_key is not None and task.status == "pending":
+                line = task.limit_key, task.queue, task.pool
+                first[line] = min(task, first.get(line, task), key=lambda each: each.rank)
+        if {(*line, task.seq) for line, task in first.items()} != self._now.key_lines:
+            yield Violation("I34", f"the lines of the limit keys are {self._now.key_lines} and should begin by {first}")
+
     # What an event was told
 
     def _judge_submit(self, event: Event) -> Iterator[Violation]:
@@ -337,13 +356,26 @@ class Watcher:
                 yield Violation("I3", f"{event['owner']} was given attempt {attempt} of {task}")
             if task.queue in self._now.paused:
                 yield Violation("I5", f"{task_id} was started in the paused queue {task.queue}")
-            earlier = [each.id for each in waiting.get((task.queue, task.pool), ()) if each.rank < task.rank]
+            line = waiting.get((task.queue, task.pool), ())
+            earlier = [each.id for each in line if each.rank < task.rank and self._has_room(each.limit_key)]
             if earlier:
                 yield Violation("I5", f"{task_id} was claimed before {earlier}")
         for pool, count in claimed.items():
             if count > event["free"].get(pool, 0):
                 yield Violation("I5", f"{count} tasks were claimed for {event['free']}")
         yield from self._judge_limits({self._now.tasks[task].queue for task in claims})
+        yield from self._judge_key_limits({self._now.tasks[task].limit_key for task in claims})
+
+    def _judge_key_limits(self, keys: set[str | None]) -> Iterator[Violation]:
+        for key in keys - {None}:
+            if self._running_of(key) > self._now.key_limits.get(str(key), 1):
+                yield Violation("I34", f"{self._running_of(key)} tasks of the limit key {key} run")
+
+    def _running_of(self, limit_key: str | None) -> int:
+        return sum(task.status == "running" and task.limit_key == limit_key for task in self._now.tasks.values())
+
+    def _has_room(self, limit_key: str | None) -> bool:
+        return limit_key is None or self._running_of(limit_key) < self._now.key_limits.get(limit_key, 1)
 
     def _judge_limits(self, queues: set[str]) -> Iterator[Violation]:
         for queue in sorted(queues & self._now.concurrency.keys()):

@@ -19,6 +19,7 @@ NO_ORDER = "minds no priority"
 COUNTS_ALL = "counts interruptions as failures"
 DELETES_ALL = "deletes what is not finished"
 NO_LIMIT = "minds no limit"
+NO_KEY_LIMIT = "minds no limit key"
 
 _QUERIES: Mapping[str, Mapping[str, Callable[[str], str]]] = {
     NO_FENCE: {
@@ -34,6 +35,9 @@ _QUERIES: Mapping[str, Mapping[str, Callable[[str], str]]] = {
         "delete_finished": lambda query: query.replace("finished_at < :before", "submitted_at < :before").replace(
             "AND status IN ('completed', 'failed', 'cancelled')", "AND status <> 'running'"
         )
+    },
+    NO_KEY_LIMIT: {
+        "runnable_keyed": lambda query: query.replace(", room))", ", 9))").replace("AND l.room > 0", ""),
     },
     NO_LIMIT: {"limits": lambda query: query.replace("SELECT concurrency,", "SELECT NULL,")},
 }

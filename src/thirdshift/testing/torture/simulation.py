@@ -51,6 +51,7 @@ _QUEUES = ("bulk", "mail", "web")
 _POOLS = (PoolKind.THREAD, PoolKind.PROCESS)
 _PRIORITIES = (0, 10, 10, 20)
 _KEYS = ("one", "two", "three")
+_LIMIT_KEYS = ("acme", "zeta")
 _SLOTS = 4
 _MOST_TASKS = 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -191,7 +192,7 @@ class World:
             self._enter: 3.0,
             self._give_back: 1.0,
             self._step_of_task: 2.0,
-            self._settle_late: 2.0,
+            self._settle_late: 3.0,
             self._cancel: 1.5,
             self._retry: 1.5,
             self._delete: 0.5,
@@ -199,6 +200,7 @@ class World:
             self._prune: 0.5,
             self._pause: 0.7,
             self._limit: 0.7,
+            self._limit_key: 0.7,
             self._kill: 1.0,
             self._close_worker: 0.5,
             self._register: 1.5,
@@ -208,7 +210,7 @@ class World:
             self._step_clock: 0.5,
             self._reopen: 0.3,
         }
-        always = (self._submit, self._exchange, self._register, self._rescue)
+        always = (self._submit, self._exchange, self._register, self._rescue, self._settle_late)
         return tuple(weights), [
             weight * (1.0 if action in always else self._rng.choice((0.0, 0.5, 1.0, 1.0, 3.0, 10.0)))
             for action, weight in weights.items()
@@ -311,6 +313,7 @@ class World:
             run_at=None if wait_s is None else now + timedelta(seconds=wait_s),
             max_retries=rng.choice((0, 1, 3)),
             durable=rng.random() < 0.5,
+            limit_key=rng.choice((None, None, *_LIMIT_KEYS)),
             unique=unique,
         )
         count = 1 if unique is not None else rng.choice((1, 1, 1, 2, 5))
@@ -383,6 +386,11 @@ class World:
         queue, most = self._rng.choice(_QUEUES), self._rng.choice((None, 1, 2, 3))
         process.engine.limit_queue(queue, QueueLimits(concurrency=most))
         self._tell("limit", queue=queue, most=most)
+
+    def _limit_key(self, process: _Process) -> None:
+        key, most = self._rng.choice(_LIMIT_KEYS), self._rng.choice((1, 2, 3))
+        process.engine.limit_key(key, most)
+        self._tell("limit_key", key=key, most=most)
 
     def _some_id(self) -> str | None:
         """Mostly one that is there; now and then one that was deleted."""
@@ -503,11 +511,17 @@ class World:
         """An attempt that its worker has lost ends at last, or one end is told twice."""
         if not self._ghosts:
             return
-        owner, claim = self._rng.choice(self._ghosts)
+        lost = [(owner, claim) for owner, claim in self._ghosts if self._is_elsewhere(owner, claim.id)]
+        owner, claim = self._rng.choice(lost if lost and self._rng.random() < 0.7 else self._ghosts)
         settlement = self._ending(claim)
         answer = process.engine.exchange([settlement], None)
         facts = claim.id, claim.attempt, settlement.ending.outcome.value, _hex(settlement.ending.encoded_result)
         self._tell("exchange", owner=owner, settled=[(*facts, answer.recorded[0])], claims=[], free={})
+
+    def _is_elsewhere(self, owner: str, task: str) -> bool:
+        """Return whether somebody else than *owner* runs *task* now."""
+        found = self._watcher.tasks.get(task)
+        return found is not None and found.status == "running" and found.owner != owner
 
     def _rescue(self, process: _Process) -> None:
         worker = self._some_worker(process)
