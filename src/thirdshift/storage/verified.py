@@ -8,7 +8,7 @@ came to the end; whoever needs to know that the disk kept the bytes calls :func:
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +19,7 @@ from thirdshift.core.errors import DamagedDirectory
 from thirdshift.host.files import sync_directory, sync_file, write_atomically
 
 MANIFEST_NAME = "manifest.json"
+CHUNK_BYTES = 1 << 20
 _TEMPORARY_MARK = ".tmp-"
 _FORMAT = 1
 
@@ -30,6 +31,12 @@ class FileEntry:
     path: str
     size_bytes: int
     blake3: str
+    chunks: tuple[str, ...] = ()
+    """The hash of each MiB, when there is more than one: they say where a file is damaged."""
+
+
+Fill = Callable[[Path], Iterable[FileEntry] | None]
+"""Writes files into the folder it is given. Those it returns were hashed as they were written and are fsynced."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +52,7 @@ class Manifest:
         return sum(entry.size_bytes for entry in self.files)
 
 
-def publish(target: Path, fill: Callable[[Path], None], *, facts: Mapping[str, Any] | None = None) -> Manifest:
+def publish(target: Path, fill: Fill, *, facts: Mapping[str, Any] | None = None) -> Manifest:
     """Make *target* appear as one step, with what *fill* writes into the folder it is given.
 
     Raises :class:`FileExistsError` when *target* exists. A crash or an exception leaves nothing under the name
@@ -57,10 +64,11 @@ def publish(target: Path, fill: Callable[[Path], None], *, facts: Mapping[str, A
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True, mode=0o700)
     try:
-        fill(temporary)
-        manifest = Manifest(files=_entries(temporary), facts=dict(facts or {}))
+        known = {entry.path: entry for entry in fill(temporary) or ()}
+        manifest = Manifest(files=_entries(temporary, known), facts=dict(facts or {}))
         for entry in manifest.files:
-            sync_file(temporary / entry.path)
+            if entry.path not in known:
+                sync_file(temporary / entry.path)
         for folder in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
             sync_directory(folder)
         write_atomically(temporary / MANIFEST_NAME, _encode(manifest))
@@ -76,7 +84,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Return the manifest of *directory*; raises :class:`DamagedDirectory` when it is not as it was written."""
     try:
         document = json.loads((directory / MANIFEST_NAME).read_bytes())
-        files = tuple(FileEntry(**entry) for entry in document["files"])
+        files = tuple(FileEntry(**{**each, "chunks": tuple(each.get("chunks", ()))}) for each in document["files"])
         if _encode(Manifest(files=files, facts=document["facts"])) != (directory / MANIFEST_NAME).read_bytes():
             raise ValueError("its bytes are not those that were written")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -150,11 +158,34 @@ def _paths(directory: Path) -> list[str]:
     return sorted(path for path in found if path != MANIFEST_NAME)
 
 
-def _entries(directory: Path) -> tuple[FileEntry, ...]:
-    return tuple(
-        FileEntry(path=path, size_bytes=(directory / path).stat().st_size, blake3=hash_file(directory / path))
-        for path in _paths(directory)
+def entry_of(path: str, content: bytes | memoryview) -> FileEntry:
+    """Return what a manifest says about a file *path* of that *content*."""
+    size_bytes = len(content)
+    chunks: tuple[str, ...] = ()
+    if size_bytes > CHUNK_BYTES:
+        view = memoryview(content)
+        starts = range(0, size_bytes, CHUNK_BYTES)
+        chunks = tuple(blake3(view[start : start + CHUNK_BYTES]).hexdigest() for start in starts)
+    return FileEntry(path=path, size_bytes=size_bytes, blake3=blake3(content).hexdigest(), chunks=chunks)
+
+
+def _entries(directory: Path, known: Mapping[str, FileEntry]) -> tuple[FileEntry, ...]:
+    return tuple(known.get(path) or _entry(directory, path) for path in _paths(directory))
+
+
+def _entry(directory: Path, path: str) -> FileEntry:
+    size_bytes = (directory / path).stat().st_size
+    return FileEntry(
+        path=path,
+        size_bytes=size_bytes,
+        blake3=hash_file(directory / path),
+        chunks=_chunks(directory / path) if size_bytes > CHUNK_BYTES else (),
     )
+
+
+def _chunks(path: Path) -> tuple[str, ...]:
+    with path.open("rb") as file:
+        return tuple(blake3(chunk).hexdigest() for chunk in iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
 def _problem(directory: Path, entry: FileEntry) -> str | None:
@@ -168,11 +199,22 @@ def _problem(directory: Path, entry: FileEntry) -> str | None:
     if size_bytes != entry.size_bytes:
         return f"{entry.path} has {size_bytes:,} bytes instead of {entry.size_bytes:,}"
     if hash_file(path) != entry.blake3:
-        return f"{entry.path} has other bytes than were written (BLAKE3 differs)"
+        return f"{entry.path} has other bytes than were written (BLAKE3 differs{_where(path, entry)})"
     return None
+
+
+def _where(path: Path, entry: FileEntry) -> str:
+    """Say which of the first MiB that differ, for a file that has more than one."""
+    differing = [
+        number for number, (now, then) in enumerate(zip(_chunks(path), entry.chunks, strict=False)) if now != then
+    ]
+    if not entry.chunks or not differing:
+        return ""
+    return f" in {len(differing)} of {len(entry.chunks)} MiB, first from byte {differing[0] * CHUNK_BYTES:,} on"
 
 
 def _encode(manifest: Manifest) -> bytes:
     """Return the one form a manifest is written in; its last key is a hash of all before it, so that a flip shows."""
-    document = {"format": _FORMAT, "facts": dict(manifest.facts), "files": [asdict(entry) for entry in manifest.files]}
+    files = [{name: value for name, value in asdict(entry).items() if value != ()} for entry in manifest.files]
+    document = {"format": _FORMAT, "facts": dict(manifest.facts), "files": files}
     return json.dumps({**document, "blake3": blake3(json.dumps(document).encode()).hexdigest()}, indent=1).encode()

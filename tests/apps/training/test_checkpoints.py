@@ -157,6 +157,13 @@ class TestPruning:
         store.prune(keep_last=0)
         assert names([one.path for one in store.list()]) == ["ckpt-000002"]
 
+    def test_the_best_one_stays(self, store: CheckpointStore) -> None:
+        """The one with the lowest loss of the newest one's plan, however old it is."""
+        for step, loss in enumerate((3.0, 1.0, 2.0, 2.0, 2.0), start=1):
+            store.save(lambda folder: _write(folder, 1), replace(FACTS, step=step, last_losses=(loss,)))
+        assert names(store.prune(keep_last=2)) == ["ckpt-000001", "ckpt-000003"]
+        assert names([one.path for one in store.list()]) == ["ckpt-000002", "ckpt-000004", "ckpt-000005"]
+
     def test_a_pinned_one_stays(self, store: CheckpointStore) -> None:
         """Checkpoints named by the caller are passed over."""
         for step in range(1, 4):

@@ -11,17 +11,22 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
 from thirdshift.core.errors import DamagedDirectory, ThirdshiftError
 from thirdshift.host.files import move_directory_without_overwriting, sync_directory, write_atomically
-from thirdshift.storage.verified import publish, read_manifest, sweep_temporaries, verify
+from thirdshift.storage.verified import Fill, publish, read_manifest, sweep_temporaries, verify
 
 _NAME = re.compile(r"ckpt-(\d{6,})(?:-\d+)?")  # with the suffix of a namesake among the damaged
 _TRASH_MARK = ".trash-"
+_LOOK_S = 0.01
+WRITER_PATIENCE_S = 60.0
+"""Seconds that a writer which is dying, deep in the kernel, is waited for."""
 
 Paths = list[Path]  # a name for it, because the store has a method list()
 
@@ -31,6 +36,13 @@ class CheckpointGone(ThirdshiftError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} is gone; ask for the latest checkpoint again")
+
+
+class CheckpointsInUse(ThirdshiftError):
+    """Another process writes checkpoints into the same directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"another training writes its checkpoints into {directory}; end it, or take another directory")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +115,30 @@ class CheckpointStore:
         for folder in (directory, self._damaged, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, fill: Callable[[Path], None], facts: CheckpointFacts) -> Checkpoint:
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the one process that writes here while the block runs; what an interrupted one left is removed first.
+
+        Raises :class:`CheckpointsInUse` when another one does not end. A killed writer gives its place back at once.
+        """
+        with contextlib.ExitStack() as stack:
+            give_up_at = time.monotonic() + WRITER_PATIENCE_S
+            while True:
+                try:
+                    stack.enter_context(_locked(self._locks / "writer", fcntl.LOCK_EX | fcntl.LOCK_NB))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= give_up_at:
+                        raise CheckpointsInUse(self.directory) from None
+                    time.sleep(_LOOK_S)
+            self.sweep()
+            yield
+
+    def announce(self, damaged: SetAside) -> None:
+        """Tell of a checkpoint that another process has set aside."""
+        self._on_damaged(damaged)
+
+    def save(self, fill: Fill, facts: CheckpointFacts) -> Checkpoint:
         """Make a checkpoint of what *fill* writes into the folder it is given; it is durable on return."""
         sequence = self._next_sequence()
         path = self.directory / f"ckpt-{sequence:06d}"
@@ -136,17 +171,24 @@ class CheckpointStore:
                 raise CheckpointGone(path)
             yield path
 
+    def best(self, plan_hash: str) -> Checkpoint | None:
+        """Return the checkpoint of a plan with the lowest loss over its newest steps, the newest of equals, or None."""
+        known = [one for one in self.list() if one.facts.plan_hash == plan_hash and one.facts.last_losses]
+        return min(known, key=lambda one: (fmean(one.facts.last_losses), -one.sequence), default=None)
+
     def prune(self, *, keep_last: int = 2, keep: Collection[str] = ()) -> Paths:
         """Remove old checkpoints and return their paths.
 
-        The newest *keep_last* stay, those named in *keep*, those in use, and everything that is not older than the
-        newest one that verifies.
+        The newest *keep_last* stay, the best of the newest one's plan, those named in *keep*, those in use, and
+        everything that is not older than the newest one that verifies.
         """
         newest = self.latest_verified()
         if newest is None:
             return []
+        best = self.best(newest.facts.plan_hash)
+        kept = {*keep, *([best.path.name] if best else [])}
         old = self.list()[: -max(1, keep_last)]
-        candidates = [one.path for one in old if one.sequence < newest.sequence and one.path.name not in keep]
+        candidates = [one.path for one in old if one.sequence < newest.sequence and one.path.name not in kept]
         return [path for path in candidates if self._remove(path)]
 
     def sweep(self) -> Paths:

@@ -46,8 +46,17 @@ def run(job: TrainingJob, report: Report, should_stop: ShouldStop) -> FileResult
     report(Progress(phase="training", total_steps=plan.total_steps))
     set_aside: list[str] = []
     store = CheckpointStore(job.checkpoints, on_damaged=lambda damaged: set_aside.append(damaged.path.name))
+
+    def report_damage_too(progress: Progress) -> None:
+        report(replace(progress, set_aside=tuple(set_aside)))
+
     outcome = train(
-        plan, base=job.current_model, store=store, settings=job.settings, should_stop=should_stop, report=report
+        plan,
+        base=job.current_model,
+        store=store,
+        settings=job.settings,
+        should_stop=should_stop,
+        report=report_damage_too,
     )
     result = replace(_trained(result, outcome), set_aside=tuple(set_aside))
     if not outcome.finished or outcome.checkpoint is None:

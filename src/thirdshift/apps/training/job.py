@@ -74,6 +74,10 @@ class Progress:
     tokens_per_s: float = 0.0
     eta_s: float = 0.0
     learning_rate: float = 0.0
+    checkpoint_trouble: str = ""
+    """Why the newest checkpoint could not be saved; empty when it could. Another is tried when the next is due."""
+    set_aside: tuple[str, ...] = ()
+    """Damaged checkpoints that were met and lie under ``damaged/`` now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from thirdshift.storage.verified import FileEntry, Manifest, hash_file, verify
 
 WEIGHTS = "model.safetensors"
 ORIGIN = "thirdshift.json"
-NOT_PUBLISHED = frozenset({"optimizer.safetensors"})
+NOT_PUBLISHED = frozenset({"optimizer.safetensors", "ledger.bin"})
 OTHER_WEIGHTS = ("model-*-of-*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*")
 
 

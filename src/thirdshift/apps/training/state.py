@@ -1,12 +1,12 @@
-"""What a checkpoint holds, tensor by tensor: written from a model and its optimizer, and put back into them.
+"""What a checkpoint holds of the optimizer, put back into it, and what makes torch repeat itself.
 
-Weights are written by transformers, so a checkpoint opens without us. Optimizer tensors are stored under the *name* of
-their parameter, never its position. Only safetensors is used: reading a file runs no code.
+Weights are stored as transformers stores them (``state_image``), so a checkpoint opens without us. Optimizer tensors are
+stored under the *name* of their parameter, never its position. Only safetensors is used: reading a file runs no code.
 """
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,6 @@ from thirdshift.apps.training.settings import PlanSettings
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-
-def write_state(
-    folder: Path, *, model: Any, optimizer: torch.optim.Optimizer, tokenizer_files: Mapping[str, bytes]
-) -> None:
-    """Write weights, configuration, tokenizer and optimizer to *folder*."""
-    model.save_pretrained(folder, max_shard_size="1TB")
-    for name, content in tokenizer_files.items():
-        (folder / name).write_bytes(content)
-    tensors = {
-        f"{name}.{moment}": optimizer.state[parameter][moment].contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for moment in MOMENTS
-    }
-    safetensors.torch.save_file(tensors, folder / OPTIMIZER_FILE)
 
 
 def read_optimizer(folder: Path, *, model: Any, optimizer: torch.optim.Optimizer) -> None:

@@ -15,6 +15,7 @@ from thirdshift.apps.training.generator import DataGenerator
 from thirdshift.apps.training.job import Progress, TrainingJob
 from thirdshift.apps.training.rows import BadLine
 from thirdshift.apps.training.snapshots import SnapshotService
+from thirdshift.apps.training.staging import NoRoom
 from thirdshift.apps.training.train_file import train_file
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.config import load_section
@@ -69,6 +70,9 @@ def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Sn
         result = train_file(job, report=report, should_stop=lambda: context.should_stop or control.is_paused)
     except BadLine as error:
         return {"refused": str(error)}
+    except NoRoom as error:
+        context.log.warning("training waits: %s", error)
+        return Snooze(DISK_PAUSE_S)
     return {"result": result.to_document()} if result.finished else Snooze()
 
 

@@ -15,17 +15,21 @@ from typing import Any, Self
 import torch
 from blake3 import blake3
 
+from thirdshift.apps.training.checkpoint_saver import CheckpointNotSaved, CheckpointSaver
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointFacts, CheckpointStore
 from thirdshift.apps.training.job import OutOfMemory, Progress
 from thirdshift.apps.training.layout import micro_batches
 from thirdshift.apps.training.layout_check import check_layout
+from thirdshift.apps.training.ledger import RowLedger
 from thirdshift.apps.training.loss import summed_loss
 from thirdshift.apps.training.model import load_model, model_hash, tokenizer_files
 from thirdshift.apps.training.plan import Plan
 from thirdshift.apps.training.precision import LossScale, computing, device_here, is_out_of_memory, precision_here
 from thirdshift.apps.training.run_manifest import NotEnoughMemory, RunManifest
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.state import make_optimizer, prepare_numerics, read_optimizer, write_state
+from thirdshift.apps.training.staging import demand_disk
+from thirdshift.apps.training.state import make_optimizer, prepare_numerics, read_optimizer
+from thirdshift.apps.training.state_image import StateImage
 from thirdshift.core.errors import ThirdshiftError
 
 REPORT_INTERVAL_S = 0.1
@@ -83,20 +87,23 @@ def train(
     """Train *plan* from its newest sound checkpoint, or from *base*, to its end or until *should_stop*.
 
     *should_stop* is asked before every micro-batch; a checkpoint of the last whole step is saved before returning.
+    Raises ``NoRoom`` before the first step when memory or disk have no room for a checkpoint, and
+    ``CheckpointNotSaved`` when that last one fails. One that fails on the way is told by *report*, and tried again.
     """
     trainer = Trainer.recover(plan, base=base, store=store, clock=clock)
     pace = _Pace(plan, clock, first_step=trainer.facts.step)
-    for step in range(trainer.facts.step, plan.total_steps):
-        loss = trainer.take_step(step, should_stop)
-        if loss is None:
-            break
-        pace.report(step, loss, report)
-        if trainer.is_checkpoint_due(settings):
-            trainer.save()
-            store.prune(keep_last=settings.keep_checkpoints)
-    if trainer.has_unsaved_steps:
-        trainer.save()
-        store.prune(keep_last=settings.keep_checkpoints)
+    if trainer.facts.step < plan.total_steps:
+        trainer.prepare_saving(settings)
+    try:
+        for step in range(trainer.facts.step, plan.total_steps):
+            loss = trainer.take_step(step, should_stop)
+            if loss is None:
+                break
+            trainer.save_when_due(settings)
+            pace.report(step, loss, report, trainer.trouble)
+        trainer.finish_saving()
+    finally:
+        trainer.close()
     return trainer.outcome()
 
 
@@ -121,6 +128,10 @@ class Trainer:
             _compute_activations_twice(self.model)
         self.model.train()
         self.optimizer = make_optimizer(self.model, plan.settings)
+        self.ledger = RowLedger.empty(plan.facts.rows)
+        self._image: StateImage | None = None
+        self._saver: CheckpointSaver | None = None
+        self._is_due = False
 
     @classmethod
     def recover(cls, plan: Plan, *, base: Path, store: CheckpointStore, clock: Callable[[], float]) -> Self:
@@ -128,7 +139,8 @@ class Trainer:
         begun = RunManifest.load(plan)
         precision = begun.precision if begun else precision_here(plan.settings.precision)
         numerics = prepare_numerics(plan.settings, precision)
-        store.sweep()
+        with store.writing():  # whoever wrote here is gone
+            pass
         newest = store.latest_verified(plan.hash)
         if newest is None:
             if model_hash(base) != plan.facts.base_hash:
@@ -138,6 +150,7 @@ class Trainer:
         facts = replace(newest.facts, numerics=numerics, is_exact=is_exact)
         trainer = cls(plan, source=newest.path, store=store, facts=facts, clock=clock)
         read_optimizer(newest.path, model=trainer.model, optimizer=trainer.optimizer)
+        trainer.ledger = RowLedger.load(newest.path)
         trainer.saved = newest
         return trainer
 
@@ -183,6 +196,7 @@ class Trainer:
             loss += part.item()
         if not math.isfinite(loss):
             raise Diverged(plan.facts.data_name, step, loss)
+        self.ledger.add(parts)
         return loss
 
     def _update(self, step: int, loss: float) -> None:
@@ -206,26 +220,64 @@ class Trainer:
             loss_scale=(scale.factor, scale.good_steps),
         )
 
-    @property
-    def has_unsaved_steps(self) -> bool:
-        """True when steps were made that no checkpoint holds."""
-        return self.facts.step > (self.saved.facts.step if self.saved else 0)
+    def prepare_saving(self, settings: TrainingSettings) -> None:
+        """Take the memory for checkpoints, once and for all; raises ``NoRoom`` when that or the disk has no room."""
+        self._image = StateImage(
+            model=self.model,
+            optimizer=self.optimizer,
+            tokenizer_files=self._tokenizer_files,
+            rows=self._plan.facts.rows,
+            scratch=self._store.directory / ".scratch",
+        )
+        demand_disk(self._store.directory, self._image.buffer.size_bytes)
+        self._saver = CheckpointSaver(self._store, self._image.buffer, keep_last=settings.keep_checkpoints)
 
-    def is_checkpoint_due(self, settings: TrainingSettings) -> bool:
-        """True when the interval has passed or the step is one that asks for a checkpoint."""
+    @property
+    def trouble(self) -> str:
+        """Why the newest checkpoint could not be saved; empty when it could."""
+        return self._saver.trouble if self._saver else ""
+
+    def save_when_due(self, settings: TrainingSettings) -> None:
+        """Ask for a checkpoint when one is due and none is in flight; else the next step asks. Never waits."""
+        assert self._saver is not None
+        self.saved = self._saver.poll() or self.saved
+        if self.facts.step == self.facts.total_steps:
+            return
+        self._is_due = self._is_due or self._is_checkpoint_due(settings)
+        if self._is_due and not self._saver.is_busy:
+            self._is_due = False
+            self._save()
+
+    def finish_saving(self) -> None:
+        """Save what no checkpoint holds, at normal priority; raises ``CheckpointNotSaved`` when that fails."""
+        if self._saver is None:
+            return
+        self.saved = self._saver.wait() or self.saved
+        if self.facts.step > (self.saved.facts.step if self.saved else 0):
+            self._save()
+            self.saved = self._saver.wait() or self.saved
+            if self.saved is None or self.saved.facts.step < self.facts.step:
+                raise CheckpointNotSaved(self._store.directory, self.trouble)
+
+    def close(self) -> None:
+        """End the writer and give the staging memory back."""
+        if self._saver is not None:
+            self._saver.close()
+        if self._image is not None:
+            self._image.close()
+
+    def _is_checkpoint_due(self, settings: TrainingSettings) -> bool:
         if settings.checkpoint_steps and self.facts.step % settings.checkpoint_steps == 0:
             return True
         return self._clock() - self._saved_at >= settings.checkpoint_interval_s
 
-    def save(self) -> None:
-        """Write a checkpoint of the state as it is; it is durable on return."""
+    def _save(self) -> None:
+        assert self._image is not None
+        assert self._saver is not None
         now = self._clock()
         facts = replace(self.facts, seconds=self.facts.seconds + now - self._started_at)
-        files = self._tokenizer_files
-        self.saved = self._store.save(
-            lambda folder: write_state(folder, model=self.model, optimizer=self.optimizer, tokenizer_files=files), facts
-        )
-        self._saved_at = self._clock()
+        self._saver.save(self._image.stage(self.ledger.content()), facts)
+        self._saved_at = now
 
     def outcome(self) -> TrainingOutcome:
         """Return where training stands, by the newest checkpoint."""
@@ -255,7 +307,7 @@ class _Pace:
         self._reported_at = -math.inf
         self._tokens = 0
 
-    def report(self, step: int, loss: float, report: Callable[[Progress], None]) -> None:
+    def report(self, step: int, loss: float, report: Callable[[Progress], None], trouble: str) -> None:
         now = self._clock()
         self._tokens += self._plan.tokens_of_step(step)
         is_last = step + 1 == self._plan.total_steps
@@ -273,6 +325,7 @@ class _Pace:
                 tokens_per_s=self._tokens / seconds,
                 eta_s=(self._plan.total_steps - step - 1) * seconds / (step + 1 - self._first_step),
                 learning_rate=self._plan.learning_rate_of_step(step),
+                checkpoint_trouble=trouble,
             )
         )
 
