@@ -5,6 +5,7 @@ Words to the daemon are laid as files; it takes them within a second.
 
 import click
 
+from thirdshift.cli.checkpoints import checkpoints
 from thirdshift.cli.output import Session, print_facts, print_json
 from thirdshift.cli.status import describe
 from thirdshift.cli.train_here import evaluate, generate, run
@@ -21,10 +22,11 @@ def train() -> None:
     thirdshift train status
     thirdshift train pause
     thirdshift train trigger snapshot
+    thirdshift train checkpoints list
     """
 
 
-for _command in (run, evaluate, generate):
+for _command in (run, evaluate, generate, checkpoints):
     train.add_command(_command)
 
 

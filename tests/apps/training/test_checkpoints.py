@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -197,3 +198,35 @@ with CheckpointStore(path.parent).in_use(path):
         store.prune(keep_last=1)
         with pytest.raises(CheckpointGone), store.in_use(first.path):
             pass
+
+
+def test_any_flipped_bit_and_any_truncation_falls_back_to_the_last_good_one(
+    store: CheckpointStore, damaged: list[SetAside]
+) -> None:
+    """Anywhere in any stored file: it is found, named, set aside, and the checkpoint before it is taken."""
+    random = Random(int(os.environ.get("THIRDSHIFT_SEED", "1")))
+
+    def fill(folder: Path) -> None:
+        for name, size in {"model.safetensors": 40_000, "optimizer.safetensors": 80_000, "ledger.bin": 400}.items():
+            (folder / name).write_bytes(random.randbytes(size))
+        (folder / "config.json").write_text("{}")
+
+    good, newest = store.save(fill, FACTS), store.save(fill, replace(FACTS, step=2))
+    contents = {path: path.read_bytes() for path in sorted(newest.path.iterdir())}
+    sizes = [len(content) for content in contents.values()]
+    for number in range(int(os.environ.get("THIRDSHIFT_FLIPS", "200"))):
+        path = random.choices(list(contents), weights=sizes if number % 2 else None)[0]
+        content = bytearray(contents[path])
+        place = random.randrange(len(content))
+        if number % 4 == 0:
+            del content[place:]
+        else:
+            content[place] ^= 1 << random.randrange(8)
+        path.write_bytes(content)
+        assert store.latest_verified("one plan") == good, (path.name, place)
+        aside = damaged.pop()
+        assert path.name in " ".join(aside.problems)
+        aside.path.rename(newest.path)
+        path.write_bytes(contents[path])
+    assert store.latest_verified("one plan") == newest
+    assert damaged == []

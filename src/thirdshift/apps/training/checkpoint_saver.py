@@ -35,7 +35,7 @@ class CheckpointNotSaved(ThirdshiftError):
 
     def __init__(self, directory: Path, why: str) -> None:
         super().__init__(
-            f"no checkpoint could be saved in {directory}: {why}. The one before it stands; the next attempt begins there."
+            f"no checkpoint could be saved in {directory}: {why}. The one before it stands; make room and call again."
         )
 
 

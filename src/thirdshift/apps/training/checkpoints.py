@@ -28,7 +28,7 @@ _LOOK_S = 0.01
 WRITER_PATIENCE_S = 60.0
 """Seconds that a writer which is dying, deep in the kernel, is waited for."""
 
-Paths = list[Path]  # a name for it, because the store has a method list()
+Paths = list[Path]  # names for lists, because the store has a method list()
 
 
 class CheckpointGone(ThirdshiftError):
@@ -101,6 +101,9 @@ class SetAside:
     problems: tuple[str, ...]
 
 
+SetAsides = list[SetAside]
+
+
 class CheckpointStore:
     """The checkpoints of one directory. One process saves and prunes; any other may read.
 
@@ -147,15 +150,24 @@ class CheckpointStore:
 
     def list(self) -> list[Checkpoint]:
         """Return all checkpoints whose manifest can be read, oldest first; their bytes are not looked at."""
-        found = (_read(path) for path in self._paths())
+        found = (_read(path) for path in self.paths())
         return sorted((checkpoint for checkpoint in found if checkpoint), key=lambda checkpoint: checkpoint.sequence)
+
+    def damaged(self) -> SetAsides:
+        """Return what was set aside, each with the problems that were found then."""
+        reasons = {path: path.with_name(f"{path.name}.reason.txt") for path in sorted(self._damaged.glob("ckpt-*"))}
+        return [
+            SetAside(path=path, problems=tuple(reason.read_text().splitlines()) if reason.exists() else ())
+            for path, reason in reasons.items()
+            if path.is_dir()
+        ]
 
     def latest_verified(self, plan_hash: str | None = None) -> Checkpoint | None:
         """Return the newest checkpoint (of that plan) after reading every byte of it, or None.
 
         Damaged ones that are newer are set aside under ``damaged/``, with the reason beside them.
         """
-        for path in self._paths():
+        for path in self.paths():
             if _read(path) is None:
                 self._verified(path)
         for checkpoint in reversed(self.list()):
@@ -199,7 +211,8 @@ class CheckpointStore:
             shutil.rmtree(path)
         return left + trash
 
-    def _paths(self) -> Paths:
+    def paths(self) -> Paths:
+        """Return the folders of all checkpoints, also of those whose manifest cannot be read."""
         return sorted(path for path in self.directory.glob("ckpt-*") if _NAME.fullmatch(path.name) and path.is_dir())
 
     def _next_sequence(self) -> int:

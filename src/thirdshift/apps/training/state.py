@@ -1,6 +1,6 @@
 """What a checkpoint holds of the optimizer, put back into it, and what makes torch repeat itself.
 
-Weights are stored as transformers stores them (``state_image``), so a checkpoint opens without us. Optimizer tensors are
+Weights are stored as transformers stores them (``state_image``): a checkpoint opens without us. Optimizer tensors are
 stored under the *name* of their parameter, never its position. Only safetensors is used: reading a file runs no code.
 """
 
