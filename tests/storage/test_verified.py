@@ -1,5 +1,6 @@
 """A verified directory is whole or not there, and any change of its bytes is noticed."""
 
+import errno
 import os
 import shutil
 import signal
@@ -236,3 +237,23 @@ def test_sweeping_removes_what_crashes_left_and_nothing_else(directory: Path) ->
     shutil.copytree(directory, left)
     assert sweep_temporaries(directory.parent) == [left]
     assert list(directory.parent.iterdir()) == [directory]
+
+
+def test_a_publication_whose_name_may_be_lost_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk refuses the last sync, that of the folder with the name: who is told of it finds nothing."""
+    synced: list[Path] = []
+
+    def refuse(directory: Path) -> None:
+        synced.append(directory)
+        if directory == tmp_path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("thirdshift.storage.verified.sync_directory", refuse)
+
+    def fill(folder: Path) -> None:
+        (folder / "a").write_text("a")
+
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        publish(tmp_path / "whole", fill)
+    assert synced[-1] == tmp_path
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ written last, and only then is the directory renamed to its real name. Whoever s
 came to the end; whoever needs to know that the disk kept the bytes calls :func:`verify`.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -76,7 +77,13 @@ def publish(target: Path, fill: Fill, *, facts: Mapping[str, Any] | None = None)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_directory(target.parent)
+    try:
+        sync_directory(target.parent)
+    except BaseException:  # whoever is told that it failed must not find it there
+        with contextlib.suppress(OSError):
+            target.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     return manifest
 
 

@@ -171,7 +171,8 @@ class CheckpointSaver:
     def _start_writer(self) -> subprocess.Popen[bytes]:
         arguments = [str(os.getpid()), str(self._store.directory), str(self._buffer.descriptor), self._priority]
         self._writer = subprocess.Popen(
-            [sys.executable, "-m", checkpoint_writer.__name__, *arguments],
+            # -P: the folder it runs in is no library
+            [sys.executable, "-P", "-m", checkpoint_writer.__name__, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[self._buffer.descriptor],

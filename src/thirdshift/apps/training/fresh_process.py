@@ -37,7 +37,7 @@ def train_in_fresh_process(
 
     Raises ``BadLine``, or :class:`TrainerFailed` for every other error.
     """
-    command = [sys.executable, "-m", __name__, str(os.getpid())]
+    command = [sys.executable, "-P", "-m", __name__, str(os.getpid())]  # -P: the folder it runs in is no library
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
