@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from thirdshift.core.dependency import Dependency, Need
 from thirdshift.core.errors import UsageError
@@ -235,7 +234,7 @@ def _put(connection: sqlite3.Connection, new: NewSchedule, now: datetime) -> boo
     rows = connection.execute(QUERY["schedule_columns"], (None, new.name)).fetchall()
     before = next((each for each in map(_stored_of, rows) if each.state.name == new.name), None)
     if before is None:
-        connection.execute(QUERY["schedule_insert"], {**facts, "id": uuid4().hex, "name": new.name})
+        connection.execute(QUERY["schedule_insert"], {**facts, "id": _id_of(new.name, now), "name": new.name})
         return True
     state = before.state
     is_same = (state.rule, state.task, state.arguments, state.source) == (rule, new.task, new.arguments, new.source)
@@ -308,6 +307,11 @@ def _fire(
 
 def _unfinished(connection: sqlite3.Connection, schedule_id: str) -> list[str]:
     return [task_id for (task_id,) in connection.execute(QUERY["unfinished_of_schedule"], (schedule_id,)).fetchall()]
+
+
+def _id_of(name: str, now: datetime) -> str:
+    """Return the id of a schedule that is stored now: there is one of a name at a time."""
+    return hashlib.blake2b(f"{name} {to_us(now)}".encode(), digest_size=16).hexdigest()
 
 
 def _task_id(schedule_id: str, nominal: datetime, kind: FireKind) -> TaskId:

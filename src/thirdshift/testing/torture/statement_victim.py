@@ -20,6 +20,8 @@ from thirdshift.core.dependency import Dependency, Need
 from thirdshift.core.engine import ClaimRequest, Registration, TaskFilter
 from thirdshift.core.outcome import Ending, settle
 from thirdshift.core.pruning import Limit
+from thirdshift.core.schedule import Schedule
+from thirdshift.core.schedule_store import NewSchedule
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, Claim, OnConflict, PoolKind, TaskError, UniqueKey
 from thirdshift.engines.sqlite import SQLiteEngine, connection
@@ -100,6 +102,7 @@ class Workload:
         yield "take an expired key", lambda: self.wait_and(60, lambda: self.submit("w", unique=key))
         yield from self.steps_of_a_graph()
         yield from self.steps_of_limit_keys()
+        yield from self.steps_of_schedules()
 
     def steps_of_a_graph(self) -> Iterator[Step]:
         yield "submit a graph", self.submit_graph
@@ -121,6 +124,33 @@ class Workload:
         yield "unlimit a key", lambda: self.engine.limit_key("l", 1)
         yield "cancel of a limit key", lambda: self.engine.cancel(task_id("2"))
 
+    def steps_of_schedules(self) -> Iterator[Step]:
+        schedules = self.engine.schedules
+        yield "put a schedule", lambda: self.put("skipping", overlap="skip")
+        yield "put one that queues", lambda: self.put("queueing", overlap="queue")
+        yield "put one that cancels", lambda: self.put("cancelling", overlap="cancel_previous")
+        yield "fire", lambda: self.wait_and(2 * 3_600, schedules.tick)
+        yield "run one that skips now", lambda: schedules.run_now(self.schedule("skipping"))
+        yield "run one that queues now", lambda: schedules.run_now(self.schedule("queueing"))
+        yield "run one that cancels now", lambda: schedules.run_now(self.schedule("cancelling"))
+        yield "pause a schedule", lambda: schedules.set_paused(self.schedule("queueing"), True)
+        yield "fire what was missed", lambda: self.wait_and(3 * 366 * 86_400, schedules.tick)
+        yield "resume a schedule", lambda: schedules.set_paused(self.schedule("queueing"), False)
+        yield "replace a schedule", lambda: self.put("queueing", overlap="skip")
+        yield "end a schedule", lambda: schedules.end(self.schedule("skipping"))
+        yield "delete a schedule", lambda: schedules.delete(self.schedule("cancelling"))
+
+    def put(self, name: str, **rule: Any) -> None:
+        """Store a schedule that fires once a year, so that no later look at the file meets it."""
+        task = new_task()
+        schedule = Schedule(cron="0 3 1 1 *", missed="all", **rule)
+        self.engine.schedules.put(NewSchedule(name=name, schedule=schedule, task=task.spec, arguments=task.arguments))
+
+    def schedule(self, name: str) -> str:
+        found = self.engine.schedules.find(name)
+        assert found is not None
+        return found.id
+
     def submit(self, names: str, **changes: Any) -> None:
         self.engine.submit([new_task(id=task_id(name), max_retries=2, **changes) for name in names])
 
@@ -137,7 +167,7 @@ class Workload:
             ]
         )
 
-    def wait_and(self, seconds: float, then: Callable[[], None]) -> None:
+    def wait_and(self, seconds: float, then: Callable[[], object]) -> None:
         self.clock.advance(seconds)
         then()
 

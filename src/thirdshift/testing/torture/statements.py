@@ -120,6 +120,9 @@ def whole_state_of(file: Path) -> State:
         events = connection.execute("SELECT task, kind FROM event ORDER BY seq").fetchall()
         limits = connection.execute("SELECT * FROM key_limit").fetchall()
         lines = connection.execute("SELECT * FROM key_line").fetchall()
+        schedules = connection.execute("SELECT * FROM schedule ORDER BY seq").fetchall()
+        fires = connection.execute("SELECT * FROM fire").fetchall()
+        made = connection.execute("SELECT id, schedule FROM task WHERE schedule IS NOT NULL ORDER BY id").fetchall()
     return {
         **state_of(file),
         "causes": causes,
@@ -130,6 +133,9 @@ def whole_state_of(file: Path) -> State:
         "events": events,
         "limits": limits,
         "lines": lines,
+        "schedules": schedules,
+        "fires": fires,
+        "made": made,
     }
 
 
