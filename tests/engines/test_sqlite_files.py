@@ -222,6 +222,15 @@ def test_a_full_disk_is_said_and_outlived(mounted: Callable[..., Path], clock: F
     again.close()
 
 
+def test_a_schema_with_broken_texts_is_damage(path: Path, clock: FakeClock) -> None:
+    """SQLite quotes it in its message, which then is no text that Python can read."""
+    SQLiteEngine.shared(path, clock=clock).close()
+    content = path.read_bytes()
+    assert b"CREATE TABLE progress" in content
+    path.write_bytes(content.replace(b"CREATE TABLE progress", b"CREATE T\xd1BLE progress"))
+    refused(path, clock, StoreDamaged, "not UTF-8")
+
+
 def test_damage_stops_the_engine(path: Path, clock: FakeClock) -> None:
     """What SQLite says after damage proves nothing, so nothing more is written."""
     engine = SQLiteEngine.shared(path, clock=clock)

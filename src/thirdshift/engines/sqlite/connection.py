@@ -86,6 +86,8 @@ def errors_of(path: Path, *, committing: bool = False) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translated(error, path, committing=committing) from error
+    except UnicodeDecodeError as error:  # of a text in the file, or of SQLite's own message, which quotes the file
+        raise StoreDamaged(str(path), "it holds texts that are not UTF-8") from error
     except OSError as error:
         if error.errno in _FULL:
             raise StoreFull(str(path)) from error
