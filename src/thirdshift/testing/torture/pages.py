@@ -147,6 +147,8 @@ class DamagedPages:
             engine = SQLiteEngine(path, FakeClock())
         except ThirdshiftError:
             return "refused", ""
+        except (ValueError, TypeError, sqlite3.Error):
+            return "stopped by another error", ""
         with closing(engine):
             try:
                 if self._is_checked and not _is_sound(engine):
