@@ -16,10 +16,10 @@ PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --
 SOURCES   := src tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture torture-short schedules trainings lint types format check bench clean
+.PHONY: help run test torture torture-short schedules trainings lint types format check bench bench-training clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run $(WORKSPACE)/thirdshift.yaml ## Train on generated puzzles in ./workspace until Ctrl-C (ARGS=--until-idle: ends by itself)
 	$(BIN)/thirdshift --workspace $(WORKSPACE) up $(ARGS)
@@ -69,6 +69,9 @@ check: lint types test ## All that CI checks
 # tables for benchmarks/LOG.md, ARGS=--json everything; ARGS='--quick --alone drain' is a first look at one case.
 bench: $(VENV)/.bench ## Measure the engine beside bare loops and other libraries (ten minutes; ARGS=--quick: two)
 	$(BIN)/python benchmarks/engine.py $(ARGS)
+
+bench-training: $(VENV)/.bench ## Measure training beside a bare loop and beside transformers' Trainer (two minutes)
+	$(BIN)/python benchmarks/training.py $(ARGS)
 
 clean: ## Remove the virtual environment and caches; workspaces stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

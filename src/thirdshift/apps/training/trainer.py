@@ -4,6 +4,7 @@ Three things make it exact. Rows, learning rate and random seeds are pure functi
 whole optimizer steps only; a step that was cut short leaves no trace and is done again. Numerics are pinned.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from thirdshift.core.errors import ThirdshiftError
 
 REPORT_INTERVAL_S = 0.1
 LOSSES_KEPT = 10
+
+_logger = logging.getLogger("thirdshift.training")
 
 
 class BaseChanged(ThirdshiftError):
@@ -336,6 +339,8 @@ def _manifest_of(plan: Plan, model: Any) -> RunManifest:
     if begun is not None:
         return begun
     found = check_layout(model, plan, plan.settings.layout)
+    if found.why:
+        _logger.warning("training.slower_layout layout=%s why=%s", found.layout, found.why)
     manifest = RunManifest(
         plan_hash=plan.hash,
         layout=found.layout,
