@@ -1,10 +1,14 @@
 """`thirdshift train run`, `evaluate` and `generate`: training without a daemon."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+COMMAND = str(Path(sys.executable).with_name("thirdshift"))
 CONFIG = """
 training:
   model: {size: nano}
@@ -60,6 +64,24 @@ def test_mistakes_are_told(shell, tmp_path) -> None:
     nothing = shell("train", "evaluate")
     assert (nothing.returncode, "train generate --held-out" in nothing.stderr) == (64, True)
     assert shell("train", "run", "missing.jsonl").returncode == 64
+
+
+@pytest.mark.training
+def test_ctrl_c_stops_it_and_the_same_command_goes_on(shell, configured) -> None:
+    """The exit code is that of an interrupted program; the second call ends what the first began."""
+    command = [COMMAND, "--workspace", str(shell.workspace), "train", "run", str(configured), "--epochs", "40"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "tokens/s" in line:  # a step was made
+                process.send_signal(signal.SIGINT)
+                break
+        told = process.stderr.read()
+    assert process.returncode == 130, told
+    assert "of 320; the same command goes on there" in told
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert " 320 in " in again.stdout
 
 
 @pytest.mark.training

@@ -97,7 +97,7 @@ def _greedy_again(model: Any, questions: Sequence[list[int]], pad_id: int) -> It
     while True:
         batch = pad_rows([(text, [False] * len(text)) for text in texts], pad_id)
         logits = logits_of(model, batch)
-        token = torch.stack([logits[line, len(text) - 1].argmax() for line, text in enumerate(texts)])
+        token = torch.stack([logits[line, len(text) - 1].argmax() for line, text in enumerate(texts)]).cpu()
         yield token
         for text, said in zip(texts, token.tolist(), strict=True):
             text.append(said)
@@ -106,8 +106,10 @@ def _greedy_again(model: Any, questions: Sequence[list[int]], pad_id: int) -> It
 def _greedy_with_cache(model: Any, questions: Sequence[list[int]], pad_id: int) -> Iterator[torch.Tensor]:
     """Read one token at a time, the questions padded on the left."""
     time = max(map(len, questions))
-    ids = torch.tensor([[pad_id] * (time - len(question)) + question for question in questions])
-    mask = torch.tensor([[0] * (time - len(question)) + [1] * len(question) for question in questions])
+    padding = [time - len(question) for question in questions]
+    ids = torch.tensor([[pad_id] * lack + question for lack, question in zip(padding, questions, strict=True)])
+    mask = torch.tensor([[0] * lack + [1] * (time - lack) for lack in padding])
+    ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache = None
     while True:
@@ -115,7 +117,7 @@ def _greedy_with_cache(model: Any, questions: Sequence[list[int]], pad_id: int) 
         known = {name: value for name, value in wanted.items() if takes(model, name)}
         output = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known)
         token = output.logits[:, -1].argmax(dim=-1)
-        yield token
+        yield token.cpu()
         cache, ids, positions = output.past_key_values, token[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
 

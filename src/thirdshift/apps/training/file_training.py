@@ -11,6 +11,7 @@ from thirdshift.apps.training.job import OWN_EXAMINATION, Evaluation, FileResult
 from thirdshift.apps.training.model import load_model
 from thirdshift.apps.training.plan import Plan
 from thirdshift.apps.training.planning import build_plan
+from thirdshift.apps.training.precision import device_here
 from thirdshift.apps.training.publish import publish_current_model
 from thirdshift.apps.training.rows import Row
 from thirdshift.apps.training.trainer import TrainingOutcome, train
@@ -105,6 +106,7 @@ def _evaluate_once(
         document = json.loads(path.read_bytes())
         return {name: Evaluation.from_document(found) for name, found in document.items()}
     model, tokenizer = load_model(model_directory, attention=plan.settings.attention)
+    model.to(device_here())
     evaluations: Evaluations = {}
     for name, examples in _examinations(job, plan).items():
         batch_size = job.settings.evaluation_batch_size

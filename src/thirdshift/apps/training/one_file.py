@@ -70,8 +70,10 @@ def examine(
     share_processors()
     from thirdshift.apps.training.evaluate import exact_match, examples_from_jsonl  # noqa: PLC0415  # loads torch
     from thirdshift.apps.training.model import load_model  # noqa: PLC0415
+    from thirdshift.apps.training.precision import device_here  # noqa: PLC0415
 
     loaded, tokenizer = load_model(model or workspace.current_model)
+    loaded.to(device_here())
     found: dict[str, Evaluation] = {}
     for path in asked:
         examples = examples_from_jsonl(path, limit)
