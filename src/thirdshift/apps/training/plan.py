@@ -22,6 +22,7 @@ from thirdshift.apps.training.settings import PlanSettings
 from thirdshift.storage.verified import verify
 
 _ROUNDS = 8
+_STEPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ class Plan:
         self.facts = facts
         parts = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("tokens", "loss_mask", "rows")}
         self._ids, self._trained, self._rows = parts["tokens"], parts["loss_mask"], parts["rows"]
-        self._newest: tuple[int, Integers] = (-1, np.empty(0, dtype=np.int64))
+        self._newest: tuple[tuple[int, int], list[Integers]] = ((-1, -1), [])
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -133,13 +134,21 @@ class Plan:
         return list(_read_held_out(self.directory / "held_out.jsonl"))
 
     def _in_step(self, step: int) -> Integers:
-        if self._newest[0] != step:
-            epoch, place = divmod(step, self.facts.steps_per_epoch)
-            size = self.settings.batch_size
-            places = np.arange(place * size, min((place + 1) * size, self.facts.rows))
-            rows = shuffled(places, self.facts.rows, f"{self.hash} epoch {epoch}")
-            self._newest = step, rows[np.argsort(self._rows["length"][rows], kind="stable")]
-        return self._newest[1]
+        """Return the rows of *step*, the shortest first; orders are computed for many steps of an epoch at once."""
+        epoch, place = divmod(step, self.facts.steps_per_epoch)
+        block, number = divmod(place, _STEPS_AT_ONCE)
+        if self._newest[0] != (epoch, block):
+            self._newest = (epoch, block), self._rows_of_block(epoch, block)
+        return self._newest[1][number]
+
+    def _rows_of_block(self, epoch: int, block: int) -> list[Integers]:
+        size = self.settings.batch_size
+        first = block * _STEPS_AT_ONCE * size
+        places = np.arange(first, min(first + _STEPS_AT_ONCE * size, self.facts.rows))
+        rows = shuffled(places, self.facts.rows, f"{self.hash} epoch {epoch}")
+        lengths = self._rows["length"][rows]
+        steps = [slice(start, start + size) for start in range(0, len(rows), size)]
+        return [rows[step][np.argsort(lengths[step], kind="stable")] for step in steps]
 
 
 def shuffled(places: Integers, count: int, key: str) -> Integers:
