@@ -148,11 +148,16 @@ def _training(training: dict[str, Any]) -> str:
         return "no file in hand"
     if not training.get("total_steps"):
         return f"{training['file']}: {training.get('phase', 'starting')}"
-    return (
+    words = (
         f"{training['file']}: {training['phase']}, step {training['step']}/{training['total_steps']}, "
         f"loss {float(training['loss']):.3f}, {float(training['tokens_per_s']):,.0f} tokens/s, "
         f"ETA {float(training['eta_s']):.0f} s"
     )
+    if training.get("set_aside"):
+        words += f"; damaged and set aside: {', '.join(training['set_aside'])}"
+    if training.get("checkpoint_trouble"):
+        words += f"; the last checkpoint failed: {training['checkpoint_trouble']}"
+    return words
 
 
 def _last(last: dict[str, Any]) -> str:

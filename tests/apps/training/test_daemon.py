@@ -246,7 +246,8 @@ def assert_resumed(daemon: Daemon, undisturbed: Daemon, resumed_from: Checkpoint
     steps, first_step = report["step"], resumed_from.facts.step
     assert 0 < first_step < steps == report["total_steps"]
     saved_since = -(-steps // CHECKPOINT_STEPS) - first_step // CHECKPOINT_STEPS
-    assert report["checkpoint"] == f"ckpt-{resumed_from.sequence + saved_since:06d}"
+    sequence = int(report["checkpoint"].removeprefix("ckpt-"))  # of those due while one was being written not all came
+    assert resumed_from.sequence < sequence <= resumed_from.sequence + saved_since
     (snapshot,) = daemon.workspace.snapshots.glob(f"{report['checkpoint']}_*")
     assert hash_file(snapshot / "model.safetensors") == weights(undisturbed)
 

@@ -142,11 +142,13 @@ def test_a_damaged_plan_is_built_again(job: TrainingJob) -> None:
     assert [path.name for path in (job.work / "damaged").iterdir()] == ["plan"]
 
 
-def test_a_damaged_checkpoint_is_named_in_the_result(job: TrainingJob, undisturbed: str) -> None:
+def test_a_damaged_checkpoint_is_named_in_the_result_and_the_status(job: TrainingJob, undisturbed: str) -> None:
     """The file is trained from the beginning again, to the same bits, and the result says what was set aside."""
     stopped = train_and_stop(job, "training", 7)
     (job.checkpoints / stopped.checkpoint / "config.json").write_bytes(b"{}")
-    assert train_file(job).set_aside == (stopped.checkpoint,)
+    reports: list[Progress] = []
+    assert train_file(job, report=reports.append).set_aside == (stopped.checkpoint,)
+    assert [report.set_aside for report in reports if report.step][-1] == (stopped.checkpoint,)
     assert model_hash(job.current_model) == undisturbed
 
 

@@ -95,9 +95,9 @@ def train(
     """
     trainer = Trainer.recover(plan, base=base, store=store, clock=clock)
     pace = _Pace(plan, clock, first_step=trainer.facts.step)
-    if trainer.facts.step < plan.total_steps:
-        trainer.prepare_saving(settings)
     try:
+        if trainer.facts.step < plan.total_steps:
+            trainer.prepare_saving(settings)
         for step in range(trainer.facts.step, plan.total_steps):
             loss = trainer.take_step(step, should_stop)
             if loss is None:
