@@ -1,6 +1,7 @@
 """Training is exact: stopped, killed or robbed of its newest checkpoint, it ends with the same bits."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from thirdshift.apps.training import checkpoint_saver
+from thirdshift.apps.training import checkpoint_saver, staging
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointStore, SetAside
 from thirdshift.apps.training.job import Progress
 from thirdshift.apps.training.layout import MicroBatch, micro_batches
@@ -186,6 +187,34 @@ class TestLoop:
         settings = TrainingSettings(checkpoint_interval_s=10)
         scene.train(settings, clock=lambda: float(next(seconds)), report=wait_for_the_writer)
         assert scene.store.list()[-1].sequence >= 3
+
+    def test_without_room_for_a_checkpoint_no_step_is_made(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is said up front, and nothing is left behind."""
+        monkeypatch.setattr(staging, "_SPARE_BYTES", 10**18)
+        steps: list[Progress] = []
+        with pytest.raises(staging.NoRoom):
+            scene.train(report=steps.append)
+        assert steps == []
+        assert list(scene.store.directory.glob("*ckpt*")) == []
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
+    def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_costs_time_only(
+        self, scene: Scene, undisturbed: Checkpoint
+    ) -> None:
+        """No file may grow any more while it trains; with room again it ends with the same bits."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def take_all_room() -> bool:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            return False
+
+        try:
+            with pytest.raises(checkpoint_saver.CheckpointNotSaved, match="File too large"):
+                scene.train(should_stop=take_all_room)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert scene.store.list() == []
+        assert_same_bits(scene.train().checkpoint, undisturbed)
 
     def test_progress_is_reported_at_most_ten_times_a_second(self, scene: Scene) -> None:
         """With a clock that stands still only the first and the last step are told."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from thirdshift import Snooze, current_task, task
 from thirdshift.apps.training.base_model import ensure_base_model
+from thirdshift.apps.training.checkpoint_saver import CheckpointNotSaved
 from thirdshift.apps.training.checkpoints import CheckpointGone
 from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.control import ControlFolder
@@ -70,7 +71,7 @@ def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Sn
         result = train_file(job, report=report, should_stop=lambda: context.should_stop or control.is_paused)
     except BadLine as error:
         return {"refused": str(error)}
-    except NoRoom as error:
+    except (NoRoom, CheckpointNotSaved) as error:  # a full disk is no failure of the file
         context.log.warning("training waits: %s", error)
         return Snooze(DISK_PAUSE_S)
     return {"result": result.to_document()} if result.finished else Snooze()
