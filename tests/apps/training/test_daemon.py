@@ -231,7 +231,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def prepare_long_training(daemon: Daemon) -> None:
-    configure(daemon.root, epochs=20)
+    # So many checkpoints that the one of the file's end is there when its snapshot's turn comes, on a busy machine too.
+    configure(daemon.root, epochs=20, more="    keep_checkpoints: 100\n")
     write_file(daemon.workspace.inbox / "long.jsonl", 56)
 
 
