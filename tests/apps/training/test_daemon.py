@@ -214,7 +214,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def long(daemon: Daemon) -> Daemon:
-    """A daemon that will find one file which takes 260 steps."""
+    """A daemon that will find one file which takes a thousand steps: long enough to meet it while it trains."""
     prepare_long_training(daemon)
     return daemon
 
@@ -232,7 +232,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 def prepare_long_training(daemon: Daemon) -> None:
     # So many checkpoints that the one of the file's end is there when its snapshot's turn comes, on a busy machine too.
-    configure(daemon.root, epochs=20, more="    keep_checkpoints: 100\n")
+    configure(daemon.root, epochs=80, more="    keep_checkpoints: 100\n")
     write_file(daemon.workspace.inbox / "long.jsonl", 56)
 
 
