@@ -118,7 +118,7 @@ class SQLiteJoined:
             (fence.seq, fence.id, fence.attempt, fence.owner), ending, TaskStatus.COMPLETED, None, crashes=0
         )
         with self._errors():
-            if work.record(self._link, [rows], COMMITTED if fence.is_counted else None).each != [True]:
+            if work.record(self._link, [rows], COMMITTED if fence.is_counted else None) != [True]:
                 raise LostAttempt(fence.id, fence.attempt, "it is recorded as ended, or another worker has the task")
 
     def commit(self) -> None:

@@ -41,7 +41,7 @@ def decline(
             connection.execute(QUERY["give_back"], {**fence(claim), "now": to_us(now)})
         else:
             failed.append(Settlement(claim, Ending(AttemptOutcome.FAILED, None, now, error=error), TaskStatus.FAILED))
-    recorded = work.settle(connection, failed, is_counted=is_counted).each
+    recorded = work.settle(connection, failed, is_counted=is_counted)
     return [settlement for settlement, is_recorded in zip(failed, recorded, strict=True) if is_recorded]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from thirdshift.core import codec
 from thirdshift.core.engine import ClaimRequest, Exchange, Rescue
@@ -41,11 +41,8 @@ _FINISHED_US = 4
 _FAILED = TaskStatus.FAILED.value
 
 
-class Recorded(NamedTuple):
-    """Which ends were recorded, which those of lost attempts are not; and what became of those that waited."""
-
-    each: list[bool]
-    ripple: Ripple = STILL
+Ended = tuple[list[int], int]
+"""The tasks of ended attempts, and when the last of these ended."""
 
 
 def exchange(
@@ -57,22 +54,26 @@ def exchange(
     is_counted: bool,
 ) -> Exchange:
     """Record what ended, promote what is due, claim what is asked for."""
-    recorded, ripple = settle(connection, settlements, is_counted=is_counted)
-    due_us = _next_due(connection)
+    recorded, ended = _settle(connection, settlements, is_counted=is_counted)
+    due_us, is_awaited = _next_due(connection)
+    ripple = STILL
+    if ended is not None and is_awaited:
+        ripple = dependencies.propagate(connection, *ended)
+        due_us, _ = _next_due(connection)
     claims: Sequence[Claim] = ()
     is_limited = False
     if request is not None:
         if due_us is not None and due_us <= to_us(now):
             connection.execute(QUERY["promote"], {"now": to_us(now), "limit": _PROMOTE_LIMIT})
-            due_us = _next_due(connection)
+            due_us, _ = _next_due(connection)
         allowances = Allowances(connection, to_us(now))
         claims = _claim(connection, request, now, allowances)
         free_us = allowances.write()
         if free_us is not None:
             due_us = free_us if due_us is None else min(due_us, free_us)
         is_limited = allowances.are_used_up
-    freed = {key for settlement in settlements if (key := settlement.claim.limit_key) is not None}
-    has_freed_key = bool(freed) and have_room(connection, freed)
+    freed = [key for settlement in settlements if (key := settlement.claim.limit_key) is not None]
+    has_freed_key = bool(freed) and have_room(connection, set(freed))
     next_due = None if due_us is None else from_us(due_us)
     return Exchange(
         recorded=recorded,
@@ -85,17 +86,27 @@ def exchange(
     )
 
 
-def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement], *, is_counted: bool) -> Recorded:
-    """Record what ended."""
-    feed_kind = ENDED if is_counted else None
-    recorded = record(connection, [rows_of_settlement(settlement) for settlement in settlements], feed_kind)
-    _record_rest(connection, settlements, recorded.each, is_counted)
+def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement], *, is_counted: bool) -> list[bool]:
+    """Record what ended, and let those know that wait for it; returns for each whether it was recorded."""
+    recorded, ended = _settle(connection, settlements, is_counted=is_counted)
+    if ended is not None:
+        dependencies.propagate(connection, *ended)
     return recorded
 
 
-def _next_due(connection: sqlite3.Connection) -> int | None:
-    ((due_us,),) = connection.execute(QUERY["next_due"]).fetchall()
-    return None if due_us is None else int(due_us)
+def _settle(
+    connection: sqlite3.Connection, settlements: Sequence[Settlement], *, is_counted: bool
+) -> tuple[list[bool], Ended | None]:
+    feed_kind = ENDED if is_counted else None
+    recorded, ended = _record(connection, [rows_of_settlement(settlement) for settlement in settlements], feed_kind)
+    _record_rest(connection, settlements, recorded, is_counted)
+    return recorded, ended
+
+
+def _next_due(connection: sqlite3.Connection) -> tuple[int | None, bool]:
+    """Return when the next task is due, and whether any task waits for another."""
+    ((due_us, is_awaited),) = connection.execute(QUERY["next_due"]).fetchall()
+    return due_us, bool(is_awaited)
 
 
 def give_back(connection: sqlite3.Connection, claims: Sequence[Claim], now_us: int) -> Ripple:
@@ -167,13 +178,23 @@ def recover(
     return [Rescue(id=TaskId(row[1]), name=row[2], owner=owner, attempt=row[3]) for row in lost]
 
 
-def record(connection: Statements, rows: Sequence[tuple[Row, Row]], feed_kind: str | None) -> Recorded:
-    """Record ended attempts, and let those know that wait for them. Few statements for all, unless one was lost.
+def record(connection: Statements, rows: Sequence[tuple[Row, Row]], feed_kind: str | None) -> list[bool]:
+    """Record ended attempts, and let those know that wait for them; returns for each whether it was recorded.
 
-    Those that were recorded are noted in the feed of the figures as *feed_kind*; ``None``: nobody counts here.
+    Those that were are noted in the feed of the figures as *feed_kind*; ``None``: nobody counts here.
     """
+    recorded, ended = _record(connection, rows, feed_kind)
+    if ended is not None:
+        dependencies.propagate(connection, *ended)
+    return recorded
+
+
+def _record(
+    connection: Statements, rows: Sequence[tuple[Row, Row]], feed_kind: str | None
+) -> tuple[list[bool], Ended | None]:
+    """Record ended attempts, in few statements unless one was lost; returns what to tell those that wait for them."""
     if not rows:
-        return Recorded([])
+        return [], None
     tasks = [task for _, task in rows]
     if _run("record_attempts", connection, [attempt for attempt, _ in rows]) == len(rows):
         _run("settle", connection, tasks)
@@ -183,8 +204,7 @@ def record(connection: Statements, rows: Sequence[tuple[Row, Row]], feed_kind: s
     if feed_kind is not None:
         ended = (task for task, is_recorded in zip(tasks, each, strict=True) if is_recorded)
         feed(connection, feed_kind, [(task[0], task[2], task[5] == _FAILED) for task in ended])
-    now_us = max(task[_FINISHED_US] for task in tasks)
-    return Recorded(each, dependencies.propagate(connection, [task[0] for task in tasks], now_us))
+    return each, ([task[0] for task in tasks], max(task[_FINISHED_US] for task in tasks))
 
 
 def _record_rest(

@@ -6,7 +6,9 @@ WHERE seq IN (
 );
 
 -- name: next_due
-SELECT min(due_at) FROM task WHERE status IN ('scheduled', 'retrying');
+-- And whether any task waits for another: asked at once, because every statement costs a pass some microseconds.
+SELECT (SELECT min(due_at) FROM task WHERE status IN ('scheduled', 'retrying')),
+       EXISTS (SELECT 1 FROM dependency WHERE state = 'open');
 
 -- name: open_lines
 -- The lines in which anything waits, of queues that are not paused: few index probes for each. And whether tasks with a
