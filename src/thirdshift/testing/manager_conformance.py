@@ -1002,16 +1002,19 @@ class ManagerConformance:
 
     def test_leaving_waits_for_the_work_in_hand_and_leaves_the_rest(self) -> None:
         """What runs ends, what waits stays on disk; the next manager does it."""
-        held = [self.busy(), self.busy()]
+        held, said = self.busy(), self.signal("told")
+        told = self.manager.submit(self.functions.until_stopped, said.path)
+        said.wait()
         waiting = [self.manager.submit(self.functions.add, n, 1) for n in range(5)]
         stopping = threading.Thread(target=self.manager.shutdown)
         stopping.start()
-        for each in held:
-            each.released.release()
+        self.until(
+            lambda: self.manager.get_task_status(told.id) is TaskStatus.COMPLETED
+        )  # so nothing is begun any more
+        held.released.release()
         stopping.join(TIMEOUT_S)
         with self.open(start=False) as reader:
-            statuses = [reader.get_task_status(each.handle.id) for each in held]
-            assert statuses == [TaskStatus.COMPLETED] * 2
+            assert reader.get_task_status(held.handle.id) is TaskStatus.COMPLETED
             assert {reader.get_task_status(each.id) for each in waiting} == {TaskStatus.PENDING}
             assert {len(reader.handle(each.id).task.attempts) for each in waiting} == {0}
             assert reader.workers() == []
