@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from thirdshift.core.declare import is_coroutine_function
 from thirdshift.core.engine import TaskFilter
-from thirdshift.core.errors import ThirdshiftError, UsageError
+from thirdshift.core.errors import StoreError, ThirdshiftError, UsageError
 from thirdshift.core.events import Event, WorkerStopped
 from thirdshift.core.reference import reference_of, resolve
 from thirdshift.core.status import TaskStatus
@@ -260,6 +260,8 @@ class Executor(StandardExecutor):
         try:
             task = wait.look()
         except Exception as error:  # noqa: BLE001  # deleted, or the store does not answer: who waits must learn of it
+            if self._worker_has_stopped and isinstance(error, StoreError):
+                return  # closed with its manager; _break, which comes with that, says so
             _fail(future, error)
         else:
             if task is None:
