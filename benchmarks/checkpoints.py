@@ -31,19 +31,7 @@ from thirdshift.apps.training.state import MOMENTS, make_optimizer  # noqa: E402
 from thirdshift.apps.training.state_image import StateImage  # noqa: E402
 from thirdshift.host.files import sync_directory, sync_file  # noqa: E402
 
-FACTS = CheckpointFacts(
-    plan_hash="",
-    base_hash="",
-    data_name="",
-    step=1,
-    total_steps=2,
-    epoch=0,
-    first_losses=(1.0,),
-    last_losses=(1.0,),
-    tokens=0,
-    seconds=0.0,
-    numerics={},
-)
+FACTS = CheckpointFacts(plan_hash="", base_hash="", data_name="", step=1, total_steps=2, numerics={})
 STEPS_A_BLOCK = 8
 CHILD = """
 import json, sys

@@ -14,12 +14,8 @@ FACTS = CheckpointFacts(
     data_name="rows.jsonl",
     step=5,
     total_steps=9,
-    epoch=0,
-    first_losses=(2.5,),
     last_losses=(0.5,),
-    tokens=10,
-    seconds=0.5,
-    numerics={"threads": "2"},
+    numerics={},
 )
 
 

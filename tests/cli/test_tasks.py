@@ -214,7 +214,9 @@ def test_tasks_are_found_by_their_words(shell, work) -> None:
     assert manager.handle(task_id).result(120) == 3
     failed = shell.submit("functions:fail", "splendid isolation", "--max-retries", "0")
     manager.handle(failed).wait(120)
-    while not manager.search_state().is_on:  # the worker's thread that keeps it has just begun
+    deadline = time.monotonic() + 120
+    while not manager.search_state().is_on:  # nobody announces that the worker's thread that keeps it has begun
+        assert time.monotonic() < deadline, "no index is kept"
         time.sleep(0.01)
     assert failed in shell("tasks", "search", "error:splendid", "isolation").stdout
     (match,) = shell.json("tasks", "search", '"splendid isolation"')["matches"]

@@ -26,7 +26,7 @@ def bench(session: Session, seconds: float, folder: Path | None) -> None:
 
     \b
     thirdshift bench
-    thirdshift --json bench --on /mnt/data --seconds 5
+    thirdshift --json bench --on backups --seconds 5
     """
     from thirdshift.testing.bench import measure  # noqa: PLC0415  # other commands need no thread pools
 

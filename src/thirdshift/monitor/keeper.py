@@ -4,12 +4,12 @@ It is never on the way of a task: when it does not come to it, readers add up mo
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from thirdshift.core.engine import WorkerEngine
 from thirdshift.core.errors import StoreError
+from thirdshift.host.loop import Loop
 
 _logger = logging.getLogger("thirdshift.monitor")
 
@@ -44,19 +44,17 @@ class MonitorKeeper:
         self._chores = [_Due(*each) for each in chores]
         self._everywhere = [_Due(*each) for each in everywhere]
         self._uncount: Callable[[], None] | None = None
-        self._is_stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="thirdshift-monitor", daemon=True)
+        self._is_set_up = False
+        self._loop = Loop("monitor", self._look, retry_s=_INTERVAL_S)
 
     def start(self) -> None:
         """Count what ends from now on."""
         self._uncount = self._engine.count_ends()
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Stop; waits for the batch in hand. What ends from now on is counted until :meth:`end`."""
-        self._is_stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._loop.stop()
 
     def end(self) -> None:
         """Count no more; for when the worker is over."""
@@ -75,23 +73,13 @@ class MonitorKeeper:
             return max(_LEAST_PAUSE_S, _POLITENESS * (time.monotonic() - began))
         return _INTERVAL_S
 
-    def _run(self) -> None:
-        wait_s = 0.0
-        is_first = True
-        while not self._is_stopping.wait(wait_s):
-            try:
-                if is_first:
-                    self._engine.keep_executions(self._history)
-                    self._engine.switch_search(self._has_search)
-                    is_first = False
-                    wait_s = _INTERVAL_S  # programs that are over by then need no files for what nobody asks
-                else:
-                    wait_s = self.tick()
-            except StoreError:  # the worker meets it too, and says so
-                wait_s = _INTERVAL_S
-            except Exception:  # a fault of ours: nothing is lost by folding later
-                _logger.exception("monitor.failed")
-                wait_s = _INTERVAL_S
+    def _look(self) -> float:
+        if self._is_set_up:
+            return self.tick()
+        self._engine.keep_executions(self._history)
+        self._engine.switch_search(self._has_search)
+        self._is_set_up = True
+        return _INTERVAL_S  # programs that are over by then need no files for what nobody asks
 
 
 class _Due:

@@ -4,17 +4,12 @@ Any number of processes may do so for one store; which of them makes a task does
 every sleep, because the wall clock may be set meanwhile and a wake-up may be lost.
 """
 
-import logging
-import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 
 from thirdshift.core.clock import Clock
-from thirdshift.core.errors import StoreError
 from thirdshift.core.events import FireTimesMissed, Observer, SchedulesFired, ScheduleUnusable
 from thirdshift.core.schedule_store import ScheduleStore
-
-_logger = logging.getLogger("thirdshift.scheduler")
+from thirdshift.host.loop import Loop
 
 SAFETY_INTERVAL_S = 1.0
 _WITHOUT_SCHEDULES_S = 30.0
@@ -44,24 +39,22 @@ class Scheduler:
         self._check_interval_s = check_interval_s
         self._declare = declare
         self._unusable: dict[str, str] = {}
-        self._woken = threading.Event()
-        self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name="thirdshift-scheduler", daemon=True)
+        self._loop = Loop("scheduler", self.tick, retry_s=check_interval_s, fault_s=_AFTER_FAULT_S)
+        self._unlisten: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Look at once, and from now on."""
-        self._thread.start()
+        self._unlisten = self._store.on_change(self.wake)
+        self._loop.start()
 
     def stop(self) -> None:
         """Stop; waits for the look in hand."""
-        self._is_stopping = True
-        self._woken.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._loop.stop()
+        self._unlisten()
 
     def wake(self) -> None:
         """Look at once; from any thread."""
-        self._woken.set()
+        self._loop.wake()
 
     def tick(self) -> float:
         """Look once; returns the seconds until it should be done again."""
@@ -79,21 +72,3 @@ class Scheduler:
             return self._check_interval_s if tick.failed else max(_WITHOUT_SCHEDULES_S, self._check_interval_s)
         left_s = (tick.next_at - self._clock.now()).total_seconds()
         return max(_SHORTEST_S, min(left_s, self._check_interval_s))
-
-    def _run(self) -> None:
-        with ExitStack() as at_end:
-            at_end.callback(self._store.on_change(self.wake))
-            while not self._is_stopping:
-                self._woken.clear()
-                wait_s = self._look()
-                if not self._is_stopping:
-                    self._woken.wait(wait_s)
-
-    def _look(self) -> float:
-        try:
-            return self.tick()
-        except StoreError:  # the worker meets it too, and says so
-            return self._check_interval_s
-        except Exception:  # a fault of ours: the tasks that are there still run
-            _logger.exception("scheduler.failed")
-            return _AFTER_FAULT_S

@@ -12,17 +12,7 @@ import pytest
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointFacts, CheckpointGone, CheckpointStore, SetAside
 
 FACTS = CheckpointFacts(
-    plan_hash="one plan",
-    base_hash="base",
-    data_name="train.jsonl",
-    step=1,
-    total_steps=9,
-    epoch=0,
-    first_losses=(2.5,),
-    last_losses=(2.5,),
-    tokens=10,
-    seconds=0.5,
-    numerics={"threads": "2"},
+    plan_hash="one plan", base_hash="base", data_name="train.jsonl", step=1, total_steps=9, numerics={"threads": "2"}
 )
 
 

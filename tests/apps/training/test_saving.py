@@ -22,17 +22,7 @@ from thirdshift.apps.training.staging import NoRoom, StagingBuffer, demand_disk
 from thirdshift.storage.verified import CHUNK_BYTES, verify
 
 FACTS = CheckpointFacts(
-    plan_hash="one plan",
-    base_hash="base",
-    data_name="train.jsonl",
-    step=1,
-    total_steps=9,
-    epoch=0,
-    first_losses=(2.5,),
-    last_losses=(2.5,),
-    tokens=10,
-    seconds=0.5,
-    numerics={"threads": "2"},
+    plan_hash="one plan", base_hash="base", data_name="train.jsonl", step=1, total_steps=9, numerics={"threads": "2"}
 )
 WEIGHTS = bytes(range(256)) * 20_000  # some five chunks
 FILES = [("model.safetensors", 0, len(WEIGHTS)), ("ledger.bin", 0, 100), ("empty", 0, 0)]

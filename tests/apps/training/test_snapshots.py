@@ -13,19 +13,7 @@ from thirdshift.apps.training.snapshots import NoCheckpoint, SnapshotNotFound, S
 from thirdshift.core.errors import DamagedDirectory, UnsafePath
 from thirdshift.storage.verified import verify
 
-FACTS = CheckpointFacts(
-    plan_hash="p",
-    base_hash="b",
-    data_name="data.jsonl",
-    step=1,
-    total_steps=2,
-    epoch=0,
-    first_losses=(),
-    last_losses=(),
-    tokens=0,
-    seconds=0.0,
-    numerics={},
-)
+FACTS = CheckpointFacts(plan_hash="p", base_hash="b", data_name="data.jsonl", step=1, total_steps=2, numerics={})
 
 PRUNER = """
 import sys

@@ -55,14 +55,14 @@ class CheckpointFacts:
     step: int
     """Optimizer steps done."""
     total_steps: int
-    epoch: int
-    first_losses: tuple[float, ...]
+    epoch: int = 0
+    first_losses: tuple[float, ...] = ()
     """Losses of the first steps, at most ten."""
-    last_losses: tuple[float, ...]
+    last_losses: tuple[float, ...] = ()
     """Losses of the newest steps, at most ten."""
-    tokens: int
+    tokens: int = 0
     """Tokens read so far."""
-    seconds: float
+    seconds: float = 0.0
     """Seconds trained so far, all attempts together."""
     numerics: dict[str, str]
     """What may change the last bits of a result: versions, threads, instruction set, dtype."""

@@ -374,11 +374,6 @@ def _facts_at_start(plan: Plan, numerics: dict[str, str], precision: str) -> Che
         data_name=plan.facts.data_name,
         step=0,
         total_steps=plan.total_steps,
-        epoch=0,
-        first_losses=(),
-        last_losses=(),
-        tokens=0,
-        seconds=0.0,
         numerics=numerics,
         loss_scale=(LossScale.first(precision).factor, 0),
     )

@@ -12,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -104,7 +105,7 @@ class Memory:
             yield Sizes(victims, folder, kept, cases, fault, "limits of memory")
 
 
-class _Room:
+class _Room(ABC):
     """How much room one victim has."""
 
     may_die = False
@@ -125,9 +126,9 @@ class _Room:
             shutil.copytree(folder, kept, dirs_exist_ok=True)
         return found
 
+    @abstractmethod
     def case(self, folder: Path, fault: str | None) -> Case:
         """Return what is done to the victim."""
-        raise NotImplementedError
 
     def judge_after(self, tale: Tale) -> Iterator[Violation]:  # noqa: ARG002  # where nothing is promised
         """Judge what it did when it had room again."""
