@@ -59,7 +59,7 @@ def test_the_sizes_of_all_pools(tmp_path: Path) -> None:
     assert load_settings(tmp_path).pools == {"thread": 4, "process": 4, "async": 100}
     (tmp_path / "thirdshift.yaml").write_text("threaded_worker: {max_workers: 2}\nasync_worker: {max_workers: 500}\n")
     assert load_settings(tmp_path).pools == {"thread": 2, "process": 2, "async": 500}
-    assert problems_of(tmp_path, "async_worker: {max_workers: 0}") == ["1:15: max_workers is 0; it must be 1 or more"]
+    assert problems_of(tmp_path, "async_worker: {max_workers: 0}") == ["1:16: max_workers is 0; it must be 1 or more"]
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
@@ -104,16 +104,16 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("a: b: c", "1:5: mapping values are not allowed here"),
         ("database: *nowhere", "1:11: found undefined alias 'nowhere'"),
         ("database: a\n---\ndatabase: b", "2:1: but found another document"),
-        ("threaded_worker: {max_workers: 0}", "1:18: max_workers is 0; it must be 1 or more"),
+        ("threaded_worker: {max_workers: 0}", "1:19: max_workers is 0; it must be 1 or more"),
         (
             "threaded_worker: {queue_wait_seconds: -1}",
-            "1:18: queue_wait_seconds is -1; it must be 0 or more",
+            "1:19: queue_wait_seconds is -1; it must be 0 or more",
         ),
         ("aliases: [a]", "1:10: aliases must hold keys with values"),
         ("aliases: {'a:f': 1}", "1:18: aliases.a:f must be text, not 1"),
         ("aliases: {1: 'a:f'}", "1:11: a key of aliases must be text, not 1"),
         ("aliases:\n  a:f: b:f\n  a:f: c:f", "3:3: the key aliases.a:f stands here twice"),
-        ("threaded_worker: {queue_size: -1}", "1:18: queue_size is -1; it must be 1 or more"),
+        ("threaded_worker: {queue_size: -1}", "1:19: queue_size is -1; it must be 1 or more"),
         (
             "worker_type: thread",
             "1:1: worker_type is 'thread'; it may be threaded, process, async, celery; did you mean",
@@ -303,7 +303,7 @@ def test_schedules_in_the_file(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_schedules_is_told_at_once(tmp_path: Path) -> None:
-    """Bad cron, bad zone, a misspelt key, two rules; each with its place."""
+    """Bad cron, bad zone, a misspelt key, two rules; each with its place, and no mistake hides another."""
     found = problems_of(
         tmp_path,
         "schedules:\n"
@@ -311,14 +311,22 @@ def test_what_is_wrong_with_schedules_is_told_at_once(tmp_path: Path) -> None:
         "  b: {function: 'm:f', cron: '* * * * *', timezone: Europe/Berln}\n"
         "  c: {function: 'm:f', crn: '* * * * *', every_seconds: 5}\n"
         "  d: {function: 'm', every_seconds: 5, at: '2030-01-01'}\n"
-        "  e: {function: 'm:f', every_seconds: 5, overlap: allow}\n",
+        "  e: {function: 'm:f', every_seconds: 5, overlap: allow}\n"
+        "  f: {function: 'm:f', cron: '61 * * * *', timezone: Europe/Berln, missed: never}\n",
     )
-    assert [problem.partition(" ")[0] for problem in found] == ["2:6:", "3:6:", "4:24:", "5:6:", "6:6:"]
-    for problem, words in zip(
-        found,
-        ["bad minute", "this machine does not know", "did you mean cron?", "not two of them", "'queue'"],
-        strict=True,
-    ):
+    expected = [
+        ("2:24:", "bad minute"),
+        ("3:43:", "this machine does not know"),
+        ("4:24:", "did you mean cron?"),
+        ("5:7:", "write module:function"),
+        ("5:6:", "not two of them"),
+        ("6:42:", "'queue'"),
+        ("7:24:", "bad minute"),
+        ("7:44:", "this machine does not know"),
+        ("7:68:", "'run_once'"),
+    ]
+    assert [problem.partition(" ")[0] for problem in found] == [place for place, _ in expected]
+    for problem, (_, words) in zip(found, expected, strict=True):
         assert words in problem
 
 

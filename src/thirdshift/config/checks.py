@@ -5,10 +5,18 @@ import math
 from collections.abc import Sequence
 
 
+class Refused(ValueError):
+    """Values of a section are wrong. A problem that begins with ``KEY is`` is told at the place of that key."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
 def refuse(*problems: list[str]) -> None:
-    """Raise :class:`ValueError` with all *problems*, if there are any."""
+    """Raise :class:`Refused` with all *problems*, if there are any."""
     if any(problems):
-        raise ValueError("; ".join(problem for group in problems for problem in group))
+        raise Refused([problem for group in problems for problem in group])
 
 
 def less_than(least: float, **values: float) -> list[str]:

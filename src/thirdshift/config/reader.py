@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from thirdshift.config.checks import suggestion
+from thirdshift.config.checks import Refused, suggestion
 from thirdshift.core.errors import ConfigurationError
 
 _SIZE_LIMIT_BYTES = 1_000_000
@@ -159,7 +159,8 @@ class Reader:
         try:
             return target(**values)
         except ValueError as error:  # a check of the section's owner
-            self._problem(_culprit(node, str(error)), str(error))
+            for problem in error.problems if isinstance(error, Refused) else [str(error)]:
+                self._problem(_culprit(node, problem), problem)
             return None
 
     def _problem(self, node: yaml.Node, text: str) -> None:
@@ -178,11 +179,11 @@ def is_variable(node: yaml.Node) -> bool:
 
 
 def _culprit(node: yaml.Node, problem: str) -> yaml.Node:
-    """Return the variable that an owner's check complains about, else the section."""
+    """Return the key that an owner's check complains about, or the variable that has set it; else the section."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            if is_variable(value) and f"{key.value} is " in problem:
-                culprit: yaml.Node = value
+            if problem.startswith(f"{key.value} is "):
+                culprit: yaml.Node = value if is_variable(value) else key
                 return culprit
     return node
 

@@ -239,25 +239,38 @@ class ScheduleConfig:
         problems = (
             [] if _FUNCTION.fullmatch(self.function) else [f"function is {self.function!r}; write module:function"]
         )
-        try:
-            _ = self.schedule
-        except (UsageError, ValueError) as error:  # also a moment that is none
-            problems.append(str(error))
+        # Each alone, so that no mistake hides another.
+        parts: list[dict[str, Any]] = [{"cron": self.cron, "every": self.every_seconds, "at": self.at}]
+        parts += [{"every": _ANY_SPAN_S, name: getattr(self, name)} for name in _OPTIONS]
+        parts.append({"every": _ANY_SPAN_S, "jitter": self.jitter_seconds})
+        for part in parts:
+            try:
+                _schedule_of(**part)
+            except (UsageError, ValueError) as error:  # also a moment that is none
+                problems.append(str(error))
         refuse(problems)
 
     @property
     def schedule(self) -> Schedule:
         """Its rule."""
-        return Schedule(
+        return _schedule_of(
             cron=self.cron,
             every=self.every_seconds,
-            at=None if self.at is None else datetime.fromisoformat(self.at),
+            at=self.at,
             timezone=self.timezone,
             missed=self.missed,
             max_missed=self.max_missed,
             overlap=self.overlap,
             jitter=self.jitter_seconds,
         )
+
+
+_ANY_SPAN_S = 60.0
+_OPTIONS = ("timezone", "missed", "max_missed", "overlap")
+
+
+def _schedule_of(*, at: str | None = None, **parts: Any) -> Schedule:
+    return Schedule(at=None if at is None else datetime.fromisoformat(at), **parts)
 
 
 WITHOUT_EFFECT = ("celery_worker",)
