@@ -9,17 +9,15 @@ Subclass :class:`EngineConformance` in a test module and say how the engine is o
 The pools and the manager have suites of their own in ``thirdshift.testing.manager_conformance``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from thirdshift.core import codec
-from thirdshift.core.clock import Clock
-from thirdshift.core.engine import ClaimRequest, Exchange, FailureGroup, Registration, TaskFilter, WorkerEngine
+from thirdshift.core.engine import ClaimRequest, Exchange, FailureGroup, TaskFilter
 from thirdshift.core.errors import QueueFull, UniqueConflict
 from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Ending, Settlement, settle
@@ -37,7 +35,7 @@ from thirdshift.core.task import (
     Traces,
     UniqueKey,
 )
-from thirdshift.testing.clock import FakeClock
+from thirdshift.testing.engine_suite import EngineSuite
 from thirdshift.testing.tasks import new_task
 
 BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
@@ -68,26 +66,8 @@ class FakeSeat:
         self.is_left = True
 
 
-class EngineConformance:
+class EngineConformance(EngineSuite):
     """Subclass it and define :meth:`open_engine`."""
-
-    clock: FakeClock
-    engine: WorkerEngine
-    worker: Registration
-
-    def open_engine(self, folder: Path, clock: Clock) -> WorkerEngine:
-        """Return an open, empty engine that keeps its tasks in *folder*."""
-        raise NotImplementedError
-
-    @pytest.fixture(autouse=True)
-    def an_open_engine(self, tmp_path: Path) -> Iterator[None]:
-        """Give every test an empty engine with one registered worker."""
-        self.clock = FakeClock()
-        self.engine = self.open_engine(tmp_path, self.clock)
-        self.worker = self.engine.register(slots=8)
-        yield
-        self.worker.close()
-        self.engine.close()
 
     # What the tests say
 

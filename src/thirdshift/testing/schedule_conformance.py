@@ -1,51 +1,29 @@
-"""The suite for whoever stores schedules: what ``thirdshift.core.schedule_store`` promises, as tests. ::
+"""The suite for whoever stores schedules: what ``thirdshift.core.schedule_store`` promises, as tests.
 
-class TestMySchedules(ScheduleConformance):
-    def open_engine(self, folder, clock):
-        return MyEngine(folder / "tasks", clock=clock)
+Subclass :class:`ScheduleConformance`, as the suite of ``thirdshift.testing.conformance``.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from thirdshift.core import codec
-from thirdshift.core.clock import Clock
-from thirdshift.core.engine import ClaimRequest, Registration, WorkerEngine
+from thirdshift.core.engine import ClaimRequest
 from thirdshift.core.outcome import Ending, settle
 from thirdshift.core.schedule import MOST_QUEUED, FireKind, Schedule
 from thirdshift.core.schedule_store import FROM_CODE, Fire, NewSchedule, ScheduleState
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask, Claim, PoolKind, TaskSpec
-from thirdshift.testing.clock import FakeClock
+from thirdshift.testing.clock import START
+from thirdshift.testing.engine_suite import EngineSuite
 
-START = datetime(2030, 1, 1, tzinfo=UTC)
 _DAY_S = 86_400.0
 
 
-class ScheduleConformance:
+class ScheduleConformance(EngineSuite):
     """Subclass it and define :meth:`open_engine`."""
-
-    clock: FakeClock
-    engine: WorkerEngine
-    worker: Registration
-
-    def open_engine(self, folder: Path, clock: Clock) -> WorkerEngine:
-        """Return an open, empty engine that keeps its tasks in *folder*."""
-        raise NotImplementedError
-
-    @pytest.fixture(autouse=True)
-    def an_open_engine(self, tmp_path: Path) -> Iterator[None]:
-        """Give every test an empty engine with one registered worker."""
-        self.clock = FakeClock(START)
-        self.engine = self.open_engine(tmp_path, self.clock)
-        self.worker = self.engine.register(slots=8)
-        yield
-        self.worker.close()
-        self.engine.close()
 
     # What the tests say
 

@@ -4,18 +4,14 @@ What a store looks like between two steps of the work is seen first, from victim
 victim must leave the state before the step in which it died or the one after it, and the next worker must finish all.
 """
 
-import json
 import random
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from thirdshift import BackgroundTaskManager
 from thirdshift.core.errors import StoreError
@@ -26,6 +22,7 @@ from thirdshift.engines.sqlite.queries import migrations
 from thirdshift.testing.clock import FakeClock
 from thirdshift.testing.torture.checker import Violation
 from thirdshift.testing.torture.harness import Broken, Verdict, demand
+from thirdshift.testing.torture.program import Program
 from thirdshift.testing.torture.statement_victim import EARLY, FILE_NAME, NEVER, NO_FENCE, NO_TRANSACTION
 
 State = dict[str, Any]
@@ -43,22 +40,13 @@ class Death(NamedTuple):
     """How many it has made, if nobody died."""
 
 
-class Victims:
+class Victims(Program):
     """The process that forks one victim for each case."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__("thirdshift.testing.torture.statement_victim")
         self._folder = folder
         self._cases = 0
-        program = [sys.executable, "-W", "error", "-m", "thirdshift.testing.torture.statement_victim"]
-        self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=60)
 
     def kill_at(self, statement: int, fault: str | None = None, *, source: Path | None = None) -> Death:
         """Kill one at that statement, or at none; with the folder *source* it only opens the file in a copy of it."""
@@ -68,16 +56,8 @@ class Victims:
             folder.mkdir()
         else:
             shutil.copytree(source, folder)
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
         case = {"folder": str(folder), "die_at": statement, "fault": fault, "only_open": source is not None}
-        process.stdin.write(json.dumps(case) + "\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        if not answer:
-            raise RuntimeError("the program that makes victims has ended; what it says stands on standard error")
-        return Death(folder, **json.loads(answer))
+        return Death(folder, **self.ask(case))
 
 
 # What must be true of a file

@@ -1,14 +1,11 @@
 """Victims of a fault, from the side of the harness: make one, read what it was told, judge what it left."""
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from thirdshift.testing.torture.checker import Violation, calls_of, judge_end, judge_promises, look
+from thirdshift.testing.torture.program import Program
 from thirdshift.testing.torture.workload import FILE_NAME, go_on
 
 
@@ -41,35 +38,15 @@ class Tale:
     """Its exit code; negative: the signal that ended it."""
 
 
-class Victims:
+class Victims(Program):
     """The program that forks them; one at a time."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "thirdshift.testing.torture.victim"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=60)
+        super().__init__("thirdshift.testing.torture.victim")
 
     def make(self, case: Case) -> Tale:
         """Make one victim and wait for its end."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asdict(case)) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError("the program that makes victims has ended")
-        return Tale(**json.loads(answer))
+        return Tale(**self.ask(asdict(case)))
 
 
 def judge(tale: Tale, folder: Path, *, may_die: bool = False) -> list[Violation]:
