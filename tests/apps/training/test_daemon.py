@@ -689,9 +689,10 @@ def test_a_value_that_cannot_be_is_refused(daemon: Daemon) -> None:
     (daemon.root / "thirdshift.yaml").write_text("training:\n  max_attempts: 0\n  poll_interval_s: .inf\n")
     done = thirdshift(daemon.root, "up")
     assert done.returncode == 78
-    assert "2:3: poll_interval_s is inf; it must be 0.01 or more; max_attempts is 0" in done.stderr
+    assert "thirdshift.yaml:2:3: max_attempts is 0; it must be 1 or more" in done.stderr
+    assert "thirdshift.yaml:3:3: poll_interval_s is inf; it must be 0.01 or more" in done.stderr
     (daemon.root / "thirdshift.yaml").write_text("training:\n  model: {size: huge}\n")
-    assert "2:10: size is 'huge'; it may be 'nano' or 'tiny' or 'small'" in thirdshift(daemon.root, "up").stderr
+    assert "2:11: size is 'huge'; it may be 'nano' or 'tiny' or 'small'" in thirdshift(daemon.root, "up").stderr
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_message(daemon: Daemon) -> None:
