@@ -8,6 +8,7 @@ noticed there, and is written by transformers at every checkpoint, which is slow
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,19 @@ class _Tensor:
     begin: int
     """First byte, counted from the end of the header."""
     end: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StagedTensors:
+    """A safetensors file in staged memory: its header, and for the name of each tensor the memory it is copied to."""
+
+    header: bytes
+    places: Mapping[str, torch.Tensor]
+    size_bytes: int
+
+    def copy(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for name, place in self.places.items():
+            place.copy_(tensors[name].detach())
 
 
 class StateImage:
@@ -66,14 +80,17 @@ class StateImage:
             self._weights = _tensors_of(self._weights_header)
             self.buffer = StagingBuffer(self._capacity(rows))
             self._bytes = torch.frombuffer(self.buffer.view, dtype=torch.uint8)
+            self._weights_places = self._placed(0, self._weights_header, self._weights)
+            self._optimizer_places: _StagedTensors | None = None
             self.is_direct = self._holds_what_it_stores() and self._stages_as(weights)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def stage(self, ledger: bytes) -> list[StagedFile]:
         """Copy the state as it is into the buffer; returns the files and where their bytes lie."""
-        files = [self._stage_weights()]
-        files.append(self._stage_optimizer(_after(files)))
+        with _one_thread():
+            files = [self._stage_weights()]
+            files.append(self._stage_optimizer(_after(files)))
         for name, content in [*self._small.items(), (LEDGER_FILE, ledger)]:
             files.append((name, _after(files), len(content)))
             self._put(files[-1][1], content)
@@ -86,9 +103,7 @@ class StateImage:
     def _stage_weights(self) -> StagedFile:
         if self.is_direct:
             self._put(0, self._weights_header)
-            state = self._model.state_dict()
-            for each in self._weights:
-                self._copy(len(self._weights_header), each, state[each.name])
+            self._weights_places.copy(self._model.state_dict())
         else:
             try:
                 self._write_by_transformers()
@@ -100,12 +115,13 @@ class StateImage:
     def _stage_optimizer(self, offset: int) -> StagedFile:
         """Parameters that have had no gradient yet have no state, and no place in the file."""
         found = dict(self._moments())
-        tensors = _laid_out(found)
-        header = _header(tensors)
-        self._put(offset, header)
-        for each in tensors:
-            self._copy(offset + len(header), each, found[each.name])
-        return (OPTIMIZER_FILE, offset, len(header) + (tensors[-1].end if tensors else 0))
+        places = self._optimizer_places
+        if places is None or places.places.keys() != found.keys():
+            tensors = _laid_out(found)
+            places = self._optimizer_places = self._placed(offset, _header(tensors), tensors)
+        self._put(offset, places.header)
+        places.copy(found)
+        return (OPTIMIZER_FILE, offset, places.size_bytes)
 
     def _moments(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self._named:
@@ -145,9 +161,26 @@ class StateImage:
     def _put(self, offset: int, content: bytes) -> None:
         self.buffer.view[offset : offset + len(content)] = content
 
-    def _copy(self, offset: int, place: _Tensor, tensor: torch.Tensor) -> None:
-        part = self._bytes[offset + place.begin : offset + place.end]
-        part.view(place.dtype).view(tuple(place.shape)).copy_(tensor.detach())
+    def _placed(self, offset: int, header: bytes, tensors: Sequence[_Tensor]) -> _StagedTensors:
+        """Return the file of *tensors* at *offset* of the staged memory."""
+        first = offset + len(header)
+        places = {
+            each.name: self._bytes[first + each.begin : first + each.end].view(each.dtype).view(tuple(each.shape))
+            for each in tensors
+        }
+        size_bytes = len(header) + max((each.end for each in tensors), default=0)
+        return _StagedTensors(header=header, places=places, size_bytes=size_bytes)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Copy with one thread: it moves bytes as fast as memory does, and meets no other at hundreds of barriers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _after(files: Sequence[StagedFile]) -> int:
