@@ -48,7 +48,8 @@ schedules: $(VENV)/.dev ## Run ten simulated years of schedules in 13 zones, wit
 # Three minutes on a quiet machine; KILLS=1000, or THIRDSHIFT_SEED=n for other moments.
 trainings: $(VENV)/.dev ## Kill trainings 100 times at random moments, and damage 1000 checkpoints
 	THIRDSHIFT_KILLS=$(or $(filter-out 200,$(KILLS)),100) THIRDSHIFT_FLIPS=1000 $(BIN)/python -m pytest \
-		tests/apps/training/test_training_kills.py tests/apps/training/test_checkpoints.py --timeout=3600 $(ARGS)
+		tests/apps/training/test_training_kills.py tests/apps/training/test_checkpoints.py \
+		tests/apps/training/test_trainer.py --timeout=3600 $(ARGS)
 
 lint: $(VENV)/.dev ## Check style and the direction of imports
 	$(BIN)/ruff check $(SOURCES)

@@ -1,12 +1,15 @@
 """Small models and small files for the tests of training; torch is loaded by the first test that asks for one."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
+from thirdshift.apps.training.checkpoints import CheckpointStore, SetAside
 from thirdshift.apps.training.train_file import share_processors
 
 share_processors()  # before the first test imports torch: spinning threads make these tests six times slower
@@ -83,3 +86,44 @@ def _make_model(family: str, nano_model: Path, directory: Path) -> Path:
     for name, content in tokenizer_files(nano_model).items():
         (directory / name).write_bytes(content)
     return directory
+
+
+Damage = Callable[[CheckpointStore, str, list[SetAside]], None]
+
+
+@pytest.fixture(scope="session")
+def damage_everywhere() -> Damage:
+    """Damages the newest of two checkpoints of a store, bit by bit and cut by cut; THIRDSHIFT_FLIPS times."""
+    return _damage_everywhere
+
+
+def _damage_everywhere(store: CheckpointStore, plan_hash: str, damaged: list[SetAside]) -> None:
+    """Damage the newest of two checkpoints of *store*, one byte or one cut at a time, over all stored bytes.
+
+    Each is to be found, named, and fallen back from; *damaged* is what the store reports to. Every other place is drawn
+    from the bytes, the others from the files, so that small ones get their share.
+    """
+    random = Random(int(os.environ.get("THIRDSHIFT_SEED", "1")))
+    good, newest = store.list()[-2:]
+    contents = {path: path.read_bytes() for path in _stored_files(newest.path)}
+    sizes = [len(content) for content in contents.values()]
+    for number in range(int(os.environ.get("THIRDSHIFT_FLIPS", "200"))):
+        path = random.choices(list(contents), weights=sizes if number % 2 else None)[0]
+        content = bytearray(contents[path])
+        place = random.randrange(len(content))
+        if number % 4 == 0:
+            del content[place:]
+        else:
+            content[place] ^= 1 << random.randrange(8)
+        path.write_bytes(content)
+        assert store.latest_verified(plan_hash) == good, (path.name, place)
+        aside = damaged.pop()
+        assert path.name in " ".join(aside.problems)
+        aside.path.rename(newest.path)
+        path.write_bytes(contents[path])
+    assert store.latest_verified(plan_hash) == newest
+    assert damaged == []
+
+
+def _stored_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,13 @@ class TestExactResume:
         assert [aside.path.name for aside in scene.damaged] == ["ckpt-000002"]
         assert name in " ".join(scene.damaged[0].problems)
         assert_same_bits(resumed.checkpoint, undisturbed)
+
+    def test_any_flipped_bit_of_a_real_checkpoint_is_found(
+        self, scene: Scene, damage_everywhere: Callable[..., None]
+    ) -> None:
+        """Of weights, optimizer, ledger, tokenizer and manifest: it is named, and the checkpoint before it is taken."""
+        scene.train(replace(SETTINGS, checkpoint_steps=10, keep_checkpoints=2))
+        damage_everywhere(scene.store, scene.plan.hash, scene.damaged)
 
     def test_a_finished_plan_is_not_trained_again(self, scene: Scene) -> None:
         """Called again it returns the same checkpoint without a step."""
