@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from thirdshift.apps.training import checkpoint_saver, staging
+from thirdshift.apps.training import checkpoint_saver, memory_watch, staging
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointStore, SetAside
 from thirdshift.apps.training.job import Progress
 from thirdshift.apps.training.layout import MicroBatch, micro_batches
@@ -21,6 +22,7 @@ from thirdshift.apps.training.loss import summed_loss
 from thirdshift.apps.training.model import create_tiny_model, load_model
 from thirdshift.apps.training.plan import Plan
 from thirdshift.apps.training.planning import build_plan
+from thirdshift.apps.training.run_manifest import RunManifest
 from thirdshift.apps.training.settings import TrainingSettings
 from thirdshift.apps.training.trainer import BaseChanged, Diverged, TrainingOutcome, train
 
@@ -73,6 +75,22 @@ def undisturbed(plan: Plan, nano_model: Path, tmp_path_factory: pytest.TempPathF
     outcome = Scene(tmp_path_factory.mktemp("undisturbed"), plan, nano_model).train()
     assert outcome.checkpoint is not None
     return outcome.checkpoint
+
+
+def replant(scene: Scene, folder: Path) -> Plan:
+    """Give *scene* a copy of its plan of its own: what stands beside a plan is of one training."""
+    shutil.copytree(scene.plan.directory, folder / "plan")
+    scene.plan = Plan.load(folder / "plan")
+    return scene.plan
+
+
+def count_one_more_kill(folder: Path) -> Path:
+    """Return a copy of the kernel's figures, by which one more process was killed for want of memory."""
+    figures = dict(line.split() for line in memory_watch.VMSTAT.read_text().splitlines())
+    figures["oom_kill"] = str(int(figures["oom_kill"]) + 1)
+    copy = folder / "vmstat"
+    copy.write_text("".join(f"{name} {value}\n" for name, value in figures.items()))
+    return copy
 
 
 def stop_after(micro_batches: int) -> Callable[[], bool]:
@@ -163,6 +181,30 @@ class TestExactResume:
         scene.base = tmp_path / "other"
         with pytest.raises(BaseChanged):
             scene.train()
+
+
+@pytest.mark.skipif(not memory_watch.VMSTAT.exists(), reason="the kernel counts what it kills in Linux's /proc only")
+class TestKilledForMemory:
+    def test_the_next_attempt_takes_half_as_many_rows_at_once(
+        self, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """From the step on at which it goes on: the kernel counts such kills, and its count has risen."""
+        plan = replant(scene, tmp_path)
+        kill_after(scene, 5)
+        monkeypatch.setattr(memory_watch, "VMSTAT", count_one_more_kill(tmp_path))
+        outcome = scene.train()
+        assert outcome.finished
+        (begin, whole), (step, half) = outcome.manifest.micro_batch_sizes
+        assert (begin, whole, half) == (0, 3, 1)
+        assert 0 < step < TOTAL_STEPS
+        assert RunManifest.load(plan) == outcome.manifest
+
+    def test_what_was_killed_for_another_reason_goes_on_as_it_was(self, scene: Scene, tmp_path: Path) -> None:
+        """A kill by a person, or by a daemon that ends, changes no bit; and who ended by himself was not killed."""
+        replant(scene, tmp_path)
+        kill_after(scene, 5)
+        assert scene.train(should_stop=stop_after(2)).manifest.micro_batch_sizes == ((0, 3),)
+        assert not [*tmp_path.glob("*.memory.json")]
 
 
 class TestLoop:

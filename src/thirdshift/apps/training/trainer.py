@@ -23,6 +23,7 @@ from thirdshift.apps.training.layout import micro_batches
 from thirdshift.apps.training.layout_check import check_layout
 from thirdshift.apps.training.ledger import RowLedger
 from thirdshift.apps.training.loss import summed_loss
+from thirdshift.apps.training.memory_watch import MemoryWatch
 from thirdshift.apps.training.model import load_model, model_hash, tokenizer_files
 from thirdshift.apps.training.plan import Plan
 from thirdshift.apps.training.precision import LossScale, computing, device_here, is_out_of_memory, precision_here
@@ -95,9 +96,12 @@ def train(
     """
     trainer = Trainer.recover(plan, base=base, store=store, clock=clock)
     pace = _Pace(plan, clock, first_step=trainer.facts.step)
+    memory = MemoryWatch(plan)
     try:
         if trainer.facts.step < plan.total_steps:
             trainer.prepare_saving(settings)
+            if memory.begin():
+                trainer.take_less_memory(trainer.facts.step)
         for step in range(trainer.facts.step, plan.total_steps):
             loss = trainer.take_step(step, should_stop)
             if loss is None:
@@ -106,6 +110,7 @@ def train(
             pace.report(step, loss, report, trainer.trouble)
         trainer.finish_saving()
     finally:
+        memory.end()
         trainer.close()
     return trainer.outcome()
 
@@ -169,16 +174,19 @@ class Trainer:
                 self._update(step, loss)
         except Exception as error:
             if is_out_of_memory(error):
-                raise self._with_less_memory(step) from error
+                raise OutOfMemory(step, self.take_less_memory(step)) from error
             raise
         return loss
 
-    def _with_less_memory(self, step: int) -> ThirdshiftError:
+    def take_less_memory(self, step: int) -> int:
+        """Halve the micro-batches from *step* on, durably; returns their rows, or raises :class:`NotEnoughMemory`."""
         if self.manifest.layout == "alone" or self.manifest.micro_batch_size_of_step(step) == 1:
-            return NotEnoughMemory(self._plan.facts.data_name, step)
+            raise NotEnoughMemory(self._plan.facts.data_name, step)
         self.manifest = self.manifest.halved(step)
         self.manifest.save(self._plan)
-        return OutOfMemory(step, self.manifest.micro_batch_size_of_step(step))
+        rows = self.manifest.micro_batch_size_of_step(step)
+        _logger.warning("training.less_memory from_step=%d micro_batch_size=%d", step + 1, rows)
+        return rows
 
     def _accumulate(self, step: int, should_stop: Callable[[], bool]) -> float | None:
         """Gather the gradient of *step*, each part divided by the answer tokens of the whole step."""
