@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def watcher(tmp_path: Path, clock: Clock) -> FileWatcher:
-    return FileWatcher(tmp_path, settle_s=1.0, clock=clock)
+    return FileWatcher(tmp_path, settle_s=1.0, events=False, clock=clock)
 
 
 @pytest.fixture
@@ -148,5 +148,5 @@ def test_another_pattern_can_be_watched(tmp_path: Path, clock: Clock) -> None:
     """The pattern is that of the shell."""
     drop(tmp_path / "a.csv")
     drop(tmp_path / "a.jsonl")
-    watcher = FileWatcher(tmp_path, "*.csv", settle_s=0, clock=clock)
+    watcher = FileWatcher(tmp_path, "*.csv", settle_s=0, events=False, clock=clock)
     assert watcher.get_new_files() == [tmp_path / "a.csv"]

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from thirdshift.apps.training.arrivals import Arrivals
+from thirdshift.host.writers import is_open_for_writing
+
 Identity = tuple[int, int]
 """Device and inode: what stays the same when a file is renamed, and differs when a new one gets an old name."""
 
@@ -51,7 +54,12 @@ class FileWatcher:
     """Watches *directory* for files whose name matches *pattern*.
 
     Only regular files count: no symbolic links, no FIFOs, nothing whose name starts with a dot. The folder is looked
-    at when asked; for use by one thread.
+    at when asked, and *events* of the file system, where there are any, say what is complete already: closed after
+    writing, or renamed in. Every other file, and an empty one, has to settle. What a process still has open for writing
+    is not taken, where the system tells.
+
+    A loop may sleep until :meth:`fileno` is readable, then :meth:`drain` it and ask. *say* is told what a person should
+    know. For use by one thread.
     """
 
     def __init__(
@@ -60,24 +68,45 @@ class FileWatcher:
         pattern: str = "*.jsonl",
         *,
         settle_s: float = 1.0,
+        events: bool = True,
+        say: Callable[[str], None] = lambda _text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.directory = Path(directory)
         self.pattern = pattern
         self._rule = SettleRule(settle_s, clock)
+        self._arrivals = Arrivals(self.directory, say) if events else None
+        self._say = say
         self._last_look: dict[Path, Seen] = {}
         self._processed: dict[Identity, int] = {}
+        self._told_of: set[Identity] = set()
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that is readable when something arrived; ``None`` where that is found by looking only."""
+        return None if self._arrivals is None else self._arrivals.fileno()
+
+    def drain(self) -> None:
+        """Take note of what arrived."""
+        if self._arrivals is not None:
+            self._arrivals.drain()
+
+    def close(self) -> None:
+        """Give the descriptor back; files are found by looking from now on."""
+        if self._arrivals is not None:
+            self._arrivals.close()
 
     def get_new_files(self) -> list[Path]:
         """Finished files that were not marked yet, oldest first (time of last change, then name).
 
         A file is returned by every call until it is marked or gone.
         """
+        self.drain()
         look = sorted(self._look(), key=lambda seen: (seen.modified_ns, seen.path.name))
         self._last_look = {seen.path: seen for seen in look}
-        self._forget_processed_files_that_left(look)
+        self._forget_files_that_left(look)
         new = [seen for seen in look if self._processed.get(seen.identity) != seen.modified_ns]
-        return [seen.path for seen in self._rule.settled(new)]
+        settled = {seen.identity for seen in self._rule.settled(new)}
+        return [seen.path for seen in new if self._is_finished(seen, seen.identity in settled)]
 
     def size(self) -> int:
         """Number of files that were not marked yet, finished or not."""
@@ -90,12 +119,31 @@ class FileWatcher:
         """
         if seen := self._last_look.get(Path(path)):
             self._processed[seen.identity] = seen.modified_ns
+            if self._arrivals is not None:
+                self._arrivals.forget(seen.path.name)
 
     def get_directories(self) -> list[Path]:
         """Directories whose name matches: no training data, though their owner thinks so. By name."""
         with os.scandir(self.directory) as entries:
             found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
         return sorted(path for path in found if self._matches(path))
+
+    def _is_finished(self, seen: Seen, has_settled: bool) -> bool:
+        """Whether *seen* may be taken. An empty file is often one that its writer has only begun."""
+        name = seen.path.name
+        try:
+            is_written = is_open_for_writing(seen.path)
+        except OSError:  # gone meanwhile, or not for us to read: that is told by whoever takes it
+            is_written = None
+        if is_written:
+            if self._arrivals is not None:
+                self._arrivals.forget(name)
+            if has_settled and seen.identity not in self._told_of:
+                self._told_of.add(seen.identity)
+                self._say(f"{name} waits: a process has it open for writing")
+            return False
+        is_complete = self._arrivals is not None and self._arrivals.is_complete(name, is_written)
+        return has_settled or (is_complete and seen.size_bytes > 0)
 
     def _look(self) -> list[Seen]:
         with os.scandir(self.directory) as entries:
@@ -105,10 +153,13 @@ class FileWatcher:
     def _matches(self, path: Path) -> bool:
         return path.match(self.pattern) and not path.name.startswith(".")
 
-    def _forget_processed_files_that_left(self, look: list[Seen]) -> None:
+    def _forget_files_that_left(self, look: list[Seen]) -> None:
         """The system gives the inode of a deleted file to a new one, which must not pass for the old one."""
         present = {seen.identity for seen in look}
         self._processed = {identity: when for identity, when in self._processed.items() if identity in present}
+        self._told_of &= present
+        if self._arrivals is not None:
+            self._arrivals.keep({seen.path.name for seen in look})
 
 
 def look_at(path: Path) -> Seen | None:
