@@ -1,0 +1,47 @@
+"""What people order a running daemon to do, carried out in its loop."""
+
+from thirdshift import BackgroundTaskManager
+from thirdshift.apps.training.chores import Chores
+from thirdshift.apps.training.control import ControlFolder
+from thirdshift.apps.training.notices import Notify, Remarked
+from thirdshift.apps.training.tasks import TRAINING_QUEUE
+
+
+class Orders:
+    """Takes the words in the control folder and does what they say."""
+
+    def __init__(self, control: ControlFolder, manager: BackgroundTaskManager, chores: Chores, notify: Notify) -> None:
+        self._control = control
+        self._manager = manager
+        self._chores = chores
+        self._notify = notify
+        self.must_stop = False
+        """Whether the daemon is to end."""
+
+    def begin(self) -> None:
+        """Drop what was meant for the last daemon; its pause goes on."""
+        for word in self._control.clear_stale():
+            self._notify(Remarked(f"dropped the order {word}, which was meant for the last daemon"))
+        self._agree_on_pause()
+
+    def obey(self) -> None:
+        """Carry out the words that lie there."""
+        for word in self._control.take():
+            self._notify(Remarked(f"order: {word}"))
+            match word:
+                case "stop":
+                    self.must_stop = True
+                case "pause" | "resume":
+                    self._control.set_paused(word == "pause")
+                    self._agree_on_pause()
+                case "trigger_snapshot":
+                    self._chores.snapshot()
+                case _:
+                    self._notify(Remarked(f"{word} is not supported yet; nothing was done"))
+
+    def _agree_on_pause(self) -> None:
+        """Make the task queue agree with the pause: a laid-aside task must not start while it lasts."""
+        if self._control.is_paused:
+            self._manager.pause_queue(TRAINING_QUEUE)
+        else:
+            self._manager.resume_queue(TRAINING_QUEUE)

@@ -1,0 +1,59 @@
+"""The daemon's status, gathered from those who know it and written after every pass."""
+
+import os
+import time
+
+from thirdshift.apps.training.admission import Admission
+from thirdshift.apps.training.chores import Chores
+from thirdshift.apps.training.queue import TrainingQueue
+from thirdshift.apps.training.session import TrainingSession
+from thirdshift.apps.training.status import StatusFile, training_status
+from thirdshift.apps.training.troubles import Troubles
+from thirdshift.apps.training.workspace import TrainingWorkspace
+from thirdshift.host.disk import DiskGuard
+
+
+class Reporter:
+    """Writes ``status/training_status.json``."""
+
+    def __init__(
+        self,
+        workspace: TrainingWorkspace,
+        queue: TrainingQueue,
+        disk: DiskGuard,
+        session: TrainingSession,
+        chores: Chores,
+        admission: Admission,
+        troubles: Troubles,
+    ) -> None:
+        self._workspace = workspace
+        self._file = StatusFile(workspace.status_file)
+        self._queue = queue
+        self._disk = disk
+        self._session = session
+        self._chores = chores
+        self._admission = admission
+        self._troubles = troubles
+        self._started_at = time.time()
+
+    def found_a_crash(self) -> bool:
+        """Return whether the daemon before did not stop cleanly; before the first :meth:`write`."""
+        return (self._file.read() or {}).get("state") not in (None, "stopped")
+
+    def write(self, state: str | None = None) -> None:
+        """Write the status; *state* is given where it is not that of the work in hand."""
+        file = self._session.file
+        training = {"file": None if file is None else file.name, "last": self._session.last_result}
+        self._file.write(
+            training_status(
+                state=state or self._admission.state,
+                reason=self._admission.reason,
+                pid=os.getpid(),
+                started_at=self._started_at,
+                training={**training, **(self._session.progress or {})},
+                queue=self._queue.get_queue_status(),
+                background_tasks=self._chores.describe(),
+                disk=self._disk.check(self._workspace.root),
+                last_error=self._troubles.last_error,
+            )
+        )
