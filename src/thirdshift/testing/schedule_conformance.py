@@ -209,6 +209,38 @@ class ScheduleConformance(EngineSuite):
         (claim,) = self.claim()
         assert claim.id == third.id
 
+    def test_a_retry_waits_for_the_unfinished_one(self) -> None:
+        """Somebody wants a failed run again while the next one is under way: two never run at once."""
+        self.put(every=60)
+        self.tick(60.0)
+        (first,) = self.claim()
+        self.finish(first)
+        (second,) = self.tick(60.0)
+        assert second is not None
+        assert self.engine.retry(first.id)
+        assert self.engine.status(first.id) is TaskStatus.WAITING
+        (claim,) = self.claim()
+        assert claim.id == second.id
+        self.finish(claim)
+        assert [again.id for again in self.claim()] == [first.id]
+
+    def test_a_retry_is_not_waited_for_in_a_circle(self) -> None:
+        """What waits for the task itself opens no way around it: all run, one after another."""
+        self.put(every=60, overlap="queue")
+        self.tick(60.0)
+        (first,) = self.claim()
+        self.tick(60.0)
+        self.tick(60.0)
+        self.finish(first)
+        (second,) = self.claim()
+        assert self.engine.retry(first.id)
+        self.finish(second)
+        assert self.engine.retry(second.id)
+        for _ in range(3):
+            (claim,) = self.claim()
+            self.finish(claim)
+        assert self.claim() == []
+
     # Clocks that are set
 
     def test_a_clock_that_is_set_back_fires_nothing_twice(self) -> None:

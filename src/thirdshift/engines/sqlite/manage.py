@@ -54,6 +54,7 @@ def retry(connection: sqlite3.Connection, task_id: str, now_us: int) -> str | No
     unique.demand_free_key(connection, task_id)
     dependencies.demand_possible(connection, task_id)
     connection.execute(QUERY["forget_steps"], {"id": task_id})
+    connection.execute(QUERY["wait_for_siblings"], (task_id,))
     if not connection.execute(QUERY["retry"], {"id": task_id, "now": now_us}).rowcount:
         return None
     _record(connection, task_id, now_us, RETRIED)

@@ -19,21 +19,37 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from thirdshift.testing.torture import checker_fires, checker_ties
+
 Event = Mapping[str, Any]
 
 _LEGAL = {
-    "pending": {"running", "cancelled", "scheduled"},
-    "scheduled": {"pending", "cancelled"},
+    "pending": {"running", "cancelled", "scheduled", "waiting"},
+    "scheduled": {"pending", "cancelled", "waiting"},
     "waiting": {"pending", "scheduled", "cancelled"},
-    "retrying": {"pending", "cancelled", "scheduled"},
+    "retrying": {"pending", "cancelled", "scheduled", "waiting"},
     "running": {"completed", "failed", "cancelled", "retrying", "scheduled", "pending"},
-    "completed": {"pending"},
-    "failed": {"pending"},
-    "cancelled": {"pending"},
+    "completed": {"pending", "waiting"},
+    "failed": {"pending", "waiting"},
+    "cancelled": {"pending", "waiting"},
 }
 _FINISHED = ("completed", "failed", "cancelled")
 _WAITING = ("scheduled", "retrying")
 _COUNTED = ("failed", "timed_out")
+_RIPPLES = (
+    "submit",
+    "exchange",
+    "give_back",
+    "recover",
+    "rescue",
+    "cancel",
+    "retry",
+    "cancel_all",
+    "retry_all",
+    "tick",
+    "run_now",
+)
+"""Events that may finish a task or open it again, and so change what waits for it."""
 _MOST_WORKER_DEATHS = 10
 _MOST_CHANGES = 3
 """One pass of a worker may settle, promote and claim the same task."""
@@ -64,6 +80,7 @@ class Task(NamedTuple):
     finished_us: int | None
     key: str | None
     limit_key: str | None
+    schedule: str | None
     attempts: tuple[tuple[int, str, str, str], ...] = ()
     """(number, outcome, worker, result in hexadecimal digits), oldest first."""
     steps: tuple[tuple[str, str, str], ...] = ()
@@ -92,11 +109,14 @@ class Snapshot(NamedTuple):
     """(limit key, queue, pool, number of the most urgent pending task)."""
     events: frozenset[tuple[str, str]]
     """(task, kind)."""
+    ties: frozenset[checker_ties.Tie] = frozenset()
+    schedules: Mapping[str, checker_fires.Plan] = {}
+    fires: frozenset[checker_fires.Fire] = frozenset()
 
 
 _TASKS = """
 SELECT seq, id, status, attempt, failures, crashes, queue, pool, priority, due_at, owner,
-       cancel_requested_at IS NOT NULL, finished_at, unique_key, limit_key
+       cancel_requested_at IS NOT NULL, finished_at, unique_key, limit_key, schedule
 FROM task
 """
 
@@ -127,6 +147,8 @@ def read(connection: sqlite3.Connection, *, with_events: bool = True) -> Snapsho
             dict(key_limits),
             frozenset(key_lines),
             frozenset(events),
+            frozenset(map(checker_ties.Tie._make, connection.execute(checker_ties.QUERY))),
+            *checker_fires.read(connection),
         )
     finally:
         connection.execute("COMMIT")
@@ -195,8 +217,13 @@ class Watcher:
         self._before, self._now = self._now, read(self._connection, with_events=False)
         self._note_workers(event)
         touched = set(self._may_touch(event))
+        if event["op"] in _RIPPLES:
+            touched |= checker_ties.below(touched, self._before, self._now)
         found = [violation for task in self._ids() for violation in self._judge_task(task, event, task in touched)]
         found += [*self._judge_keys(), *self._judge_key_lines()]
+        self.checks.update({"I30": len(self._now.ties), "I36": len(self._now.fires)})
+        found += [Violation("I30", text) for text in checker_ties.judge(self._before, self._now, event)]
+        found += [Violation("I36", text) for text in checker_fires.judge(self._before, self._now, event)]
         judge = getattr(self, f"_judge_{event['op']}", None)
         if judge is not None:
             found += judge(event)
@@ -234,6 +261,9 @@ class Watcher:
             return [task for task, *_ in event["tasks"]]
         if op in ("cancel", "retry", "delete", "step"):
             return [event["task"]]
+        if op in ("tick", "run_now"):
+            tasks = [*self._before.tasks.values(), *self._now.tasks.values()]
+            return [task.id for task in tasks if task.schedule is not None]
         if op in ("cancel_all", "retry_all", "delete_all", "prune", "delete_finished"):
             wants_finished = op != "cancel_all"
             return [task.id for task in self._before.tasks.values() if task.is_finished is wants_finished]
@@ -429,7 +459,7 @@ class Watcher:
         self.checks["I4"] += 1
         before, now = self._before.tasks.get(event["task"]), self._now.tasks.get(event["task"])
         is_over = before is not None and before.is_finished
-        if event["told"] is True and (not is_over or now is None or now.status != "pending"):
+        if event["told"] is True and (not is_over or now is None or now.status not in ("pending", "waiting")):
             yield Violation("I4", f"the retry of {before} has led to {now}")
         if event["told"] is False and is_over:
             yield Violation("I4", f"{before} was not retried")
@@ -437,7 +467,12 @@ class Watcher:
     def _judge_delete(self, event: Event) -> Iterator[Violation]:
         before, now = self._before.tasks.get(event["task"]), self._now.tasks.get(event["task"])
         was_over = before is not None and before.is_finished
-        if event["told"] is not was_over or (was_over and now is not None):
+        if event["told"] is None:  # refused: it is still needed
+            if not any(
+                tie.parent == event["task"] and not self._now.tasks[tie.child].is_finished for tie in self._now.ties
+            ):
+                yield Violation("I30", f"the deletion of {before} was refused, and nothing unfinished needs it")
+        elif event["told"] is not was_over or (was_over and now is not None):
             yield Violation("I16", f"the deletion of {before} was answered by {event['told']} and has left {now}")
 
     # What is known from the history alone

@@ -20,6 +20,10 @@ COUNTS_ALL = "counts interruptions as failures"
 DELETES_ALL = "deletes what is not finished"
 NO_LIMIT = "minds no limit"
 NO_KEY_LIMIT = "minds no limit key"
+TOO_EARLY = "releases what waits for more"
+FORGETS_CHILDREN = "leaves waiting what can never run"
+NO_OVERLAP = "sees no unfinished task of a schedule"
+LOSES_FIRES = "drops fire times"
 
 _QUERIES: Mapping[str, Mapping[str, Callable[[str], str]]] = {
     NO_FENCE: {
@@ -38,6 +42,18 @@ _QUERIES: Mapping[str, Mapping[str, Callable[[str], str]]] = {
     },
     NO_KEY_LIMIT: {
         "runnable_keyed": lambda query: query.replace(", room))", ", 9))").replace("AND l.room > 0", ""),
+    },
+    TOO_EARLY: {
+        "release_dependants": lambda query: query.replace("AND d.state IN ('open', 'failed')", "AND d.state = 'failed'")
+    },
+    FORGETS_CHILDREN: {
+        "cancel_dependants": lambda query: query.replace("AND c.status = 'waiting'", "AND c.status = 'pending'")
+    },
+    NO_OVERLAP: {"unfinished_of_schedule": lambda query: query.replace("ORDER BY", "AND 0 ORDER BY")},
+    LOSES_FIRES: {
+        "fire_insert": lambda query: query.replace(
+            "VALUES (:schedule, :nominal, :kind, :now)", "SELECT :schedule, :nominal, :kind, :now WHERE 0"
+        )
     },
     NO_LIMIT: {"limits": lambda query: query.replace("SELECT concurrency,", "SELECT NULL,")},
 }

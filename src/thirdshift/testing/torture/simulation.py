@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from thirdshift.core.dependency import Dependency, Need
 from thirdshift.core.engine import ClaimRequest, TaskFilter
-from thirdshift.core.errors import ThirdshiftError, UniqueConflict
+from thirdshift.core.errors import ChangeRefused, DependencyCycle, ParentNotFound, ThirdshiftError, UniqueConflict
 from thirdshift.core.limits import QueueLimits
 from thirdshift.core.outcome import Ending, Settlement, settle
 from thirdshift.core.pruning import Limit
+from thirdshift.core.schedule import Missed, Overlap, Schedule
+from thirdshift.core.schedule_store import NewSchedule
 from thirdshift.core.status import FINISHED, TaskStatus
 from thirdshift.core.task import (
     AttemptOutcome,
@@ -52,6 +55,7 @@ _POOLS = (PoolKind.THREAD, PoolKind.PROCESS)
 _PRIORITIES = (0, 10, 10, 20)
 _KEYS = ("one", "two", "three")
 _LIMIT_KEYS = ("acme", "zeta")
+_SCHEDULES = ("hourly", "often")
 _SLOTS = 4
 _MOST_TASKS = 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,6 +149,8 @@ class World:
         self._actions = self._draw_actions()
         self._turns = rng.choice((0.0, 0.0, 0.05, 0.3))
         """How often somebody else goes first."""
+        self._ties = rng.choice((0.0, 0.1, 0.4, 0.8))
+        """How often a new task waits for others."""
 
     def told(self) -> list[str]:
         """Return the story, one event a line, the same at every run."""
@@ -201,6 +207,9 @@ class World:
             self._pause: 0.7,
             self._limit: 0.7,
             self._limit_key: 0.7,
+            self._schedule: 0.7,
+            self._change_schedule: 0.7,
+            self._tick: 3.0,
             self._kill: 1.0,
             self._close_worker: 0.5,
             self._register: 1.5,
@@ -315,6 +324,7 @@ class World:
             durable=rng.random() < 0.5,
             limit_key=rng.choice((None, None, *_LIMIT_KEYS)),
             unique=unique,
+            after=self._some_parents(),
         )
         count = 1 if unique is not None else rng.choice((1, 1, 1, 2, 5))
         wanted = [TaskId(f"{rng.getrandbits(128):032x}") for _ in range(count)]
@@ -327,8 +337,8 @@ class World:
         error = None
         try:
             ids = process.engine.submit([NewTask(task, b"[1,[],{}]", spec) for task in wanted])
-        except UniqueConflict as conflict:
-            error = type(conflict).__name__
+        except (UniqueConflict, ParentNotFound, DependencyCycle) as refusal:
+            error = type(refusal).__name__
         key = None if unique is None else unique.key
         self._tell(
             "submit",
@@ -339,6 +349,14 @@ class World:
             keys=[(key, wanted[0], ids[0])] if key is not None and ids else [],
             held_keys=sorted(self._held_keys),
         )
+
+    def _some_parents(self) -> tuple[Dependency, ...]:
+        """Return what a new task waits for: nothing most of the time, else some of the newest tasks."""
+        newest = list(self._watcher.tasks)[-12:]
+        if not newest or self._rng.random() >= self._ties:
+            return ()
+        parents = self._rng.sample(newest, min(len(newest), self._rng.choice((1, 1, 2, 3))))
+        return tuple(Dependency(parent, self._rng.choice((Need.SUCCESS, Need.SUCCESS, Need.ANY))) for parent in parents)
 
     def _cancel(self, process: _Process) -> None:
         task = self._some_id()
@@ -351,14 +369,19 @@ class World:
             return
         try:
             told: bool | None = process.engine.retry(task)
-        except UniqueConflict:
+        except ChangeRefused:
             told = None
         self._tell("retry", task=task, told=told)
 
     def _delete(self, process: _Process) -> None:
         task = self._some_id()
-        if task is not None:
-            self._tell("delete", task=task, told=process.engine.delete(task))
+        if task is None:
+            return
+        try:
+            told: bool | None = process.engine.delete(task)
+        except ChangeRefused:
+            told = None
+        self._tell("delete", task=task, told=told)
 
     def _change_all(self, process: _Process) -> None:
         engine, queue = process.engine, self._rng.choice(_QUEUES)
@@ -391,6 +414,56 @@ class World:
         key, most = self._rng.choice(_LIMIT_KEYS), self._rng.choice((1, 2, 3))
         process.engine.limit_key(key, most)
         self._tell("limit_key", key=key, most=most)
+
+    # Schedules
+
+    def _schedule(self, process: _Process) -> None:
+        """Somebody makes a schedule, or gives one of that name another rule."""
+        rng = self._rng
+        when = {"every": rng.choice((5.0, 600.0, 3_600.0))} if rng.random() < 0.8 else {"at": self._clock.peek()}
+        schedule = Schedule(
+            **when, missed=rng.choice(list(Missed)), max_missed=rng.choice((1, 3)), overlap=rng.choice(list(Overlap))
+        )
+        spec = TaskSpec(
+            name="echo",
+            function="thirdshift.testing.functions:echo",
+            queue=rng.choice(_QUEUES),
+            pool=rng.choice(_POOLS),
+            max_retries=rng.choice((0, 1)),
+            durable=rng.random() < 0.5,
+        )
+        name = rng.choice(_SCHEDULES)
+        process.engine.schedules.put(NewSchedule(name=name, schedule=schedule, task=spec, arguments=b"[1,[],{}]"))
+        self._tell("schedule", name=name)
+
+    def _change_schedule(self, process: _Process) -> None:
+        """Somebody pauses one, lets it go on, ends it, or deletes it; or wants it to fire now."""
+        store, rng = process.engine.schedules, self._rng
+        known = store.all()
+        if not known:
+            return
+        schedule = rng.choice(known).id
+        change = rng.choice(("pause", "resume", "resume", "end", "delete", "run_now"))
+        if change == "run_now":
+            if len(self._watcher.tasks) < _MOST_TASKS:
+                store.run_now(schedule)
+                self._tell("run_now", schedule=schedule)
+            return
+        changes = {
+            "pause": lambda: store.set_paused(schedule, True),
+            "resume": lambda: store.set_paused(schedule, False),
+            "end": lambda: store.end(schedule),
+            "delete": lambda: store.delete(schedule),
+        }
+        self._tell(f"schedule_{change}", schedule=schedule, told=changes[change]())
+
+    def _tick(self, process: _Process) -> None:
+        """One look at all schedules; now and then another process goes between what it plans and what it writes."""
+        if len(self._watcher.tasks) >= _MOST_TASKS:
+            return
+        told = len(self.story)
+        fires = process.engine.schedules.tick().fires
+        self._tell("tick", is_alone=told == len(self.story), tasks=[fire.task for fire in fires])
 
     def _some_id(self) -> str | None:
         """Mostly one that is there; now and then one that was deleted."""

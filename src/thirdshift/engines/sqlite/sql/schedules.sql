@@ -78,3 +78,19 @@ SELECT id FROM task WHERE schedule = ? AND finished_at IS NULL ORDER BY seq;
 
 -- name: mark_scheduled
 UPDATE task SET schedule = ?1 WHERE id = ?2;
+
+-- name: wait_for_siblings
+-- A task of a schedule that is to run again waits for the schedule's unfinished ones, as a new one does; not for those that
+-- cannot start before its own end.
+WITH RECURSIVE behind (seq) AS (
+    SELECT c.seq FROM task AS t CROSS JOIN dependency AS d ON d.parent = t.seq
+    CROSS JOIN task AS c ON c.seq = d.child AND c.status = 'waiting'
+    WHERE t.id = ?1
+    UNION
+    SELECT c.seq FROM behind CROSS JOIN dependency AS d ON d.parent = behind.seq
+    CROSS JOIN task AS c ON c.seq = d.child AND c.status = 'waiting'
+)
+INSERT INTO dependency (parent, child, need, state)
+SELECT p.seq, t.seq, 'any', 'open' FROM task AS t CROSS JOIN task AS p ON p.schedule = t.schedule AND p.finished_at IS NULL
+WHERE t.id = ?1 AND t.finished_at IS NOT NULL AND t.schedule IS NOT NULL AND p.seq NOT IN (SELECT seq FROM behind)
+ON CONFLICT DO NOTHING;
