@@ -1,7 +1,9 @@
 """``thirdshift train``: talk to the training daemon, or train without it.
 
-Words to the daemon are laid as files; it takes them within a second.
+Orders go to the daemon's socket, which says whether they are accepted; where it has none, they are laid as files.
 """
+
+from typing import Any
 
 import click
 
@@ -9,6 +11,7 @@ from thirdshift.cli.checkpoints import checkpoints
 from thirdshift.cli.output import Session, print_facts, print_json
 from thirdshift.cli.status import describe
 from thirdshift.cli.train_here import evaluate, generate, run
+from thirdshift.cli.train_queue import queue
 
 
 @click.group()
@@ -21,12 +24,13 @@ def train() -> None:
     thirdshift train generate --count 1000
     thirdshift train status
     thirdshift train pause
+    thirdshift train queue list
     thirdshift train trigger snapshot
     thirdshift train checkpoints list
     """
 
 
-for _command in (run, evaluate, generate, checkpoints):
+for _command in (run, evaluate, generate, checkpoints, queue):
     train.add_command(_command)
 
 
@@ -55,7 +59,7 @@ def pause(session: Session) -> None:
     \b
     thirdshift train pause
     """
-    _request(session, "pause", "the daemon pauses at the next micro-batch", at_once=True)
+    _order(session, {"order": "pause"}, "the daemon pauses at the next micro-batch", word="pause", keep=True)
 
 
 @train.command()
@@ -66,18 +70,42 @@ def resume(session: Session) -> None:
     \b
     thirdshift train resume
     """
-    _request(session, "resume", "the daemon goes on", at_once=True)
+    _order(session, {"order": "resume"}, "the daemon goes on", word="resume", keep=True)
 
 
 @train.command()
+@click.option("--after-file", "form", flag_value="after-file", help="Train the file in hand to its end before.")
+@click.option("--now", "form", flag_value="now", help="Wait for nothing; what the last checkpoint lacks is repeated.")
 @click.pass_obj
-def stop(session: Session) -> None:
+def stop(session: Session, form: str | None) -> None:
     """End the daemon at the next micro-batch, with a checkpoint; the next start goes on from there.
 
     \b
     thirdshift train stop
+    thirdshift train stop --after-file
+    thirdshift train stop --now
     """
-    _request(session, "stop", "the daemon stops at the next micro-batch")
+    form = form or "step"
+    meanings = {
+        "step": "the daemon stops at the next micro-batch",
+        "after-file": "the daemon stops after the file in hand",
+        "now": "the daemon stops at once; the next start goes on from the last checkpoint",
+    }
+    word = {"step": "stop", "after-file": "stop_after_file", "now": "stop_now"}[form]
+    _order(session, {"order": "stop", "form": form}, meanings[form], word=word)
+
+
+@train.command()
+@click.pass_obj
+def skip(session: Session) -> None:
+    """Give up the file in hand and go on with the next; the file lies in queue/failed, `queue retry` brings it back.
+
+    What was trained of it is in no model.
+
+    \b
+    thirdshift train skip
+    """
+    _order(session, {"order": "skip"}, "the daemon skips the file in hand", word="skip")
 
 
 @train.command()
@@ -89,27 +117,43 @@ def trigger(session: Session, what: str) -> None:
     \b
     thirdshift train trigger snapshot
     """
-    _request(session, f"trigger_{what}", f"the daemon takes a {what} in the background", at_once=True)
+    request = {"order": "trigger", "chore": what}
+    _order(session, request, f"the daemon takes a {what} in the background", word=f"trigger_{what}", keep=True)
 
 
-def _request(session: Session, word: str, meaning: str, *, at_once: bool = False) -> None:
-    """Lay *word*. Without a daemon, *at_once* keeps it for the next one; other words would be meant for nobody."""
+def _order(session: Session, request: dict[str, Any], meaning: str, *, word: str, keep: bool = False) -> None:
+    """Order the daemon; one that cannot be asked finds *word* as a file, one that does not run only if *keep*."""
     from thirdshift.apps.training.control import ControlFolder  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
     from thirdshift.host.lock import held_by_somebody  # noqa: PLC0415
+    from thirdshift.host.requests import ask  # noqa: PLC0415
 
     workspace = TrainingWorkspace(session.workspace)
     is_running = held_by_somebody(workspace.pid_file)
-    if not is_running and not at_once:
-        raise click.ClickException("no daemon is running in this workspace; there is nothing to stop")
+    if not is_running and not keep:
+        raise click.ClickException(f"no daemon is running in this workspace; there is nothing to {request['order']}")
     workspace.create()
     control = ControlFolder(workspace.control)
-    if not is_running and word in ("pause", "resume"):
+    is_accepted = False
+    if is_running:
+        try:
+            answer = ask(workspace.socket, request)
+        except OSError:  # it has no socket, or is just starting
+            control.request(word)
+        else:
+            if not answer["accepted"]:
+                raise click.ClickException(f"the daemon refuses: {answer['error']}")
+            is_accepted = True
+    elif word in ("pause", "resume"):
         control.set_paused(word == "pause")
     else:
         control.request(word)
-    when = meaning if is_running else f"no daemon is running; at its next start {meaning}"
     if session.as_json:
-        print_json({"order": word, "daemon": "running" if is_running else "stopped"})
+        document = {"order": word, "daemon": "running" if is_running else "stopped", "accepted": is_accepted}
+        print_json(document)
+    elif is_accepted:
+        click.echo(f"accepted: {meaning}")
+    elif is_running:
+        click.echo(f"laid as a file, for the daemon has no socket: {meaning}")
     else:
-        click.echo(when)
+        click.echo(f"no daemon is running; at its next start {meaning}")

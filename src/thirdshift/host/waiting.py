@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import selectors
+import threading
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -62,17 +63,20 @@ class LoopWait:
 
 
 class Waker:
-    """A source that any thread makes readable. Closed by its owner, when nobody wakes any more."""
+    """A source that any thread makes readable. Its owner closes it."""
 
     def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._is_closed = False
         self._reading, self._writing = os.pipe()
         for descriptor in (self._reading, self._writing):
             os.set_blocking(descriptor, False)
 
     def wake(self) -> None:
-        """Let the loop wake up, also one that begins to sleep later."""
-        with contextlib.suppress(BlockingIOError):  # it has been woken often enough
-            os.write(self._writing, b"!")
+        """Let the loop wake up, also one that begins to sleep later; once closed, nothing happens."""
+        with self._mutex, contextlib.suppress(BlockingIOError):  # it has been woken often enough
+            if not self._is_closed:
+                os.write(self._writing, b"!")
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -86,5 +90,7 @@ class Waker:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        os.close(self._reading)
-        os.close(self._writing)
+        with self._mutex:
+            self._is_closed = True
+            os.close(self._reading)
+            os.close(self._writing)

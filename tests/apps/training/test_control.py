@@ -58,7 +58,7 @@ def test_a_word_can_be_laid_from_the_shell(control: ControlFolder) -> None:
 def test_an_unknown_word_is_refused(control: ControlFolder) -> None:
     """With the words there are; a path is no word either."""
     for word in ("explode", "", "../stop", ".stop"):
-        with pytest.raises(UsageError, match="no control word; known are stop, pause"):
+        with pytest.raises(UsageError, match="no control word; known are stop, stop_after_file"):
             control.request(word)
 
 
@@ -99,10 +99,10 @@ def test_a_damaged_pause_is_still_a_pause(control: ControlFolder) -> None:
 
 
 def test_stale_words_are_cleared_at_start_and_the_rest_is_kept(control: ControlFolder) -> None:
-    """Stop, skip and resume meant the daemon that is gone; a pause and the triggers are served once by the next."""
+    """Every stop, skip and resume meant the last daemon; a pause and the triggers are served once by the next."""
     for word in WORDS:
         control.request(word)
     control.set_paused(True)
-    assert sorted(control.clear_stale()) == ["resume", "skip", "stop"]
+    assert sorted(control.clear_stale()) == ["resume", "skip", "stop", "stop_after_file", "stop_now"]
     assert sorted(control.take()) == ["pause", "trigger_consolidation", "trigger_retention", "trigger_snapshot"]
     assert control.is_paused

@@ -25,6 +25,7 @@ from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.tasks import TRAINING_QUEUE, take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.engine import TaskFilter
+from thirdshift.host.requests import ask
 from thirdshift.storage.verified import hash_file
 
 T = TypeVar("T")
@@ -497,6 +498,54 @@ def test_a_pause_lasts_until_it_is_ended(long: Daemon, undisturbed: Daemon) -> N
     assert thirdshift(long.root, "train", "resume").returncode == 0
     assert long.end() == 0, long.output
     assert_trained_once(long, undisturbed, at_pause)
+
+
+@pytest.mark.training
+def test_orders_at_the_socket(long: Daemon) -> None:
+    """Each says whether it is accepted: skip, the three stops, the queue's; answered fast while a model is trained."""
+    workspace = long.workspace
+    write_file(workspace.inbox / "second.jsonl", 12)
+    long.start()
+    long.wait_for_checkpoint()
+    took_s = []
+    for _ in range(100):
+        began = time.monotonic()
+        answer = ask(workspace.socket, {"order": "status"})
+        took_s.append(time.monotonic() - began)
+        assert answer["status"]["state"] == "training"
+    assert sorted(took_s)[50] < 0.25
+    assert workspace.socket.stat().st_mode & 0o777 == 0o600
+
+    assert thirdshift(long.root, "train", "skip").stdout == "accepted: the daemon skips the file in hand\n"
+    long.wait_until(lambda: long.names(workspace.failed) == ["long.jsonl"], "the file in hand is given up")
+    assert long.report("long.jsonl")["cause"] == "skipped by order"
+    long.wait_until(lambda: long.names(workspace.archive) == ["second.jsonl"], "the next one is trained")
+    assert thirdshift(long.root, "train", "queue", "retry", "long.jsonl").returncode == 0
+    long.wait_until((workspace.processing / "long.jsonl").exists, "the file that was skipped is in hand again")
+    (listed,) = json.loads(thirdshift(long.root, "--json", "train", "queue", "list").stdout)["processing"]
+    assert listed == "long.jsonl"
+
+    write_file(workspace.inbox / "third.jsonl", 12)
+    long.wait_until(lambda: long.status["queue"].get("normal") == 1, "another file waits")
+    assert "accepted" in thirdshift(long.root, "train", "stop", "--after-file").stdout
+    long.wait_until(lambda: long.status["reason"] == "stops after the file in hand, by order", "the end is announced")
+    child = long.children()[0]
+    assert "accepted" in thirdshift(long.root, "train", "stop", "--now").stdout
+    assert long.end() == 0, long.output
+    assert not is_alive(child)
+    assert long.names(workspace.processing) == []
+    assert long.status["state"] == "stopped"
+    refused = thirdshift(long.root, "train", "skip")
+    assert (refused.returncode, "no daemon is running" in refused.stderr) == (1, True)
+
+    assert thirdshift(long.root, "train", "queue", "remove", "long.jsonl").returncode == 0
+    write_file(workspace.inbox / "fourth.jsonl", 12)
+    long.start()
+    long.wait_until((workspace.processing / "third.jsonl").exists, "the next file is in hand")
+    (workspace.control / ".stop_after_file").touch()
+    assert long.end() == 0, long.output
+    assert long.names(workspace.archive) == ["second.jsonl", "third.jsonl"]
+    assert long.names(workspace.queue / "normal") == ["fourth.jsonl"]
 
 
 def test_one_daemon_for_a_workspace(daemon: Daemon) -> None:

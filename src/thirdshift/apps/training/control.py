@@ -15,8 +15,8 @@ from thirdshift.apps.training.moments import iso
 from thirdshift.core.errors import UsageError
 from thirdshift.host.files import sync_directory, write_atomically
 
-WORDS = ("stop", "pause", "resume", "skip", "trigger_snapshot", "trigger_retention", "trigger_consolidation")
-_STALE_AT_START = ("stop", "skip", "resume")
+_STALE_AT_START = ("stop", "stop_after_file", "stop_now", "skip", "resume")
+WORDS = (*_STALE_AT_START, "pause", "trigger_snapshot", "trigger_retention", "trigger_consolidation")
 
 
 class ControlFolder:
@@ -49,7 +49,7 @@ class ControlFolder:
         return self._take(WORDS)
 
     def clear_stale(self) -> list[str]:
-        """Remove and return the words that were meant for a daemon that is gone: stop, skip, resume.
+        """Remove and return the words that were meant for a daemon that is gone: every stop, skip, resume.
 
         A pause and the triggers stay: they are served by the next daemon.
         """

@@ -4,7 +4,7 @@ It does no work itself. What takes long runs as durable tasks in child processes
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from thirdshift.apps.training.notices import Notice, Notify, Remarked
 from thirdshift.apps.training.orders import Orders
 from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.reporter import Reporter
+from thirdshift.apps.training.requests import Requests, served
 from thirdshift.apps.training.session import TrainingSession
 from thirdshift.apps.training.steps import Step
 from thirdshift.apps.training.tasks import CHORES_QUEUE, TRAINING_QUEUE, config_of
@@ -28,7 +29,7 @@ from thirdshift.config import database_of, load_settings
 from thirdshift.host.disk import DiskGuard
 from thirdshift.host.instance import PIDManager
 from thirdshift.host.signals import StopSignals
-from thirdshift.host.waiting import LoopWait
+from thirdshift.host.waiting import LoopWait, Waker
 
 
 class TrainingDaemon:
@@ -66,16 +67,19 @@ class TrainingDaemon:
 
         Ends with their error when its own workers, or those *beside* it, give up.
         """
-        with StopSignals() as signals, LoopWait(signals) as sleep, self._working() as (orders, steps, workers):
+        with StopSignals() as signals, LoopWait(signals) as sleep, self._working(sleep) as (orders, steps, workers):
             while not (signals.stop_requested or orders.must_stop):
                 _demand_working_workers([*workers, *beside])
                 for step in steps:
                     step()
                 sleep.wait(0 if orders.must_stop else self.config.poll_interval_s)
+            if orders.stops_at_once:
+                for worker in (*workers, *beside):
+                    worker.shutdown(timeout=0)
         return 0
 
     @contextmanager
-    def _working(self) -> Iterator[tuple[Orders, Sequence[Step], Sequence[BackgroundTaskManager]]]:
+    def _working(self, sleep: LoopWait) -> Iterator[tuple[Orders, Sequence[Step], Sequence[BackgroundTaskManager]]]:
         """Start the workers behind the loop; at the end stop them, then lay the file in hand aside."""
         workspace, config, say = self.workspace, self.config, self._say
         database = database_of(workspace.root)
@@ -88,8 +92,8 @@ class TrainingDaemon:
             chores = Chores(workspace, manager, config.generator, say)
             session = TrainingSession(workspace, queue, manager, config, chores.snapshot_after, say)
             intake = Intake(workspace, queue, config.settle_s, say)
-            admission = Admission(workspace, session, control, disk)
-            orders = Orders(control, manager, chores, say)
+            orders = Orders(control, manager, session, chores, say)
+            admission = Admission(workspace, session, control, orders, disk)
             reporter = Reporter(workspace, queue, disk, session, chores, admission, troubles)
 
             if reporter.found_a_crash():
@@ -102,6 +106,10 @@ class TrainingDaemon:
             stack.push(troubles.remember_end)
             stack.callback(troubles.step(session.lay_aside))
             orders.begin()
+            waker = stack.enter_context(closing(Waker()))
+            sleep.add(waker)
+            requests = Requests(control, queue, lambda: reporter.document, waker.wake)
+            stack.enter_context(served(workspace, requests, say))
             troubles.step(admission.take_next)()
             workers = [
                 stack.enter_context(self._worker(database, name, slots))
@@ -139,7 +147,8 @@ class TrainingDaemon:
         self, orders: Orders, session: TrainingSession, chores: Chores, intake: Intake, queue: TrainingQueue
     ) -> None:
         is_idle = session.file is None and chores.is_idle and intake.size() == 0 and queue.size() == 0
-        orders.must_stop |= self._until_idle and is_idle
+        if self._until_idle and is_idle:
+            orders.stop()
 
     def _say(self, notice: Notice) -> None:
         if self._notify is not None:

@@ -109,6 +109,10 @@ class TrainingQueue:
         """Number of waiting files; those in processing are not counted."""
         return sum(len(names_in(folder)) for folder in self._places.waiting.values())
 
+    def failed(self) -> list[dict[str, Any]]:
+        """The files that were given up, by name, each with the report beside it; without one, with its name alone."""
+        return [{"file": name, **_read_report(self._places.failed / name)} for name in names_in(self._places.failed)]
+
     def get_queue_status(self) -> dict[str, Any]:
         """Plain data for the status: how many wait, in all and of each priority, what is processed, how many failed."""
         counts = {priority: len(names_in(folder)) for priority, folder in self._places.waiting.items()}
@@ -261,6 +265,14 @@ class TrainingQueue:
 
 def _report_of(path: Path) -> Path:
     return path.with_name(f"{path.name}{REPORT_SUFFIX}")
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(_report_of(path).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _write_report(target: Path, report: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Any
 
 from thirdshift.apps.training.admission import Admission
 from thirdshift.apps.training.chores import Chores
@@ -35,6 +36,8 @@ class Reporter:
         self._admission = admission
         self._troubles = troubles
         self._started_at = time.time()
+        self.document: dict[str, Any] = {}
+        """The newest status, also when it could not be written; replaced as a whole, for any thread to read."""
 
     def found_a_crash(self) -> bool:
         """Return whether the daemon before did not stop cleanly; before the first :meth:`write`."""
@@ -44,16 +47,15 @@ class Reporter:
         """Write the status; *state* is given where it is not that of the work in hand."""
         file = self._session.file
         training = {"file": None if file is None else file.name, "last": self._session.last_result}
-        self._file.write(
-            training_status(
-                state=state or self._admission.state,
-                reason=self._admission.reason,
-                pid=os.getpid(),
-                started_at=self._started_at,
-                training={**training, **(self._session.progress or {})},
-                queue=self._queue.get_queue_status(),
-                background_tasks=self._chores.describe(),
-                disk=self._disk.check(self._workspace.root),
-                last_error=self._troubles.last_error,
-            )
+        self.document = training_status(
+            state=state or self._admission.state,
+            reason=self._admission.reason,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            training={**training, **(self._session.progress or {})},
+            queue=self._queue.get_queue_status(),
+            background_tasks=self._chores.describe(),
+            disk=self._disk.check(self._workspace.root),
+            last_error=self._troubles.last_error,
         )
+        self._file.write(self.document)

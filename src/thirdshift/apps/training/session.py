@@ -101,6 +101,25 @@ class TrainingSession:
             self.progress = dict(task.progress)
             self._notify(TrainingProgressed(file.name, self.progress))
 
+    def skip(self) -> bool:
+        """Give up the file in hand and go on with the next; False when none is in hand, or it is trained already.
+
+        It lies in ``failed``, from where a retry brings it back; what was trained of it is in no model. First the file
+        is moved and then its task cancelled, so that a crash in between is a skip too.
+        """
+        self.tick()
+        file = self._file
+        if file is None or (self.progress or {}).get("phase") == "publishing":
+            return False
+        task = self._manager.get_task(self._task_id)
+        attempts = 1 + (0 if task is None else task.failures)
+        report = {"cause": "skipped by order", "attempts": attempts, "task": self._task_id, "final_failure": True}
+        self._queue.mark_failed(file.name, report)
+        self._manager.cancel_task(self._task_id)
+        self._notify(Remarked(f"skipped {file.name}; `thirdshift train queue retry {file.name}` brings it back"))
+        self._drop()
+        return True
+
     def lay_aside(self) -> None:
         """Put the file in hand back to the head of the queue, after the worker has stopped; its task waits too."""
         try:

@@ -26,6 +26,7 @@ class TrainingWorkspace:
         self.snapshots = self.root / "backups" / "snapshots"
         self.consolidated_models = self.root / "consolidated_models"
         self.control = self.root / "control"
+        self.socket = self.control / "daemon.sock"
         self.status_file = self.root / "status" / "training_status.json"
         self.logs = self.root / "logs"
         self.pid_file = self.root / ".pids" / "daemon.pid"
