@@ -39,6 +39,12 @@ def test_a_file_is_trained_in_front_and_the_model_examined(shell, configured) ->
     assert "training 8 of 8  loss" in done.stderr
     again = shell.json("train", "run", str(configured))
     assert (again["finished"], again["step"], again["after"].keys()) == (True, 8, {"syllo.jsonl", "this file"})
+    (record,) = shell.json("train", "history")
+    assert (record["file"], record["outcome"], record["result"]["step"]) == ("puzzles.jsonl", "published", 8)
+    assert "finished, step 8" in shell("train", "history", "puzzles.jsonl").stdout
+    nothing_to_accept = shell("train", "accept", "puzzles.jsonl")
+    assert (nothing_to_accept.returncode, "it was published" in nothing_to_accept.stderr) == (1, True)
+    assert shell("train", "accept", "other.jsonl").returncode == 1
     found = shell.json("train", "evaluate", "--limit", "4")
     assert found["syllo.jsonl"]["asked"] == 4
     assert found["syllo.jsonl"]["loss"] < 6

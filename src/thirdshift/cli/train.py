@@ -11,6 +11,7 @@ from thirdshift.cli.checkpoints import checkpoints
 from thirdshift.cli.output import Session, print_facts, print_json
 from thirdshift.cli.status import describe
 from thirdshift.cli.train_here import evaluate, generate, run
+from thirdshift.cli.train_history import accept, history
 from thirdshift.cli.train_queue import queue
 
 
@@ -27,10 +28,11 @@ def train() -> None:
     thirdshift train queue list
     thirdshift train trigger snapshot
     thirdshift train checkpoints list
+    thirdshift train history
     """
 
 
-for _command in (run, evaluate, generate, checkpoints, queue):
+for _command in (run, evaluate, generate, checkpoints, queue, history, accept):
     train.add_command(_command)
 
 

@@ -26,8 +26,9 @@ _LINE_EVERY_S = 10.0
 def run(session: Session, file: Path, epochs: int | None, seed: int) -> int:
     """Train FILE on the workspace's current model, now and here, and examine the model before and after.
 
-    Interrupted by Ctrl-C or a crash, the same command goes on where it was, to the same bits. The model is replaced
-    when the file is done and not before. Not while the daemon of the workspace runs.
+    A file that makes earlier ones worse than it may is held back: the model stays as it was, the exit code is 1, and
+    'train accept' lets it pass. Interrupted by Ctrl-C or a crash, the same command goes on where it was, to the same
+    bits. The model is replaced when the file is done and not before. Not while the daemon of the workspace runs.
 
     \b
     thirdshift train run my-rows.jsonl
@@ -52,10 +53,16 @@ def run(session: Session, file: Path, epochs: int | None, seed: int) -> int:
         print_json(result.to_document())
     elif result.finished:
         print_facts(_facts(result))
+        for cause in result.held_back:
+            click.echo(f"held back, the model is as it was: it makes an earlier file worse, {cause}", err=True)
+        if result.held_back:
+            click.echo(f"'thirdshift train accept {file.name}' and the same command again publish it", err=True)
     else:
         click.echo(
             f"stopped after step {result.step} of {result.total_steps}; the same command goes on there", err=True
         )
+    if result.held_back:
+        return 1
     return 0 if result.finished else 128 + int(signals.received or 2)
 
 
@@ -169,6 +176,13 @@ def _facts(result: Any) -> dict[str, str]:
     for name, after in result.after.items():
         before = result.before[name]
         facts[f"exact match, {name}"] = f"{before.accuracy:.1%} before, {after.accuracy:.1%} after"
+    if result.replay_rows:
+        facts["replayed"] = f"{result.replay_rows:,} rows an epoch, of {', '.join(result.replayed)}"
+    for key, after in result.earlier_after.items():
+        before = result.earlier_before[key]
+        facts[f"earlier, {key}"] = f"{before.accuracy:.1%} before, {after.accuracy:.1%} after"
+    for missing in result.missing:
+        facts["missing"] = missing
     return facts
 
 

@@ -772,3 +772,36 @@ def test_a_snapshot_of_a_pruned_checkpoint_is_one_of_the_newest(tmp_path: Path) 
 
 def touch(path: Path) -> None:
     path.touch()
+
+
+# The gate
+
+
+@pytest.mark.training
+def test_a_file_that_makes_an_earlier_one_worse_waits_for_a_person(daemon: Daemon) -> None:
+    """It goes to ``queue/failed`` and its report says what it costs; the model stays; accepted, it is published."""
+    configure(daemon.root, epochs=16, more="    learning_rate: 0.01\n    replay_percent: 0\n")
+    write_file(daemon.workspace.inbox / "first.jsonl", 100)
+    assert daemon.start("--until-idle").end() == 0, daemon.output
+    assert daemon.report("first.jsonl")["accuracy_after"] > 0.9
+    good = weights(daemon)
+    rows = [
+        json.dumps({"prompt": f"{number} {'abcdefgh'[number % 8]}", "completion": "efghabcd"[number % 8]})
+        for number in range(1000, 1100)
+    ]
+    (daemon.workspace.inbox / "other.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    assert daemon.start("--until-idle").end() == 0, daemon.output
+    report = daemon.report("other.jsonl")
+    assert report["cause"].startswith("held back, for it makes earlier files worse: first.jsonl: exact match ")
+    assert daemon.names(daemon.workspace.failed) == ["other.jsonl"]
+    assert weights(daemon) == good
+    assert "refused other.jsonl: held back" in daemon.output
+    accepted = thirdshift(daemon.root, "train", "accept", "other.jsonl")
+    assert "before all others, and is published this time" in accepted.stdout, accepted.stderr
+    assert daemon.start("--until-idle").end() == 0, daemon.output
+    assert daemon.names(daemon.workspace.archive) == ["first.jsonl", "other.jsonl"]
+    assert daemon.report("other.jsonl")["is_accepted"]
+    assert weights(daemon) != good
+    told = json.loads(thirdshift(daemon.root, "--json", "train", "history").stdout)
+    assert [record["outcome"] for record in told] == ["published", "held back", "published"]
+    assert [len(record["attempts"]) for record in told] == [1, 1, 1]

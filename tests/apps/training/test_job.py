@@ -17,6 +17,7 @@ def test_a_job_survives_json() -> None:
         checkpoints=Path("checkpoints"),
         work=Path("work"),
         held_out=(Path("b.jsonl"),),
+        history=Path("history"),
         settings=TrainingSettings(epochs=7),
         seed=3,
     )
@@ -27,7 +28,14 @@ def test_a_result_survives_json() -> None:
     """Examinations come back with their levels."""
     asked = Evaluation(asked=4, right=3, loss=0.5, by_level={"1": (2, 2), "2": (1, 2)})
     result = FileResult(
-        finished=True, step=8, total_steps=8, set_aside=("ckpt-000002",), before={}, after={"held_out.jsonl": asked}
+        finished=True,
+        step=8,
+        total_steps=8,
+        set_aside=("ckpt-000002",),
+        before={},
+        after={"held_out.jsonl": asked},
+        earlier_after={"a.2026": asked},
+        held_back=("a.jsonl: worse",),
     )
     assert FileResult.from_document(json.loads(json.dumps(result.to_document()))) == result
     assert (result.accuracy_before, result.accuracy_after) == (0.0, 0.75)

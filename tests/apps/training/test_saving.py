@@ -198,7 +198,7 @@ def test_a_failure_at_any_write_or_fsync_of_a_save_costs_that_checkpoint_only(
 ) -> None:
     """Each call that changes the disk fails in turn: the last good checkpoint loads, and the next save succeeds."""
     faults = Faults(monkeypatch)
-    order = {"files": FILES, "facts": asdict(FACTS), "keep_last": 2}
+    order = {"files": FILES, "facts": asdict(FACTS), "keep_last": 2, "keep": []}
     staged = memoryview(buffer.view)
     good = checkpoint_writer._save(store, staged, order)["saved"]
     deadly, failed = 1, set()

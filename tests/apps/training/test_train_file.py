@@ -126,7 +126,7 @@ def test_the_examination_before_is_held_once(job: TrainingJob) -> None:
     train_and_stop(job, "training", 3)
     path = job.work / "evaluation_before.json"
     document = json.loads(path.read_bytes())
-    document["held_out.jsonl"]["right"] = 5
+    document["now"]["held_out.jsonl"]["right"] = 5
     path.write_text(json.dumps(document))
     assert train_file(job).before["held_out.jsonl"].right == 5
 

@@ -17,6 +17,7 @@ FOLDERS = {
     "control",
     "data",
     "data/heldout",
+    "history",
     "inbox",
     "logs",
     "models",

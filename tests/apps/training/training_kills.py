@@ -27,6 +27,7 @@ from thirdshift.apps.training.train_file import share_processors
 share_processors()
 
 from thirdshift.apps.training import checkpoint_saver, file_training  # noqa: E402
+from thirdshift.apps.training.history import PUBLISHED, History  # noqa: E402
 from thirdshift.apps.training.job import FileResult, Progress, TrainingJob  # noqa: E402
 from thirdshift.apps.training.model import create_tiny_model  # noqa: E402
 from thirdshift.apps.training.settings import TrainingSettings  # noqa: E402
@@ -42,6 +43,8 @@ SETTINGS = TrainingSettings(
     max_context=64,
     held_out_percent=10,
     evaluation_limit=8,
+    worst_match_fall=100,
+    worst_loss_growth=1e9,
 )
 PHASES = (
     "planning",
@@ -59,14 +62,16 @@ COMPARED = ("model.safetensors", "optimizer.safetensors", "ledger.bin")
 
 
 class Training:
-    """One file, trained by as many attempts as it takes."""
+    """One file, trained by as many attempts as it takes after what was trained in the folder *start*."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, start: Path, name: str = "file.jsonl") -> None:
         self.folder = folder
-        shutil.copytree(model, folder / "model")
-        data = folder / "file.jsonl"
+        for part in ("model", "history"):
+            if (start / part).exists():
+                shutil.copytree(start / part, folder / part)
+        data = folder / name
         rows = [
-            {"prompt": f"{number} {'abcdefgh'[number % 8]}", "completion": "abcdefgh"[number % 8]}
+            {"prompt": f"{name} {number} {'abcdefgh'[number % 8]}", "completion": "abcdefgh"[number % 8]}
             for number in range(ROWS)
         ]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -74,7 +79,8 @@ class Training:
             data=data,
             current_model=folder / "model",
             checkpoints=folder / "checkpoints",
-            work=folder / "work",
+            work=folder / "work" / name,
+            history=folder / "history",
             settings=SETTINGS,
         )
 
@@ -128,11 +134,19 @@ class Training:
                 raise SystemExit(f"{checkpoint / name} differs from that of the training left alone")
         if (self.folder / "model" / COMPARED[0]).read_bytes() != (checkpoint / COMPARED[0]).read_bytes():
             raise SystemExit("the published model is not that of the last checkpoint")
-        if (result.after, result.last_loss, result.set_aside) != (wanted.after, wanted.last_loss, ()):
+        examined = (result.after, result.earlier_before, result.earlier_after)
+        if examined != (wanted.after, wanted.earlier_before, wanted.earlier_after):
             raise SystemExit(f"another result: {result} instead of {wanted}")
-        counts = np.frombuffer((checkpoint / "ledger.bin").read_bytes(), dtype="<u4")
-        if len(counts) != result.rows or set(counts.tolist()) != {EPOCHS}:
-            raise SystemExit(f"rows were trained {counts.tolist()} times instead of {EPOCHS}")
+        if (result.last_loss, result.set_aside) != (wanted.last_loss, ()):
+            raise SystemExit(f"another result: {result} instead of {wanted}")
+        counts = np.frombuffer((checkpoint / "ledger.bin").read_bytes(), dtype="<u4").tolist()
+        if counts != [EPOCHS] * result.rows + [1] * (result.replay_rows * EPOCHS) or not result.replay_rows:
+            raise SystemExit(f"rows were trained {counts} times instead of {EPOCHS}, replayed ones of each epoch once")
+        curves = [(one.folder / "history" / one.job.work.name / "loss.csv").read_bytes() for one in (self, expected)]
+        if curves[0] != curves[1] or len(curves[0].splitlines()) != result.total_steps + 1:
+            raise SystemExit(f"the losses in the history are others: {curves}")
+        if (found := [record.outcome for record in History(self.folder / "history").records()]) != [PUBLISHED] * 2:
+            raise SystemExit(f"the history holds {found}")
         if left := [*self.job.checkpoints.glob("*.tmp-*"), *self.job.checkpoints.glob("damaged/*")]:
             raise SystemExit(f"something was left: {left}")
 
@@ -189,13 +203,15 @@ def main(kills: int, seed: int, how: str) -> None:
     tally: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as root:
         _in_child(lambda: create_tiny_model(Path(root) / "model", seed=1, size="nano"))
-        alone = Training(Path(root) / "alone", Path(root) / "model")
+        earlier = Training(Path(root) / "earlier", Path(root), "earlier.jsonl")
+        assert earlier.attempt("never", "trainer", 0, sign) == (True, False)
+        alone = Training(Path(root) / "alone", earlier.folder)
         assert alone.attempt("never", "trainer", 0, sign) == (True, False)
         alone.compare(alone)
         files = hits = 0
         while hits < kills:
             files += 1
-            training = Training(Path(root) / f"file-{files}", Path(root) / "model")
+            training = Training(Path(root) / f"file-{files}", earlier.folder)
             wanted = min(chance.randint(3, 9), kills - hits)
             finished = False
             while not finished:

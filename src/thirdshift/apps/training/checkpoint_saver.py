@@ -50,6 +50,8 @@ class _Order:
 class CheckpointSaver:
     """Saves what is staged in *buffer* to *store*. For one thread; *clock* counts seconds and never steps.
 
+    Old checkpoints go, but for the newest *keep_last* and those named in *keep*.
+
     :attr:`trouble` says why the newest attempt failed, and is empty after one that did not.
     """
 
@@ -59,12 +61,14 @@ class CheckpointSaver:
         buffer: StagingBuffer,
         *,
         keep_last: int,
+        keep: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.trouble = ""
         self._store = store
         self._buffer = buffer
         self._keep_last = keep_last
+        self._keep = keep
         self._clock = clock
         self._writer: subprocess.Popen[bytes] | None = None
         self._priority = checkpoint_writer.IDLE
@@ -121,6 +125,7 @@ class CheckpointSaver:
             "files": self._order.files,
             "facts": asdict(self._order.facts),
             "keep_last": self._keep_last,
+            "keep": self._keep,
         }
         writer = self._writer or self._start_writer()
         assert writer.stdin is not None

@@ -56,7 +56,7 @@ def _save(store: CheckpointStore, staged: memoryview, order: dict[str, Any]) -> 
     except (OSError, NoRoom) as error:
         return {"failed": str(error)}
     try:
-        store.prune(keep_last=order["keep_last"])
+        store.prune(keep_last=order["keep_last"], keep=order["keep"])
     except OSError as error:
         return {"saved": saved.sequence, "name": saved.path.name, "failed": f"removing old checkpoints: {error}"}
     return {"saved": saved.sequence, "name": saved.path.name}

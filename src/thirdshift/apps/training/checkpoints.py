@@ -113,6 +113,7 @@ class CheckpointStore:
     def __init__(self, directory: Path, *, on_damaged: Callable[[SetAside], None] = lambda _: None) -> None:
         self.directory = directory
         self._damaged = directory / "damaged"
+        self._held_back = directory / "held_back"
         self._locks = directory / ".locks"
         self._on_damaged = on_damaged
         for folder in (directory, self._damaged, self._locks):
@@ -203,6 +204,32 @@ class CheckpointStore:
         candidates = [one.path for one in old if one.sequence < newest.sequence and one.path.name not in kept]
         return [path for path in candidates if self._remove(path)]
 
+    def hold_back(self, plan_hash: str) -> Paths:
+        """Take the checkpoints of a plan whose model is not to be used out of the line; returns where its last one is.
+
+        That one waits under ``held_back/``, in case a person wants it; those of other plans that waited there go.
+        """
+        self._held_back.mkdir(exist_ok=True)
+        for path in self._held_back.glob("ckpt-*"):
+            found = _read(path)
+            if found is None or found.facts.plan_hash != plan_hash:
+                shutil.rmtree(path)
+        mine = [one.path for one in self.list() if one.facts.plan_hash == plan_hash]
+        for path in mine[-1:]:
+            move_directory_without_overwriting(path, self._held_back)
+            sync_directory(self.directory)
+        for path in mine[:-1]:
+            self._remove(path)
+        return sorted(self._held_back.glob("ckpt-*"))
+
+    def take_back(self, plan_hash: str) -> None:
+        """Put the checkpoint of that plan, if it was held back, into the line again."""
+        for path in self._held_back.glob("ckpt-*"):
+            found = _read(path)
+            if found is not None and found.facts.plan_hash == plan_hash:
+                move_directory_without_overwriting(path, self.directory)
+                sync_directory(self._held_back)
+
     def sweep(self) -> Paths:
         """Remove what interrupted writers and prunings left. Only for the process that saves, before it saves."""
         left = sweep_temporaries(self.directory)
@@ -216,8 +243,10 @@ class CheckpointStore:
         return sorted(path for path in self.directory.glob("ckpt-*") if _NAME.fullmatch(path.name) and path.is_dir())
 
     def _next_sequence(self) -> int:
-        """Numbers are never used twice, not even that of a damaged checkpoint."""
-        names = [path.name for folder in (self.directory, self._damaged) for path in folder.glob("ckpt-*")]
+        """Numbers are never used twice, not even that of a damaged checkpoint or one held back."""
+        names = [
+            path.name for folder in (self.directory, self._damaged, self._held_back) for path in folder.glob("ckpt-*")
+        ]
         return 1 + max((int(found[1]) for name in names if (found := _NAME.match(name))), default=0)
 
     def _verified(self, path: Path) -> bool:

@@ -28,11 +28,13 @@ def exact_match(
     examples: Sequence[Row],
     *,
     batch_size: int = 64,
+    longest_answer: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, int], None] = lambda _asked, _of: None,
 ) -> Evaluation | None:
     """Ask *examples* and compare each answer, stripped, with the expected one; None when *should_stop* became true.
 
+    Answers of more than *longest_answer* tokens are not asked for; they count in the loss alone.
     *on_progress* is told (asked, of) after each batch. Raises ``BadRow`` when an answer does not fit the context.
     """
     context = context_of_config(model.config)
@@ -43,13 +45,14 @@ def exact_match(
     with _examined(model):
         for start in range(0, len(encoded), batch_size):
             part = encoded[start : start + batch_size]
-            answers = _answers(model, tokenizer, part, should_stop)
-            if answers is None:
+            asked = [pair for pair in part if longest_answer is None or _answer_length(pair[1]) <= longest_answer]
+            answers = _answers(model, tokenizer, asked, should_stop) if asked else []
+            if answers is None or should_stop():
                 return None
-            marks += [(row.level, said == row.answer.strip()) for (row, _), said in zip(part, answers, strict=True)]
+            marks += [(row.level, said == row.answer.strip()) for (row, _), said in zip(asked, answers, strict=True)]
             batch = pad_rows([(row.ids, row.trained) for _, row in part], padding_id(tokenizer))
             loss += float(summed_loss(model, batch))
-            on_progress(len(marks), len(encoded))
+            on_progress(start + len(part), len(encoded))
     tokens = sum(sum(row.trained) for _, row in encoded)
     right = sum(is_right for _, is_right in marks)
     return Evaluation(asked=len(marks), right=right, loss=loss / max(tokens, 1), by_level=_by_level(marks))

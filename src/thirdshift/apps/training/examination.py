@@ -1,12 +1,10 @@
 """Which rows of a file are kept for its examination: chosen while the file is read, in memory that has a limit."""
 
 import heapq
-import json
 from array import array
 from dataclasses import dataclass, field
 
-from blake3 import blake3
-
+from thirdshift.apps.training.row_files import digest_of
 from thirdshift.apps.training.rows import Row
 from thirdshift.apps.training.settings import PlanSettings
 
@@ -41,7 +39,7 @@ class HoldOut:
         if row.text:
             self._has_text = True
             return
-        digest = _digest(row)
+        digest = digest_of(row)
         if not self._has_enough:
             self._different.add(digest)
         if digest not in self._candidates:
@@ -68,9 +66,3 @@ class HoldOut:
         if self._percent and self._rows >= ROWS_FOR_AN_EXAMINATION:
             count = max(count, 1)
         return min(count, self._limit, len(self._different) - (not self._has_text))
-
-
-def _digest(row: Row) -> int:
-    """Return a hash of what the row asks and answers; the same for the same conversation, whatever its form."""
-    content = json.dumps([[message.role, message.content] for message in row.messages])
-    return int.from_bytes(blake3(content.encode()).digest()[:16])

@@ -1,81 +1,125 @@
 """The steps of one file. Each leaves its result on disk before the next begins, so a repetition passes over it."""
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
+from thirdshift.apps.training.attempts import AttemptLog
 from thirdshift.apps.training.checkpoints import CheckpointStore
-from thirdshift.apps.training.evaluate import exact_match, examples_from_jsonl
-from thirdshift.apps.training.job import OWN_EXAMINATION, Evaluation, FileResult, Progress, TrainingJob
-from thirdshift.apps.training.model import load_model
+from thirdshift.apps.training.earlier import Earlier
+from thirdshift.apps.training.ending import conclude
+from thirdshift.apps.training.evaluate import examples_from_jsonl
+from thirdshift.apps.training.examinations import Examined, examine_once
+from thirdshift.apps.training.history import History
+from thirdshift.apps.training.job import OWN_EXAMINATION, FileResult, OutOfMemory, Progress, TrainingJob
+from thirdshift.apps.training.loss_log import LossLog
+from thirdshift.apps.training.model import load_model, model_hash
 from thirdshift.apps.training.plan import Plan
 from thirdshift.apps.training.planning import build_plan
-from thirdshift.apps.training.precision import device_here
-from thirdshift.apps.training.publish import publish_current_model
+from thirdshift.apps.training.replay import Replay
 from thirdshift.apps.training.rows import Row
 from thirdshift.apps.training.trainer import TrainingOutcome, train
 from thirdshift.core.errors import DamagedDirectory
-from thirdshift.host.files import move_directory_without_overwriting, write_atomically
+from thirdshift.host.files import move_directory_without_overwriting
 from thirdshift.storage.verified import sweep_temporaries
 
 Report = Callable[[Progress], None]
 ShouldStop = Callable[[], bool]
-Evaluations = dict[str, Evaluation]
 
 
 def run(job: TrainingJob, report: Report, should_stop: ShouldStop) -> FileResult:
     """Do what is left to do of *job*; see :func:`thirdshift.apps.training.train_file.train_file`."""
-    result_path = job.work / "result.json"
-    if result_path.exists():
-        return FileResult.from_document(json.loads(result_path.read_bytes()))
+    if (done := _result_of_before(job)) is not None:
+        return done
     job.work.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(job.work)
+    attempts = AttemptLog(job.work)
+    attempts.begin()
+    try:
+        result = _attempt(job, attempts, report, should_stop)
+    except OutOfMemory as error:
+        attempts.end("out of memory; a fresh process goes on with smaller micro-batches", error.step)
+        raise
+    except Exception as error:
+        attempts.end(f"{type(error).__name__}: {error}", 0)
+        raise
+    attempts.end("finished" if result.finished else "stopped", result.step)
+    return result
 
+
+def _result_of_before(job: TrainingJob) -> FileResult | None:
+    """Return the result of a job that is done. One that was held back and is accepted now has more to do.
+
+    When another file was trained since then, all of it: its model would lack what that file taught.
+    """
+    path = job.work / "result.json"
+    if not path.exists():
+        return None
+    result = FileResult.from_document(json.loads(path.read_bytes()))
+    if not result.held_back or job.history is None:
+        return result
+    plan = Plan.load(job.work / "plan")
+    if not History(job.history).is_accepted(plan.facts.data_hash):
+        return result
+    if model_hash(job.current_model) == plan.facts.base_hash:
+        path.unlink()
+    else:
+        shutil.rmtree(job.work)
+    return None
+
+
+def _attempt(job: TrainingJob, attempts: AttemptLog, report: Report, should_stop: ShouldStop) -> FileResult:
     report(Progress(phase="planning"))
-    plan = _load_or_build_plan(job, should_stop)
+    earlier = None if job.history is None else _freeze_earlier(job, History(job.history))
+    plan = _load_or_build_plan(job, Replay() if earlier is None else earlier.replay(), should_stop)
     if plan is None:
         return FileResult(finished=False)
-    result = _planned(plan)
+    result = _planned(plan, earlier)
 
     report(Progress(phase="evaluating before"))
-    before = _evaluate_once(job, plan, "before", job.current_model, should_stop)
+    before = _examine(job, plan, earlier, "before", should_stop)
     if before is None:
         return result
-    result = replace(result, before=before)
+    result = replace(result, before=before.now, earlier_before=before.earlier)
 
     report(Progress(phase="training", total_steps=plan.total_steps))
     set_aside: list[str] = []
     store = CheckpointStore(job.checkpoints, on_damaged=lambda damaged: set_aside.append(damaged.path.name))
+    store.take_back(plan.hash)
 
     def report_damage_too(progress: Progress) -> None:
         report(replace(progress, set_aside=tuple(set_aside)))
 
-    outcome = train(
-        plan,
-        base=job.current_model,
-        store=store,
-        settings=job.settings,
-        should_stop=should_stop,
-        report=report_damage_too,
-    )
+    with LossLog(job.work / "losses.f64", plan.total_steps) as losses:
+        outcome = train(
+            plan,
+            base=job.current_model,
+            store=store,
+            settings=job.settings,
+            should_stop=should_stop,
+            report=report_damage_too,
+            on_step=losses.note,
+        )
     result = replace(_trained(result, outcome), set_aside=tuple(set_aside))
     if not outcome.finished or outcome.checkpoint is None:
         return result
 
     report(Progress(phase="evaluating after"))
-    after = _evaluate_once(job, plan, "after", outcome.checkpoint.path, should_stop)
+    after = _examine(job, plan, earlier, "after", should_stop, outcome)
     if after is None:
         return result
 
     report(Progress(phase="publishing"))
-    publish_current_model(outcome.checkpoint.path, job.current_model)
-    result = replace(result, after=after, finished=True)
-    write_atomically(result_path, json.dumps(result.to_document(), indent=1).encode())
-    return result
+    result = replace(result, after=after.now, earlier_after=after.earlier)
+    return conclude(job, plan, store, outcome.checkpoint, result, attempts)
 
 
-def _load_or_build_plan(job: TrainingJob, should_stop: ShouldStop) -> Plan | None:
+def _freeze_earlier(job: TrainingJob, history: History) -> Earlier:
+    return Earlier.freeze(job.work / "earlier.json", history, job.settings)
+
+
+def _load_or_build_plan(job: TrainingJob, replay: Replay, should_stop: ShouldStop) -> Plan | None:
     """Return the file's plan. A damaged one is put aside and built again: the same sources give the same plan."""
     directory = job.work / "plan"
     if directory.exists():
@@ -93,45 +137,44 @@ def _load_or_build_plan(job: TrainingJob, should_stop: ShouldStop) -> Plan | Non
         tokenizer=tokenizer,
         settings=job.settings,
         seed=job.seed,
+        replay=replay,
         should_stop=should_stop,
     )
 
 
-def _evaluate_once(
-    job: TrainingJob, plan: Plan, moment: str, model_directory: Path, should_stop: ShouldStop
-) -> Evaluations | None:
-    """Return the examinations of this moment, from disk when they were held before; None after a stop."""
-    path = job.work / f"evaluation_{moment}.json"
-    if path.exists():
-        document = json.loads(path.read_bytes())
-        return {name: Evaluation.from_document(found) for name, found in document.items()}
-    model, tokenizer = load_model(model_directory, attention=plan.settings.attention)
-    model.to(device_here())
-    evaluations: Evaluations = {}
-    for name, examples in _examinations(job, plan).items():
-        batch_size = job.settings.evaluation_batch_size
-        evaluation = exact_match(model, tokenizer, examples, batch_size=batch_size, should_stop=should_stop)
-        if evaluation is None:
-            return None
-        evaluations[name] = evaluation
-    document = {name: asdict(evaluation) for name, evaluation in evaluations.items()}
-    write_atomically(path, json.dumps(document, indent=1).encode())
-    return evaluations
-
-
-def _examinations(job: TrainingJob, plan: Plan) -> dict[str, list[Row]]:
-    given = {path.name: examples_from_jsonl(path, job.settings.evaluation_limit) for path in job.held_out}
+def _examine(
+    job: TrainingJob,
+    plan: Plan,
+    earlier: Earlier | None,
+    moment: str,
+    should_stop: ShouldStop,
+    outcome: TrainingOutcome | None = None,
+) -> Examined | None:
+    """Hold the examinations of this *moment*: those after training with the model of the last checkpoint."""
+    given: dict[str, list[Row]] = {
+        path.name: examples_from_jsonl(path, job.settings.evaluation_limit) for path in job.held_out
+    }
     own = plan.held_out()
-    return {**given, OWN_EXAMINATION: own} if own else given
+    return examine_once(
+        job.work / f"evaluation_{moment}.json",
+        job.current_model if outcome is None or outcome.checkpoint is None else outcome.checkpoint.path,
+        {**given, OWN_EXAMINATION: own} if own else given,
+        {} if earlier is None else earlier.examinations(),
+        job.settings,
+        should_stop,
+    )
 
 
-def _planned(plan: Plan) -> FileResult:
+def _planned(plan: Plan, earlier: Earlier | None) -> FileResult:
     return FileResult(
         finished=False,
         total_steps=plan.total_steps,
         rows=plan.facts.rows,
         held_out_rows=plan.facts.held_out_rows,
         cut_rows=plan.facts.cut_rows,
+        replay_rows=plan.facts.replay_rows,
+        replayed=tuple(source.file for source in plan.facts.replay),
+        missing=(*plan.facts.replay_missing, *([] if earlier is None else earlier.missing())),
     )
 
 

@@ -42,6 +42,9 @@ class TrainingJob:
     held_out: tuple[Path, ...] = ()
     """JSONL files of questions that are asked before and after."""
 
+    history: Path | None = None
+    """Directory of the history, from which earlier files are replayed and to which this one is added; None for none."""
+
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = 0
 
@@ -50,6 +53,7 @@ class TrainingJob:
         document = asdict(self)
         document.update({name: str(document[name]) for name in ("data", "current_model", "checkpoints", "work")})
         document["held_out"] = [str(path) for path in self.held_out]
+        document["history"] = None if self.history is None else str(self.history)
         return document
 
     @classmethod
@@ -57,8 +61,9 @@ class TrainingJob:
         """Return the job that :meth:`to_document` wrote."""
         paths = {name: Path(document[name]) for name in ("data", "current_model", "checkpoints", "work")}
         held_out = tuple(Path(path) for path in document["held_out"])
+        history = None if document["history"] is None else Path(document["history"])
         settings = TrainingSettings(**document["settings"])
-        return cls(**paths, held_out=held_out, settings=settings, seed=document["seed"])
+        return cls(**paths, held_out=held_out, history=history, settings=settings, seed=document["seed"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +119,12 @@ class FileResult:
     held_out_rows: int = 0
     cut_rows: int = 0
     """Rows that lost the beginning of their question to the context's limit."""
+    replay_rows: int = 0
+    """Rows of earlier files that are trained beside them in each epoch."""
+    replayed: tuple[str, ...] = ()
+    """The earlier files that those come from."""
+    missing: tuple[str, ...] = ()
+    """What of earlier files could not be replayed or asked again, and why."""
     tokens: int = 0
     seconds: float = 0.0
     """Seconds of training, all attempts together."""
@@ -138,6 +149,13 @@ class FileResult:
     before: dict[str, Evaluation] = field(default_factory=dict)
     """Held-out file's name (and "this file" for its own rows) to the examination before training."""
     after: dict[str, Evaluation] = field(default_factory=dict)
+    earlier_before: dict[str, Evaluation] = field(default_factory=dict)
+    """Key of an earlier file's record in the history to its examination before training."""
+    earlier_after: dict[str, Evaluation] = field(default_factory=dict)
+    held_back: tuple[str, ...] = ()
+    """Which earlier files it makes worse than it may, and how: then the current model stays as it was."""
+    is_accepted: bool = False
+    """True when it does, and a person wants it published all the same."""
 
     @property
     def accuracy_before(self) -> float:
@@ -157,9 +175,11 @@ class FileResult:
     def from_document(cls, document: dict[str, Any]) -> Self:
         """Return the result that :meth:`to_document` wrote."""
         known = {each.name: document[each.name] for each in fields(cls) if each.name in document}
-        known["set_aside"] = tuple(document["set_aside"])
-        for moment in ("before", "after"):
-            known[moment] = {name: Evaluation.from_document(found) for name, found in document[moment].items()}
+        for name in ("set_aside", "replayed", "missing", "held_back"):
+            known[name] = tuple(document.get(name, ()))
+        for moment in ("before", "after", "earlier_before", "earlier_after"):
+            examined = document.get(moment, {})
+            known[moment] = {name: Evaluation.from_document(found) for name, found in examined.items()}
         return cls(**known)
 
 

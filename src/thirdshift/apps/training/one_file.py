@@ -42,6 +42,7 @@ def prepared_job(root: Path, data: Path, *, seed: int, epochs: int | None = None
             checkpoints=workspace.checkpoints,
             work=workspace.runs / f"{data.stem}.{blake3(what.encode()).hexdigest()[:12]}",
             held_out=tuple(sorted(workspace.held_out.glob("*.jsonl"))),
+            history=workspace.history,
             settings=settings,
             seed=seed,
         )

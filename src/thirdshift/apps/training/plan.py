@@ -7,7 +7,6 @@ that an undisturbed one would have read. The method is that of MosaicML's Stream
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,9 +16,15 @@ from blake3 import blake3
 
 from thirdshift.apps.training.batches import Batch, Integers, pack_rows, pad_rows
 from thirdshift.apps.training.layout import MicroBatch
-from thirdshift.apps.training.rows import Message, Row
+from thirdshift.apps.training.replay import ReplaySource
+from thirdshift.apps.training.row_files import read_row_file
+from thirdshift.apps.training.rows import Row
 from thirdshift.apps.training.settings import PlanSettings
 from thirdshift.storage.verified import verify
+
+HELD_OUT = "held_out.jsonl"
+FOR_REPLAY = "for_replay.jsonl"
+"""Rows that later files may replay, in the order of their hashes."""
 
 _ROUNDS = 8
 _STEPS_AT_ONCE = 64
@@ -38,7 +43,13 @@ class PlanFacts:
     pad_id: int
     settings: PlanSettings
     rows: int = 0
-    """Rows that are trained."""
+    """Rows of the file that are trained, each in every epoch."""
+    replay_rows: int = 0
+    """Rows of earlier files that are trained beside them, others in each epoch."""
+    replay: tuple[ReplaySource, ...] = ()
+    """Where those come from."""
+    replay_missing: tuple[str, ...] = ()
+    """Earlier files that could not be replayed, and why."""
     held_out_rows: int = 0
     cut_rows: int = 0
     """Rows that lost the beginning of their question to the context's limit."""
@@ -69,7 +80,9 @@ class Plan:
         verify(directory)
         document = json.loads((directory / "plan.json").read_bytes())
         settings = PlanSettings(**document.pop("settings"))
-        return cls(directory, PlanFacts(**document, settings=settings))
+        replay = tuple(ReplaySource(**source) for source in document.pop("replay"))
+        missing = tuple(document.pop("replay_missing"))
+        return cls(directory, PlanFacts(**document, settings=settings, replay=replay, replay_missing=missing))
 
     @property
     def hash(self) -> str:
@@ -85,6 +98,11 @@ class Plan:
     def total_steps(self) -> int:
         """Optimizer steps of the whole file, all epochs."""
         return self.facts.total_steps
+
+    @property
+    def row_count(self) -> int:
+        """All rows that have a number: first those of the file, then the replayed ones of each epoch in turn."""
+        return self.facts.rows + self.facts.replay_rows * self.settings.epochs
 
     def epoch_of_step(self, step: int) -> int:
         """Return the epoch that *step* belongs to, from 0."""
@@ -131,7 +149,7 @@ class Plan:
 
     def held_out(self) -> list[Row]:
         """Return the rows of the file that are never trained: its own examination."""
-        return list(_read_held_out(self.directory / "held_out.jsonl"))
+        return list(read_row_file(self.directory / HELD_OUT))
 
     def _in_step(self, step: int) -> Integers:
         """Return the rows of *step*, the shortest first; orders are computed for many steps of an epoch at once."""
@@ -144,8 +162,10 @@ class Plan:
     def _rows_of_block(self, epoch: int, block: int) -> list[Integers]:
         size = self.settings.batch_size
         first = block * _STEPS_AT_ONCE * size
-        places = np.arange(first, min(first + _STEPS_AT_ONCE * size, self.facts.rows))
-        rows = shuffled(places, self.facts.rows, f"{self.hash} epoch {epoch}")
+        in_epoch = self.facts.rows + self.facts.replay_rows
+        places = np.arange(first, min(first + _STEPS_AT_ONCE * size, in_epoch))
+        rows = shuffled(places, in_epoch, f"{self.hash} epoch {epoch}")
+        rows[rows >= self.facts.rows] += epoch * self.facts.replay_rows
         lengths = self._rows["length"][rows]
         steps = [slice(start, start + size) for start in range(0, len(rows), size)]
         return [rows[step][np.argsort(lengths[step], kind="stable")] for step in steps]
@@ -180,10 +200,3 @@ def _mixed(values: Integers) -> Integers:
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Integers = values ^ (values >> np.uint64(31))
     return mixed
-
-
-def _read_held_out(path: Path) -> Iterator[Row]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        document = json.loads(line)
-        messages = tuple(Message(**message) for message in document.pop("messages"))
-        yield Row(**document, messages=messages)

@@ -3,6 +3,7 @@
 Rows go to disk as they come: a file of any size is planned in the memory of a few thousand rows.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -13,14 +14,27 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from thirdshift.apps.training.batches import Integers
 from thirdshift.apps.training.encoding import encode_row, padding_id
 from thirdshift.apps.training.examination import HoldOut
 from thirdshift.apps.training.model import context_of, model_hash, tokenizer_hash
-from thirdshift.apps.training.plan import Plan, PlanFacts
-from thirdshift.apps.training.rows import BadLine, BadRow, Row, read_rows
+from thirdshift.apps.training.plan import FOR_REPLAY, HELD_OUT, Plan, PlanFacts
+from thirdshift.apps.training.replay import (
+    Replay,
+    ReplaySource,
+    chosen,
+    dealt,
+    drawn_rows,
+    rows_to_replay,
+)
+from thirdshift.apps.training.reservoir import Reservoir
+from thirdshift.apps.training.row_files import digest_of, write_row_file
+from thirdshift.apps.training.rows import BadLine, BadRow, read_rows
 from thirdshift.apps.training.settings import PlanSettings
 from thirdshift.apps.training.token_files import TokenFiles
 from thirdshift.storage.verified import hash_file, publish
+
+_NOTHING = Replay()
 
 
 class _Stopped(Exception):
@@ -35,9 +49,12 @@ def build_plan(
     tokenizer: Any,
     settings: PlanSettings,
     seed: int = 0,
+    replay: Replay = _NOTHING,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Plan | None:
     """Tokenise *data* for the model in *base* and write the plan to *directory*, which appears only when whole.
+
+    Rows of *replay* are mixed in; a source that is missing or was changed is named in the plan's facts, and left out.
 
     Returns None when *should_stop* became true. Raises :class:`BadLine` at a line that is no row or does not fit.
     The same arguments give the same plan, to the byte.
@@ -54,7 +71,7 @@ def build_plan(
     )
 
     def fill(folder: Path) -> None:
-        facts = _write_rows(folder, data, tokenizer, sources, should_stop)
+        facts = _write_rows(folder, data, tokenizer, sources, replay, should_stop)
         facts = replace(facts, plan_hash=_hash_of(facts, folder))
         (folder / "plan.json").write_text(json.dumps(asdict(facts), indent=1))
 
@@ -66,10 +83,10 @@ def build_plan(
 
 
 def _write_rows(
-    folder: Path, data: Path, tokenizer: Any, facts: PlanFacts, should_stop: Callable[[], bool]
+    folder: Path, data: Path, tokenizer: Any, facts: PlanFacts, replay: Replay, should_stop: Callable[[], bool]
 ) -> PlanFacts:
-    """Write tokens, mask, rows and examination; return *facts* with the counts."""
-    hold_out = HoldOut(facts.settings)
+    """Write tokens, mask, rows, examination and what later files may replay; return *facts* with the counts."""
+    hold_out, reservoir = HoldOut(facts.settings), Reservoir(facts.settings.replay_keep)
     with TokenFiles(folder, len(tokenizer)) as files:
         for line, row in read_rows(data):
             if should_stop():
@@ -80,28 +97,57 @@ def _write_rows(
                 raise BadLine(data, line, problem.why) from problem
             files.add(encoded)
             hold_out.see(row)
+            reservoir.see(row)
         held_out, left_out = hold_out.chosen()
-        rows = files.finish(np.asarray(left_out))
-    _write_held_out(folder / "held_out.jsonl", held_out)
-    steps_per_epoch = math.ceil(len(rows) / facts.settings.batch_size)
+        own, asked = files.count, {digest_of(row) for row in held_out}
+        facts, replayed = _replayed(files, own - len(left_out), tokenizer, facts, replay, asked)
+        rows = files.finish(own, np.asarray(left_out), replayed)
+    write_row_file(folder / HELD_OUT, held_out)
+    write_row_file(folder / FOR_REPLAY, reservoir.chosen(asked))
+    own_rows = rows[: len(rows) - len(replayed)]
+    steps_per_epoch = math.ceil((len(own_rows) + facts.replay_rows) / facts.settings.batch_size)
     return replace(
         facts,
-        rows=len(rows),
+        rows=len(own_rows),
         held_out_rows=len(held_out),
-        cut_rows=int(np.count_nonzero(rows["cut"])),
-        tokens=int(rows["length"].sum(dtype=np.int64)),
-        trained_tokens=int(rows["answer"].sum(dtype=np.int64)),
+        cut_rows=int(np.count_nonzero(own_rows["cut"])),
+        tokens=int(own_rows["length"].sum(dtype=np.int64)),
+        trained_tokens=int(own_rows["answer"].sum(dtype=np.int64)),
         steps_per_epoch=steps_per_epoch,
         total_steps=steps_per_epoch * facts.settings.epochs,
     )
 
 
+def _replayed(
+    files: TokenFiles, trained_rows: int, tokenizer: Any, facts: PlanFacts, replay: Replay, asked: set[int]
+) -> tuple[PlanFacts, Integers]:
+    """Add rows of earlier files to *files*; return *facts* with their sources, and the numbers for every epoch."""
+    in_epoch = rows_to_replay(trained_rows, facts.settings.replay_percent)
+    total = in_epoch * facts.settings.epochs
+    sources: list[ReplaySource] = []
+    first_rows, counts, missing = [], [], []
+    never = frozenset(asked) | replay.examined
+    candidates = chosen(replay.kept, total, facts.data_hash)
+    for kept in candidates:
+        if trouble := kept.trouble():
+            missing.append(trouble)
+            continue
+        first = files.count
+        for row in drawn_rows(kept, math.ceil(total / len(candidates)), facts.data_hash, never):
+            with contextlib.suppress(BadRow):  # it was trained by a model with more context, or another template
+                files.add(encode_row(row, tokenizer, facts.context))
+        if files.count > first:
+            sources.append(kept.source)
+            first_rows.append(first)
+            counts.append(files.count - first)
+    facts = replace(facts, replay=tuple(sources), replay_missing=tuple(missing))
+    if not sources:
+        return facts, np.zeros(0, dtype=np.int64)
+    return replace(facts, replay_rows=in_epoch), dealt(first_rows, counts, total)
+
+
 def _hash_of(facts: PlanFacts, folder: Path) -> str:
     hasher = blake3(json.dumps(asdict(facts), sort_keys=True).encode())
-    for name in ("tokens.npy", "loss_mask.npy", "rows.npy", "held_out.jsonl"):
+    for name in ("tokens.npy", "loss_mask.npy", "rows.npy", HELD_OUT):
         hasher.update(f"{name} {hash_file(folder / name)}\n".encode())
     return hasher.hexdigest()
-
-
-def _write_held_out(path: Path, rows: list[Row]) -> None:
-    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")

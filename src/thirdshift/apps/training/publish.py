@@ -36,6 +36,14 @@ def publish_current_model(checkpoint: Path, current_model: Path) -> None:
     _write_if_changed(current_model / ORIGIN, _origin(checkpoint, manifest))
 
 
+def published_checkpoint(current_model: Path) -> str:
+    """Return the name of the checkpoint that *current_model* was made of; empty for a model that was given."""
+    try:
+        return str(json.loads((current_model / ORIGIN).read_bytes())["checkpoint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _take(entry: FileEntry, checkpoint: Path, current_model: Path) -> None:
     target = current_model / entry.path
     if target.is_file() and target.stat().st_size == entry.size_bytes and hash_file(target) == entry.blake3:

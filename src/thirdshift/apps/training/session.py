@@ -7,6 +7,7 @@ from typing import Any
 
 from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
 from thirdshift.apps.training.config import DaemonConfig
+from thirdshift.apps.training.failures import record_failure
 from thirdshift.apps.training.job import FileResult
 from thirdshift.apps.training.notices import (
     FileRecovered,
@@ -145,6 +146,9 @@ class TrainingSession:
             self._refuse(file, {"cause": answer["refused"], "attempts": 1})
             return
         result = FileResult.from_document(answer["result"])
+        if result.held_back:
+            self._hold_back(file, result)
+            return
         self.last_result = {
             "file": file.name,
             "accuracy_before": result.accuracy_before,
@@ -159,12 +163,23 @@ class TrainingSession:
         self._notify(TrainingFinished(file.name, result, self._workspace.checkpoints / result.checkpoint))
         self._drop()
 
+    def _hold_back(self, file: QueuedFile, result: FileResult) -> None:
+        """The gate has held *file* back and the model is as it was; the record in the history says so already."""
+        cause = (
+            f"held back, for it makes earlier files worse: {'; '.join(result.held_back)}. The model is as it was. "
+            f"'thirdshift train accept {file.name}' publishes it all the same"
+        )
+        self._refuse(file, {"cause": cause, "task": self._task_id, **result.to_document()}, is_recorded=True)
+
     def _fail(self, file: QueuedFile, task: BackgroundTask) -> None:
         cause = str(task.error) if task.error is not None else f"its task was {task.status.value}"
         self._refuse(file, {"cause": cause, "attempts": task.failures, "task": task.id})
 
-    def _refuse(self, file: QueuedFile, report: dict[str, Any]) -> None:
-        target = self._queue.mark_failed(file.name, {**report, "final_failure": True})
+    def _refuse(self, file: QueuedFile, report: dict[str, Any], *, is_recorded: bool = False) -> None:
+        key = _key(file)
+        if not is_recorded:
+            record_failure(self._workspace, file.name, key, report["cause"])
+        target = self._queue.mark_failed(file.name, {**report, "history": key, "final_failure": True})
         self._notify(FileRefused(file.name, report["cause"], target))
         self._drop()
 

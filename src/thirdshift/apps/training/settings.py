@@ -69,6 +69,13 @@ class PlanSettings:
     held_out_limit: int = 64
     """At most so many examples are held out."""
 
+    replay_percent: float = 5.0
+    """Rows of earlier files that are trained again beside a file's own, against forgetting, in percent of its rows; 0
+    for none."""
+
+    replay_keep: int = 1000
+    """Rows of a file, at most, that are kept in the history for later files to replay."""
+
     threads: int = min(2, os.cpu_count() or 1)
     """Threads of torch; another number may give other last bits, so it is part of the plan."""
 
@@ -84,6 +91,7 @@ class PlanSettings:
             less_than(1, max_context=self.max_context, threads=self.threads),
             less_than(0, learning_rate=self.learning_rate, warmup_steps=self.warmup_steps, clip_norm=self.clip_norm),
             less_than(0, held_out_percent=self.held_out_percent, held_out_limit=self.held_out_limit),
+            less_than(0, replay_percent=self.replay_percent, replay_keep=self.replay_keep),
             none_of("layout", self.layout, LAYOUTS),
             none_of("precision", self.precision, PRECISIONS),
             none_of("schedule", self.schedule, SCHEDULES),
@@ -111,9 +119,29 @@ class TrainingSettings(PlanSettings):
     evaluation_batch_size: int = 64
     """Questions that are answered at once."""
 
+    evaluation_answer_limit: int = 256
+    """Answers of more tokens are not asked for: they count in an examination's loss, and not in its exact match."""
+
+    earlier_files: int = 8
+    """Newest earlier files whose examinations are held again before and after each file; 0 for none."""
+
+    earlier_rows: int = 64
+    """Questions of each of them that are asked, at most."""
+
+    worst_match_fall: float = 10.0
+    """Points of exact match that an earlier file's examination may lose, beyond chance, before the new file is held
+    back; 100 never holds one back."""
+
+    worst_loss_growth: float = 50.0
+    """Percent by which the loss of an earlier examination may grow where exact match says nothing (fewer than 8 right
+    answers before)."""
+
     def __post_init__(self) -> None:
         PlanSettings.__post_init__(self)  # super() without arguments does not work in a class with slots
         refuse(
             less_than(0, checkpoint_interval_s=self.checkpoint_interval_s, checkpoint_steps=self.checkpoint_steps),
             less_than(1, keep_checkpoints=self.keep_checkpoints, evaluation_batch_size=self.evaluation_batch_size),
+            less_than(1, evaluation_answer_limit=self.evaluation_answer_limit, earlier_rows=self.earlier_rows),
+            less_than(0, earlier_files=self.earlier_files, worst_match_fall=self.worst_match_fall),
+            less_than(0, worst_loss_growth=self.worst_loss_growth),
         )

@@ -61,6 +61,7 @@ def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Sn
         checkpoints=workspace.checkpoints,
         work=workspace.work / key,
         held_out=tuple(sorted(workspace.held_out.glob("*.jsonl"))),
+        history=workspace.history,
         settings=config.training,
     )
 

@@ -27,6 +27,8 @@ class TokenFiles:
         self._tokens = self._closing.enter_context(_GrowingArray(folder / "tokens.npy", token))
         self._mask = self._closing.enter_context(_GrowingArray(folder / "loss_mask.npy", np.dtype("u1")))
         self._rows = self._closing.enter_context(_GrowingArray(folder / "all_rows.npy", ROW))
+        self.count = 0
+        """Rows that were added."""
         self._waiting: list[EncodedRow] = []
         self._next_start = 0
 
@@ -40,19 +42,25 @@ class TokenFiles:
 
     def add(self, row: EncodedRow) -> None:
         """Append *row*; its number is the count of those before it."""
+        self.count += 1
         self._waiting.append(row)
         if len(self._waiting) >= _ROWS_AT_ONCE:
             self._write()
 
-    def finish(self, left_out: Integers) -> Integers:
-        """Write ``rows.npy`` without the rows numbered *left_out*; return it, memory-mapped."""
+    def finish(self, own: int, left_out: Integers, replayed: Integers) -> Integers:
+        """Write ``rows.npy``: the first *own* rows without those numbered *left_out*, then those numbered *replayed*.
+
+        Returns it, memory-mapped.
+        """
         self._write()
         self._closing.close()
         every = np.load(self._folder / "all_rows.npy", mmap_mode="r")
         with _GrowingArray(self._folder / "rows.npy", ROW) as kept:
-            for start in range(0, len(every), _ROWS_AT_ONCE):
-                numbers = np.arange(start, min(start + _ROWS_AT_ONCE, len(every)))
+            for start in range(0, own, _ROWS_AT_ONCE):
+                numbers = np.arange(start, min(start + _ROWS_AT_ONCE, own))
                 kept.append(every[numbers[~np.isin(numbers, left_out)]])
+            for start in range(0, len(replayed), _ROWS_AT_ONCE):
+                kept.append(every[replayed[start : start + _ROWS_AT_ONCE]])
         (self._folder / "all_rows.npy").unlink()
         rows: Integers = np.load(self._folder / "rows.npy", mmap_mode="r")
         return rows

@@ -27,6 +27,7 @@ from thirdshift.apps.training.memory_watch import MemoryWatch
 from thirdshift.apps.training.model import load_model, model_hash, tokenizer_files
 from thirdshift.apps.training.plan import Plan
 from thirdshift.apps.training.precision import LossScale, computing, device_here, is_out_of_memory, precision_here
+from thirdshift.apps.training.publish import published_checkpoint
 from thirdshift.apps.training.run_manifest import NotEnoughMemory, RunManifest
 from thirdshift.apps.training.settings import TrainingSettings
 from thirdshift.apps.training.staging import demand_disk
@@ -86,11 +87,15 @@ def train(
     settings: TrainingSettings,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda _: None,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingOutcome:
     """Train *plan* from its newest sound checkpoint, or from *base*, to its end or until *should_stop*.
 
     *should_stop* is asked before every micro-batch; a checkpoint of the last whole step is saved before returning.
+    *on_step* is told of each step, from 0, and its loss; after a crash of some again, and of the same losses. The
+    checkpoint that *base* was published from is not pruned, for the new model may yet be held back.
+
     Raises ``NoRoom`` before the first step when memory or disk have no room for a checkpoint, and
     ``CheckpointNotSaved`` when that last one fails. One that fails on the way is told by *report*, and tried again.
     """
@@ -99,13 +104,14 @@ def train(
     memory = MemoryWatch(plan)
     try:
         if trainer.facts.step < plan.total_steps:
-            trainer.prepare_saving(settings)
+            trainer.prepare_saving(settings, keep=published_checkpoint(base))
             if memory.begin():
                 trainer.take_less_memory(trainer.facts.step)
         for step in range(trainer.facts.step, plan.total_steps):
             loss = trainer.take_step(step, should_stop)
             if loss is None:
                 break
+            on_step(step, loss)
             trainer.save_when_due(settings)
             pace.report(step, loss, report, trainer.trouble)
         trainer.finish_saving()
@@ -136,7 +142,7 @@ class Trainer:
             _compute_activations_twice(self.model)
         self.model.train()
         self.optimizer = make_optimizer(self.model, plan.settings)
-        self.ledger = RowLedger.empty(plan.facts.rows)
+        self.ledger = RowLedger.empty(plan.row_count)
         self._image: StateImage | None = None
         self._saver: CheckpointSaver | None = None
         self._is_due = False
@@ -237,17 +243,21 @@ class Trainer:
             loss_scale=(scale.factor, scale.good_steps),
         )
 
-    def prepare_saving(self, settings: TrainingSettings) -> None:
-        """Take the memory for checkpoints, once and for all; raises ``NoRoom`` when that or the disk has no room."""
+    def prepare_saving(self, settings: TrainingSettings, keep: str = "") -> None:
+        """Take the memory for checkpoints, once and for all; raises ``NoRoom`` when that or the disk has no room.
+
+        The checkpoint called *keep* is never pruned.
+        """
         self._image = StateImage(
             model=self.model,
             optimizer=self.optimizer,
             tokenizer_files=self._tokenizer_files,
-            rows=self._plan.facts.rows,
+            rows=self._plan.row_count,
             scratch=self._store.directory / ".scratch",
         )
         demand_disk(self._store.directory, self._image.buffer.size_bytes)
-        self._saver = CheckpointSaver(self._store, self._image.buffer, keep_last=settings.keep_checkpoints)
+        buffer, keep_last = self._image.buffer, settings.keep_checkpoints
+        self._saver = CheckpointSaver(self._store, buffer, keep_last=keep_last, keep=[keep])
 
     @property
     def trouble(self) -> str:

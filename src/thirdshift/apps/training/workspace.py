@@ -32,6 +32,8 @@ class TrainingWorkspace:
         self.pid_file = self.root / ".pids" / "daemon.pid"
         self.work = self.root / "work"
         self.runs = self.root / "runs"
+        self.history = self.root / "history"
+        self.reports = self.root / "reports"
         self.held_out = self.root / "data" / "heldout"
         self.generations = self.root / "data" / "generations"
 
@@ -52,6 +54,7 @@ class TrainingWorkspace:
             self.logs,
             self.pid_file.parent,
             self.work,
+            self.history,
             self.held_out,
         )
         parents = (parent for leaf in leaves for parent in leaf.parents if parent.is_relative_to(self.root))
