@@ -1,5 +1,6 @@
 """A daemon that fills the disk takes every other program with it: look first, and refuse in time."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ class DiskGuard:
         free_gb = usage.free / _GB
         return DiskState(free_gb=free_gb, total_gb=usage.total / _GB, level=self._level(free_gb))
 
+    def is_full(self, path: Path) -> bool:
+        """Whether the disk of *path* is full."""
+        return self.check(path).level == "full"
+
     def require(self, path: Path) -> DiskState:
         """Return the state of the disk of *path*; raises :class:`DiskTooFull` when it is full."""
         state = self.check(path)
@@ -64,6 +69,11 @@ class DiskGuard:
         if free_gb < self.min_free_gb:
             return "full"
         return "low" if free_gb < self.warn_free_gb else "ok"
+
+
+def says_no_space(error: OSError) -> bool:
+    """Whether *error* was raised because a disk, or this user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _nearest_existing(path: Path) -> Path:

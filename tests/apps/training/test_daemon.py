@@ -27,6 +27,7 @@ from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.engine import TaskFilter
 from thirdshift.host.requests import ask
 from thirdshift.storage.verified import hash_file
+from thirdshift.testing.torture.room import can_mount, small_filesystem
 
 T = TypeVar("T")
 
@@ -590,6 +591,62 @@ def test_a_full_disk_makes_files_wait(daemon: Daemon) -> None:
     assert daemon.children() == []
     assert daemon.terminate() == 0
     assert daemon.names(daemon.workspace.queue / "normal") == ["waits.jsonl"]
+
+
+@pytest.mark.training
+@pytest.mark.skipif(not can_mount(), reason="only root may mount a small file system")
+def test_a_disk_that_runs_full_under_a_training(long: Daemon, undisturbed: Daemon) -> None:
+    """Low on space it pauses with a checkpoint; with none left nothing is lost; both times it goes on by itself.
+
+    The socket answers throughout, no attempt is counted, and the weights are those of an undisturbed run.
+    """
+    shutil.rmtree(long.root)
+    long.root.mkdir()
+    with small_filesystem(long.root, 400_000_000):
+        prepare_long_training(long)
+        configuration = long.root / "thirdshift.yaml"
+        configuration.write_text(configuration.read_text().replace("min_free_gb: 0", "min_free_gb: 0.15"))
+        long.start()
+        long.wait_for_checkpoint()
+        with filled(long.root, leaving_bytes=100_000_000):
+            waits = "less than 0.15 GB free; files wait until there is space"
+            long.wait_until(lambda: long.status["reason"] == waits, "the training waits")
+            long.wait_until(lambda: long.trainings()[0].status is TaskStatus.PENDING, "the training stops")
+            at_pause = long.checkpoints()[-1]
+            assert long.status["disk"]["level"] == "full"
+            assert "the disk is full: less than 0.15 GB are free" in long.output
+            assert long.names(long.workspace.processing) == ["long.jsonl"]
+        long.wait_until(lambda: long.checkpoints()[-1].sequence > at_pause.sequence, "the training goes on")
+
+        before = long.checkpoints()[-1]
+        with filled(long.root, leaving_bytes=0):
+            for _ in range(20):
+                document = ask(long.workspace.socket, {"order": "status"})["status"]
+                time.sleep(0.05)
+            assert document["disk"]["free_gb"] == 0
+            assert document["last_error"] is None or "No space left" in document["last_error"]["error"]
+        long.wait_until(lambda: long.names(long.workspace.archive) == ["long.jsonl"], "the file is trained")
+        long.wait_until(lambda: long.status["background_tasks"]["recent"], "its snapshot is taken")
+        assert long.terminate() == 0, long.output
+        assert_trained_once(long, undisturbed, before)
+        (task,) = long.trainings()
+        assert task.failures == 0
+        long.close()
+
+
+@contextlib.contextmanager
+def filled(folder: Path, leaving_bytes: int) -> Iterator[None]:
+    """Let a file take what is free on the disk of *folder* while the block runs, but for so many bytes."""
+    ballast = folder / "ballast"
+    with ballast.open("wb") as file, contextlib.suppress(OSError):
+        left = shutil.disk_usage(folder).free - leaving_bytes
+        while left > 0:
+            left -= file.write(bytes(min(left, 1 << 20)))
+            file.flush()
+    try:
+        yield
+    finally:
+        ballast.unlink()
 
 
 @pytest.mark.training

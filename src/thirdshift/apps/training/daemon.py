@@ -92,8 +92,8 @@ class TrainingDaemon:
             chores = Chores(workspace, manager, config.generator, say)
             session = TrainingSession(workspace, queue, manager, config, chores.snapshot_after, say)
             intake = Intake(workspace, queue, config.settle_s, say)
-            orders = Orders(control, manager, session, chores, say)
-            admission = Admission(workspace, session, control, orders, disk)
+            orders = Orders(control, session, chores, say)
+            admission = Admission(workspace, session, control, orders, manager, disk, say)
             reporter = Reporter(workspace, queue, disk, session, chores, admission, troubles)
 
             if reporter.found_a_crash():

@@ -1,11 +1,9 @@
 """What people order a running daemon to do, carried out in its loop."""
 
-from thirdshift import BackgroundTaskManager
 from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.control import ControlFolder
 from thirdshift.apps.training.notices import Notify, Remarked
 from thirdshift.apps.training.session import TrainingSession
-from thirdshift.apps.training.tasks import TRAINING_QUEUE
 
 
 class Orders:
@@ -14,13 +12,11 @@ class Orders:
     def __init__(
         self,
         control: ControlFolder,
-        manager: BackgroundTaskManager,
         session: TrainingSession,
         chores: Chores,
         notify: Notify,
     ) -> None:
         self._control = control
-        self._manager = manager
         self._session = session
         self._chores = chores
         self._notify = notify
@@ -40,7 +36,6 @@ class Orders:
         """Drop what was meant for the last daemon; its pause goes on."""
         for word in self._control.clear_stale():
             self._notify(Remarked(f"dropped the order {word}, which was meant for the last daemon"))
-        self._agree_on_pause()
 
     def stop(self) -> None:
         """End after the micro-batch in hand."""
@@ -60,7 +55,6 @@ class Orders:
                     self.stop()
                 case "pause" | "resume":
                     self._control.set_paused(word == "pause")
-                    self._agree_on_pause()
                 case "skip":
                     if not self._session.skip():
                         self._notify(Remarked("no file is in hand that could be skipped; nothing was done"))
@@ -68,10 +62,3 @@ class Orders:
                     self._chores.snapshot()
                 case _:
                     self._notify(Remarked(f"{word} is not supported yet; nothing was done"))
-
-    def _agree_on_pause(self) -> None:
-        """Make the task queue agree with the pause: a laid-aside task must not start while it lasts."""
-        if self._control.is_paused:
-            self._manager.pause_queue(TRAINING_QUEUE)
-        else:
-            self._manager.resume_queue(TRAINING_QUEUE)

@@ -21,14 +21,14 @@ from thirdshift.apps.training.train_file import train_file
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.config import load_section
 from thirdshift.core.plain import plain
-from thirdshift.host.disk import DiskGuard
+from thirdshift.host.disk import DiskGuard, says_no_space
 from thirdshift.host.scheduling import idle_priority
 
 EXAMINATION_COUNT = 192
 """Held-out puzzles that are asked before and after each file."""
 
-DISK_PAUSE_S = 30.0
-"""Seconds after which a training that cannot begin, because the disk is full, looks again."""
+DISK_PAUSE_S = 5.0
+"""Seconds after which a training that cannot go on, because the disk is full, looks again where the daemon lets it."""
 
 TRAINING_QUEUE = "training"
 CHORES_QUEUE = "maintenance"
@@ -50,7 +50,8 @@ def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Sn
     workspace = TrainingWorkspace(base_dir)
     config = config_of(workspace)
     control = ControlFolder(workspace.control)
-    if DiskGuard(config.disk.min_free_gb, config.disk.warn_free_gb).check(workspace.checkpoints).level == "full":
+    disk = DiskGuard(config.disk.min_free_gb, config.disk.warn_free_gb)
+    if disk.is_full(workspace.checkpoints):
         return Snooze(DISK_PAUSE_S)
     if not (workspace.processing / name).exists():  # somebody woke a task whose file is not in hand
         return Snooze(DISK_PAUSE_S)
@@ -68,11 +69,16 @@ def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Sn
     def report(progress: Progress) -> None:
         context.progress(progress.step, progress.total_steps, **plain(progress))
 
+    def should_stop() -> bool:
+        return context.should_stop or control.is_paused or disk.is_full(workspace.checkpoints)
+
     try:
-        result = train_file(job, report=report, should_stop=lambda: context.should_stop or control.is_paused)
+        result = train_file(job, report=report, should_stop=should_stop)
     except BadLine as error:
         return {"refused": str(error)}
-    except (NoRoom, CheckpointNotSaved) as error:  # a full disk is no failure of the file
+    except (NoRoom, CheckpointNotSaved, OSError) as error:  # a full disk is no failure of the file
+        if isinstance(error, OSError) and not says_no_space(error):
+            raise
         context.log.warning("training waits: %s", error)
         return Snooze(DISK_PAUSE_S)
     return {"result": result.to_document()} if result.finished else Snooze()
