@@ -100,6 +100,8 @@ def _ask(session: Session, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _remark(file: dict[str, Any]) -> str:
+    if file["retry_at"]:
+        return f"failed {file['attempts']} times, not before {file['retry_at']}: {file['last_error']}"
     return "goes first: it was interrupted" if file["goes_first"] else f"since {file['arrived_at']}"
 
 

@@ -39,6 +39,7 @@ training:
   poll_interval_s: 0.05
   settle_s: 0.1
   error_pause_s: 0.1
+  retry_pause_s: 0.1
   disk: {{min_free_gb: {min_free_gb}, warn_free_gb: 0}}
   generator: {{enabled: {generator}, count: 40, min_queue_size: 1}}
   model: {{size: nano, path: {model}}}
@@ -695,8 +696,11 @@ def test_a_file_that_fails_three_times_is_given_up(daemon: Daemon) -> None:
     assert daemon.names(daemon.workspace.failed) == ["good.jsonl"]
     assert report["cause"].startswith(f"NotAModel: {daemon.workspace.current_model} holds no model that can be loaded")
     assert (report["attempts"], report["final_failure"]) == (3, True)
-    (task,) = daemon.trainings()
-    assert [attempt.outcome.value for attempt in task.attempts] == ["failed"] * 3
+    assert report["last_error"] == report["cause"]
+    assert "good.jsonl failed (attempt 1 of 3): NotAModel: " in daemon.output
+    assert "good.jsonl failed (attempt 2 of 3): NotAModel: " in daemon.output
+    assert [(task.status, task.failures) for task in daemon.trainings()] == [(TaskStatus.FAILED, 1)] * 3
+    assert daemon.names(daemon.workspace.work) == []
 
 
 def test_a_daemon_goes_on_when_nobody_reads_its_story(daemon: Daemon) -> None:

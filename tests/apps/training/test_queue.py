@@ -49,6 +49,8 @@ def live(workspace):
             queue.mark_failed(name, {"attempts": 1, "cause": "bad", "problems": [{"line": 3, "why": "not JSON"}]})
     queue.retry("b.jsonl")
     assert queue.get_next().name == "b.jsonl"
+    queue.try_again("b.jsonl", "out of luck", 0)
+    assert queue.get_next().name == "b.jsonl"
 
 for number in range(1, 10_000):
     workspace = Path(sys.argv[1]) / f"{number:04d}"
@@ -269,6 +271,30 @@ def test_a_file_can_be_given_back_at_another_priority_or_as_the_very_next(
     assert take_all(queue) == ["b.jsonl", "c.jsonl", "urgent.jsonl", "a.jsonl"]
     queue.give_back("b.jsonl")
     assert not take(queue).goes_first
+
+
+def test_a_file_that_failed_is_tried_again_later_behind_all_others(
+    queue: TrainingQueue, drop: Callable[..., Path], clock: Clock
+) -> None:
+    """At low priority, with what is known of its failures; also after a restart and after an interruption."""
+    for name in ("hard.jsonl", "easy.jsonl"):
+        queue.add(drop(name), "high")
+    assert take(queue).name == "hard.jsonl"
+    queue.try_again("hard.jsonl", "out of luck", 60)
+    assert [file.priority for file in queue.queued()] == ["high", "low"]
+    assert take_all(queue) == ["easy.jsonl"]
+    clock.seconds += 59
+    assert queue.get_next() is None
+    clock.seconds += 1
+    queue = TrainingQueue(queue._places.queue_dir, clock=clock)
+    queue.recover_orphans()
+    queue.remove("easy.jsonl")
+    file = take(queue)
+    assert (file.name, file.attempts, file.last_error) == ("hard.jsonl", 1, "out of luck")
+    queue.give_back("hard.jsonl", goes_first=True)
+    assert take(queue).attempts == 1, "an interruption is no attempt"
+    queue.try_again("hard.jsonl", "again", 60)
+    assert queue.queued()[0].attempts == 2
 
 
 def test_after_a_crash_processing_goes_back_with_its_own_priority_and_first(

@@ -107,6 +107,9 @@ class DaemonConfig:
     max_attempts: int = 3
     """Times that a failing file is tried in all; a stop, a crash of the daemon or a full disk is no attempt."""
 
+    retry_pause_s: float = 60
+    """Seconds after which a file that failed is tried again, behind all others; doubled by each further failure."""
+
     error_pause_s: float = 60
     """Seconds that a part of the daemon rests after an error that nobody foresaw; doubled by each further one, up to
     ten times as long."""
@@ -128,7 +131,12 @@ class DaemonConfig:
 
     def __post_init__(self) -> None:
         refuse(
-            less_than(0, settle_s=self.settle_s, shutdown_timeout_seconds=self.shutdown_timeout_seconds),
+            less_than(
+                0,
+                settle_s=self.settle_s,
+                shutdown_timeout_seconds=self.shutdown_timeout_seconds,
+                retry_pause_s=self.retry_pause_s,
+            ),
             less_than(0.01, poll_interval_s=self.poll_interval_s, error_pause_s=self.error_pause_s),
             less_than(1, max_attempts=self.max_attempts),
         )

@@ -19,14 +19,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from thirdshift.apps.training.filenames import REPORT_SUFFIX, free_name, storable
 from thirdshift.apps.training.moments import iso
 from thirdshift.apps.training.places import Places, is_regular_file, move, names_in
-from thirdshift.apps.training.sidecars import Leaving, Sidecar
+from thirdshift.apps.training.sidecars import Leaving
 from thirdshift.apps.training.workspace import PRIORITIES
 from thirdshift.core.errors import UnsafePath
 from thirdshift.core.plain import plain
@@ -38,7 +38,8 @@ class QueuedFile:
     """A file that waits, or that was just taken.
 
     ``path`` is where it lies, ``priority`` its own, ``arrived_at`` aware UTC; ``goes_first`` marks one that was
-    interrupted in the middle of its training.
+    interrupted in the middle of its training. ``attempts`` have failed, the newest with ``last_error``; it is not taken
+    before ``retry_at``.
     """
 
     name: str
@@ -46,6 +47,9 @@ class QueuedFile:
     priority: str
     arrived_at: datetime
     goes_first: bool
+    attempts: int = 0
+    last_error: str | None = None
+    retry_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +69,8 @@ class TrainingQueue:
     """The queue in *queue_dir*; its folders are made when they are missing. *clock* gives Unix seconds.
 
     ``add``, ``set_priority``, ``retry``, ``remove`` and all questions may be called by any process and thread at any
-    time. Taking files (``get_next``), what follows it (``give_back``, ``mark_completed``, ``mark_failed``) and
-    ``recover_orphans`` belong to the one process that holds the workspace's instance lock.
+    time. Taking files (``get_next``), what follows it (``give_back``, ``try_again``, ``mark_completed``,
+    ``mark_failed``) and ``recover_orphans`` belong to the one process that holds the workspace's instance lock.
     """
 
     def __init__(self, queue_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -89,9 +93,13 @@ class TrainingQueue:
     def get_next(self) -> QueuedFile | None:
         """Move the first file of the line to processing and return it; ``None`` when nobody waits.
 
-        First what was interrupted, then high before normal before low, and in order of arrival.
+        First what was interrupted, then high before normal before low, and in order of arrival; a file that failed not
+        before its time.
         """
+        now = datetime.fromtimestamp(self._clock(), UTC)
         for file in self.queued():
+            if file.retry_at is not None and now < file.retry_at:
+                continue
             try:
                 return self._take(file)
             except FileNotFoundError:  # somebody removed it or changed its priority meanwhile
@@ -156,6 +164,23 @@ class TrainingQueue:
         self._sidecars.write(name, sidecar)
         return self._places.move_within(source, folder, sidecar)
 
+    def try_again(self, name: str, error: str, after_s: float) -> Path:
+        """Move *name*, of which one more attempt has failed, from processing to the low line, for *after_s* seconds."""
+        source = self._in_processing(name)
+        known = self._places.sidecar_of(source)
+        folder = self._places.folder_of("low")
+        sidecar = replace(
+            known,
+            priority=folder.name,
+            goes_first=False,
+            attempts=known.attempts + 1,
+            last_error=error,
+            retry_at=iso(self._clock() + after_s),
+            leaving=None,
+        )
+        self._sidecars.write(name, sidecar)
+        return self._places.move_within(source, folder, sidecar)
+
     def recover_orphans(self) -> list[RecoveredFile]:
         """Bring everything to rest that a crashed daemon left in between; call it once, before the first get_next.
 
@@ -196,7 +221,8 @@ class TrainingQueue:
     def _take(self, file: QueuedFile) -> QueuedFile:
         """The sidecar is made true before the move: in processing it alone knows the priority."""
         arrived_at = file.arrived_at.isoformat(timespec="microseconds")
-        sidecar = Sidecar(priority=file.priority, arrived_at=arrived_at, goes_first=file.goes_first)
+        known = self._places.sidecar_of(file.path)
+        sidecar = replace(known, priority=file.priority, arrived_at=arrived_at, goes_first=file.goes_first)
         belongs_to_another = os.path.lexists(self._places.processing / file.name)
         if not belongs_to_another and self._sidecars.read(file.name) != sidecar:
             self._sidecars.write(file.name, sidecar)
@@ -251,6 +277,9 @@ class TrainingQueue:
             priority=path.parent.name,
             arrived_at=datetime.fromisoformat(sidecar.arrived_at),
             goes_first=sidecar.goes_first,
+            attempts=sidecar.attempts,
+            last_error=sidecar.last_error,
+            retry_at=None if sidecar.retry_at is None else datetime.fromisoformat(sidecar.retry_at),
         )
 
     def _in_processing(self, name: str) -> Path:

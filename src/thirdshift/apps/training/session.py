@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+from blake3 import blake3
+
 from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
 from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.failures import record_failure
@@ -112,8 +114,7 @@ class TrainingSession:
         file = self._file
         if file is None or (self.progress or {}).get("phase") == "publishing":
             return False
-        task = self._manager.get_task(self._task_id)
-        attempts = 1 + (0 if task is None else task.failures)
+        attempts = file.attempts + 1
         report = {"cause": "skipped by order", "attempts": attempts, "task": self._task_id, "final_failure": True}
         self._queue.mark_failed(file.name, report)
         self._manager.cancel_task(self._task_id)
@@ -132,18 +133,22 @@ class TrainingSession:
                 self._drop()
 
     def _task_of(self, file: QueuedFile) -> str:
-        """Return the unfinished task that already trains *file*, one that a stop or a crash left, or a new one."""
+        """Return the task that trains *file*: one that a stop or a crash left unfinished, or that of this try."""
         left = next((task.id for task in self._unfinished_tasks() if _key_of(task) == _key(file)), None)
         return left or self._submit(file)
 
     def _submit(self, file: QueuedFile) -> str:
-        options = self._manager.options(tags=[_tag(file)], max_retries=self._config.max_attempts - 1)
+        """Submit one try, once: where a crash kept us from noticing its end, it is found ended."""
+        task_id: str | None = blake3(f"train {_key(file)}, {file.attempts}".encode()).hexdigest(length=16)
+        if self._manager.get_task_status(str(task_id)) is TaskStatus.CANCELLED:  # its file was gone, and is back
+            task_id = None
+        options = self._manager.options(tags=[_tag(file)], max_retries=0, task_id=task_id)
         return options.submit(train_queued_file, str(self._workspace.root), file.name, _key(file)).id
 
     def _finish(self, file: QueuedFile, answer: dict[str, Any]) -> None:
         """Archive *file*. Its checkpoint is announced before: a crash in between announces it again, and not never."""
         if "refused" in answer:
-            self._refuse(file, {"cause": answer["refused"], "attempts": 1})
+            self._refuse(file, {"cause": answer["refused"], "attempts": file.attempts + 1})
             return
         result = FileResult.from_document(answer["result"])
         if result.held_back:
@@ -172,8 +177,17 @@ class TrainingSession:
         self._refuse(file, {"cause": cause, "task": self._task_id, **result.to_document()}, is_recorded=True)
 
     def _fail(self, file: QueuedFile, task: BackgroundTask) -> None:
+        """Try *file* again later, behind all others, or give it up."""
         cause = str(task.error) if task.error is not None else f"its task was {task.status.value}"
-        self._refuse(file, {"cause": cause, "attempts": task.failures, "task": task.id})
+        attempts = file.attempts + 1
+        if task.status is TaskStatus.CANCELLED or attempts >= self._config.max_attempts:
+            self._refuse(file, {"cause": cause, "attempts": attempts, "last_error": cause, "task": task.id})
+            return
+        pause_s = self._config.retry_pause_s * 2**file.attempts
+        self._queue.try_again(file.name, cause, pause_s)
+        of = f"attempt {attempts} of {self._config.max_attempts}"
+        self._notify(Remarked(f"{file.name} failed ({of}): {cause}; it is tried again in {pause_s:g} s"))
+        self._drop()
 
     def _refuse(self, file: QueuedFile, report: dict[str, Any], *, is_recorded: bool = False) -> None:
         key = _key(file)

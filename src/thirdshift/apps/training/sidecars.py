@@ -38,12 +38,16 @@ class Sidecar:
     """What is known about one queued file.
 
     ``arrived_at`` is an ISO time in UTC with microseconds, so that sorting the text sorts the time. ``goes_first``
-    marks a file that was interrupted in the middle of its training.
+    marks a file that was interrupted in the middle of its training. ``attempts`` have failed, the newest with
+    ``last_error``; until ``retry_at`` it is not taken again.
     """
 
     priority: str
     arrived_at: str
     goes_first: bool = False
+    attempts: int = 0
+    last_error: str | None = None
+    retry_at: str | None = None
     leaving: Leaving | None = None
 
 
@@ -108,13 +112,20 @@ def _encode(name: str, sidecar: Sidecar) -> bytes:
 def _decode(document: Any) -> Sidecar:
     if not isinstance(document, dict):
         raise TypeError("a sidecar is a JSON object")
-    leaving = document.get("leaving")
+    leaving, retry_at, last_error = (document.get(name) for name in ("leaving", "retry_at", "last_error"))
     return Sidecar(
         priority=str(document["priority"]),
-        arrived_at=datetime.fromisoformat(document["arrived_at"]).astimezone(UTC).isoformat(timespec="microseconds"),
+        arrived_at=_utc(document["arrived_at"]),
         goes_first=document.get("goes_first") is True,
+        attempts=int(document.get("attempts", 0)),
+        last_error=None if last_error is None else str(last_error),
+        retry_at=None if retry_at is None else _utc(retry_at),
         leaving=None if leaving is None else _decode_leaving(leaving),
     )
+
+
+def _utc(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _decode_leaving(document: Mapping[str, Any]) -> Leaving:
