@@ -8,8 +8,12 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from thirdshift.core.errors import UnsafePath
 
 
 def sync_directory(directory: Path) -> None:
@@ -28,6 +32,23 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open the regular file *path* for reading. Raises :class:`UnsafePath` for a link or anything else, unread.
+
+    What the name stands for may change at any moment; whoever goes on with the open file cannot be led elsewhere.
+    """
+    try:  # a FIFO must not hang who opens it
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise UnsafePath(path, "it is no regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnsafePath(path, "it is no regular file")
+    return open(descriptor, "rb")
 
 
 def make_folders(folder: Path) -> None:

@@ -1,24 +1,36 @@
-"""What is dropped is taken when it is complete; what never will be is not waited for."""
+"""What is dropped is taken when it is complete, looked at in the background, and brought where it belongs."""
 
+import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from thirdshift import BackgroundTaskManager
+from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.filenames import storable
 from thirdshift.apps.training.intake import Intake
-from thirdshift.apps.training.notices import Notice
+from thirdshift.apps.training.notices import FileAccepted, FileRefused, Notice, Remarked
 from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.workspace import TrainingWorkspace
+from thirdshift.testing import run_until_idle
 
 ROW = '{"prompt": "1 + 1 =", "completion": "2"}\n'
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> TrainingWorkspace:
-    workspace = TrainingWorkspace(tmp_path)
+    workspace = TrainingWorkspace(tmp_path / "workspace")
     workspace.create()
     return workspace
+
+
+@pytest.fixture
+def manager(workspace: TrainingWorkspace) -> Iterator[BackgroundTaskManager]:
+    with BackgroundTaskManager(database=workspace.root / "tasks.db", start=False) as manager:
+        yield manager
 
 
 @pytest.fixture
@@ -27,49 +39,172 @@ def told() -> list[Notice]:
 
 
 @pytest.fixture
-def intake(workspace: TrainingWorkspace, told: list[Notice]) -> Intake:
-    return Intake(workspace, TrainingQueue(workspace.queue), 0, told.append)
+def queue(workspace: TrainingWorkspace) -> TrainingQueue:
+    return TrainingQueue(workspace.queue)
 
 
-def test_only_what_will_be_taken_counts(workspace: TrainingWorkspace, intake: Intake) -> None:
-    """Not links, FIFOs, hidden files and folders, and folders that only look like files."""
+@pytest.fixture
+def intake(
+    workspace: TrainingWorkspace, queue: TrainingQueue, manager: BackgroundTaskManager, told: list[Notice]
+) -> Iterator[Intake]:
+    intake = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), told.append)
+    yield intake
+    intake.close()
+
+
+@pytest.fixture
+def take_all(intake: Intake, manager: BackgroundTaskManager) -> Callable[[], None]:
+    """Do what the daemon does until nothing is left to do."""
+
+    def take() -> None:
+        while intake.size():
+            intake.flatten()
+            intake.tick()
+            run_until_idle(manager)
+            intake.tick()
+
+    return take
+
+
+def names(queue: TrainingQueue) -> list[str]:
+    return [file.name for file in queue.queued()]
+
+
+def report(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.with_name(f"{path.name}.report.json").read_bytes())
+    return found
+
+
+def test_only_what_will_be_taken_counts(
+    workspace: TrainingWorkspace, intake: Intake, queue: TrainingQueue, take_all: Callable[[], None]
+) -> None:
+    """Not hidden files and folders, and other names; a file that is being checked still does."""
     inbox = workspace.inbox
-    for folder in ("sub", ".hidden", "sub/x.jsonl"):
+    for folder in ("sub", ".hidden"):
         (inbox / folder).mkdir()
-    for name in ("a.jsonl", "sub/b.jsonl"):
+    for name in ("a.jsonl", "sub/b.jsonl", ".c.jsonl", "d.txt", ".hidden/e.jsonl"):
         (inbox / name).write_text(ROW)
-    for name in (".c.jsonl", "d.txt", ".hidden/e.jsonl", "sub/x.jsonl/f.jsonl"):
-        (inbox / name).write_text(ROW)
-    (inbox / "link.jsonl").symlink_to("/etc/hostname")
-    os.mkfifo(inbox / "pipe.jsonl")
     assert intake.size() == 2
     intake.flatten()
     intake.tick()
-    assert intake.size() == 0
-    assert TrainingQueue(workspace.queue).size() == 2
+    assert intake.size() == 2
+    assert queue.get_queue_status()["checking"] == ["a.jsonl", "b.jsonl"]
+    take_all()
+    assert names(queue) == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_file_waits_with_what_its_check_found(
+    workspace: TrainingWorkspace, queue: TrainingQueue, told: list[Notice], take_all: Callable[[], None]
+) -> None:
+    """That lies beside it in the end: rows, hash, lengths in tokens of the model that will be trained."""
+    (workspace.inbox / "a.jsonl").write_text(ROW * 3)
+    take_all()
+    assert told == [FileAccepted("a.jsonl", 3)]
+    file = queue.get_next()
+    assert file is not None
+    archived = queue.mark_completed(file.name, {"steps": 1}, workspace.archive)
+    found = report(archived)["validation"]
+    assert (found["rows"], found["level"], found["lengths"]["rows"], found["lengths"]["longest"]) == (
+        3,
+        "standard",
+        3,
+        12,
+    )
+
+
+def test_a_bad_file_is_refused_with_a_report(
+    workspace: TrainingWorkspace, told: list[Notice], take_all: Callable[[], None]
+) -> None:
+    """No attempt was made of it, and none will be."""
+    (workspace.inbox / "bad.jsonl").write_text(f"{ROW}nonsense\n")
+    take_all()
+    failed = workspace.failed / "bad.jsonl"
+    cause = "bad.jsonl:2: not JSON: Expecting value (column 1)"
+    assert told == [FileRefused("bad.jsonl", cause, failed)]
+    found = report(failed)
+    assert (found["cause"], found["attempts"], found["final_failure"]) == (cause, 0, True)
+    assert (found["rows"], found["problem_count"]) == (1, 1)
+
+
+def test_rows_that_will_be_cut_are_told(
+    workspace: TrainingWorkspace, told: list[Notice], take_all: Callable[[], None]
+) -> None:
+    """Their owner may want to know before hours of training."""
+    (workspace.inbox / "long.jsonl").write_text(ROW + json.dumps({"prompt": "x" * 600, "completion": "y"}))
+    take_all()
+    text = "1 of 2 rows looked at are longer than the model's context of 512 tokens; their questions are cut"
+    assert told == [FileAccepted("long.jsonl", 2), Remarked(f"long.jsonl: {text}")]
 
 
 def test_one_file_that_cannot_be_taken_does_not_hold_up_the_others(
-    workspace: TrainingWorkspace, intake: Intake, monkeypatch: pytest.MonkeyPatch
+    workspace: TrainingWorkspace,
+    intake: Intake,
+    queue: TrainingQueue,
+    take_all: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its error is raised at the end, and it is tried again."""
     for name in ("a.jsonl", "b.jsonl"):
         (workspace.inbox / name).write_text(ROW)
-    rename = Path.rename
+    rename = os.rename
 
-    def refuse(path: Path, target: Path) -> Path:
-        if path.name == "a.jsonl":
-            raise PermissionError(1, "Operation not permitted", str(path))
-        return rename(path, target)
+    def refuse(source: str, target: Path, **folders: int) -> None:
+        if source == "a.jsonl":
+            raise PermissionError(1, "Operation not permitted", source)
+        rename(source, target, **folders)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", refuse)
+        patch.setattr(os, "rename", refuse)
         with pytest.raises(PermissionError):
             intake.tick()
-    queue = TrainingQueue(workspace.queue)
-    assert [file.name for file in queue.queued()] == ["b.jsonl"]
+    assert queue.checking.names() == ["b.jsonl"]
+    take_all()
+    assert names(queue) == ["b.jsonl", "a.jsonl"]
+
+
+def test_a_file_that_is_still_written_to_after_it_was_claimed_is_looked_at_again(
+    workspace: TrainingWorkspace, intake: Intake, manager: BackgroundTaskManager, queue: TrainingQueue
+) -> None:
+    """A writer that opened it in that very moment goes on writing to it wherever it lies."""
+    path = workspace.inbox / "a.jsonl"
+    path.write_text(ROW)
     intake.tick()
-    assert [file.name for file in queue.queued()] == ["b.jsonl", "a.jsonl"]
+    with (workspace.checking / "a.jsonl").open("a") as file:
+        run_until_idle(manager)
+        intake.tick()
+        assert names(queue) == []
+        file.write("nonsense\n")
+    assert queue.checking.names() == ["a.jsonl"]
+
+
+def test_what_a_dead_daemon_was_checking_is_checked_again(
+    workspace: TrainingWorkspace, intake: Intake, queue: TrainingQueue, manager: BackgroundTaskManager
+) -> None:
+    """Once, by the next one; what lies there is the truth, whatever tasks there are."""
+    (workspace.inbox / "a.jsonl").write_text(ROW)
+    intake.tick()
+    (workspace.checking / "by-hand.jsonl").write_text(ROW)
+    later = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), lambda _notice: None)
+    assert queue.recover_orphans() == []
+    later.recover()
+    later.tick()
+    assert len(run_until_idle(manager)) == 2
+    later.tick()
+    later.close()
+    assert sorted(names(queue)) == ["a.jsonl", "by-hand.jsonl"]
+
+
+def test_a_file_that_somebody_takes_out_is_let_go(
+    workspace: TrainingWorkspace, intake: Intake, manager: BackgroundTaskManager, told: list[Notice]
+) -> None:
+    """Its check is cancelled; the name is free again."""
+    (workspace.inbox / "a.jsonl").write_text(ROW)
+    intake.tick()
+    (workspace.checking / "a.jsonl").rename(workspace.root / "mine")
+    intake.tick()
+    assert run_until_idle(manager) == []
+    assert intake.size() == 0
+    assert told == [Remarked("a.jsonl was taken out of queue/checking by hand; it is not checked")]
 
 
 def test_names_become_names_that_every_place_takes() -> None:

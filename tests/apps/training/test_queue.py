@@ -169,6 +169,7 @@ def test_the_status_counts_every_place(queue: TrainingQueue, drop: Callable[...,
         "high": 0,
         "normal": 0,
         "low": 3,
+        "checking": [],
         "processing": ["0.jsonl", "2.jsonl"],
         "failed": 1,
     }
@@ -456,7 +457,7 @@ def test_a_refused_move_takes_the_decision_back(
     """When the archive cannot be moved to, the file is still in processing and goes back after a restart."""
     queue.add(drop("a.jsonl"))
     name = take(queue).name
-    with pytest.raises(OSError, match="device"):
+    with pytest.raises(OSError, match="No such file"):
         queue.mark_completed(name, {}, Path("/proc/self"))
     assert queue.get_queue_status()["processing"] == ["a.jsonl"]
     assert [file.finished for file in queue.recover_orphans()] == [False]

@@ -12,8 +12,8 @@ from thirdshift.apps.training.rows import (
     Message,
     Row,
     parse_row,
+    read_lines,
     read_rows,
-    validate_quick,
 )
 
 ASKED = {"role": "user", "content": "how many?"}
@@ -112,30 +112,8 @@ class TestReadRows:
         """A line beyond the limit is never held in memory whole, and the next line is read."""
         path = tmp_path / "train.jsonl"
         path.write_bytes(b"x" * (3 * LINE_LIMIT_BYTES) + b"\n" + line(text="a").encode())
-        report = validate_quick(path)
-        assert report.rows == 1
-        assert [(problem.line, problem.why) for problem in report.problems] == [(1, "is longer than 16,777,216 bytes")]
-
-
-class TestValidateQuick:
-    def test_a_sound_file_has_no_problems(self, tmp_path: Path) -> None:
-        """Every row is counted."""
-        path = tmp_path / "train.jsonl"
-        path.write_text(f"{line(text='a')}\n{line(prompt='b', completion='c')}\n")
-        report = validate_quick(path)
-        assert (report.rows, report.is_sound, report.truncated) == (2, True, False)
-
-    def test_it_goes_on_after_a_bad_line(self, tmp_path: Path) -> None:
-        """All bad lines are listed, not only the first."""
-        path = tmp_path / "train.jsonl"
-        path.write_text(f"[]\n{line(text='a')}\n7\n")
-        report = validate_quick(path)
-        assert (report.rows, [problem.line for problem in report.problems]) == (1, [1, 3])
-
-    @pytest.mark.parametrize(("bad", "truncated"), [(20, False), (21, True), (500, True)])
-    def test_the_first_twenty_problems_are_listed(self, tmp_path: Path, bad: int, truncated: bool) -> None:
-        """More than twenty are told as such."""
-        path = tmp_path / "train.jsonl"
-        path.write_text("[]\n" * bad)
-        report = validate_quick(path)
-        assert ([problem.line for problem in report.problems], report.truncated) == (list(range(1, 21)), truncated)
+        with path.open("rb") as file:
+            first, second = read_lines(file)
+        assert isinstance(first.outcome, BadRow)
+        assert (first.number, first.outcome.why) == (1, "is longer than 16,777,216 bytes")
+        assert (second.number, second.offset, second.outcome) == (2, first.size_bytes, Row(text="a"))

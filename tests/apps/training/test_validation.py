@@ -1,14 +1,33 @@
 """A bad file is refused with its name, the line and the cause."""
 
 import gzip
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
-from thirdshift.apps.training.validation import Level, ValidationReport, validate
-from thirdshift.core.errors import NotSupported, UsageError
+from thirdshift.apps.training import byte_tokenizer
+from thirdshift.apps.training.duplicate_rows import DuplicateRows
+from thirdshift.apps.training.lengths import Lengths
+from thirdshift.apps.training.measure import FastTokenizer, Measure, measure_in
+from thirdshift.apps.training.report import Level, ValidationReport
+from thirdshift.apps.training.rows import parse_row
+from thirdshift.apps.training.validation import FileChanged, validate
+from thirdshift.core.errors import UsageError
 
+
+def asked(question: str, answer: str) -> str:
+    return json.dumps({"prompt": question, "completion": answer})
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}[{{ message.role }}] {{ message.content | tojson }}{{ eos_token }}"
+    "{% if loop.last %}{% break %}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+)
 GOOD = '{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}\n'
 
 
@@ -17,11 +36,23 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "data.jsonl"
 
 
+@pytest.fixture
+def measure() -> Measure:
+    """Every byte is a token; three marks of a conversation come to that. The model looks at 32."""
+    marks = {"eos_token": byte_tokenizer.END}
+    tokenizer = FastTokenizer(byte_tokenizer.make(), marks, byte_tokenizer.CHAT_TEMPLATE)
+    return Measure(tokenizer=tokenizer, context=32)
+
+
 def test_a_good_file_is_sound(path: Path) -> None:
     """Every line is counted; blank ones do not matter."""
     path.write_text(GOOD * 3 + "\n" + '{"prompt": "a", "completion": "b"}\n{"text": "c"}')
     report = validate(path)
-    assert report == ValidationReport(file="data.jsonl", level="quick", rows=5)
+    content_hash = blake3(path.read_bytes()).hexdigest()
+    size_bytes = path.stat().st_size
+    assert report == ValidationReport(
+        file="data.jsonl", level="quick", rows=5, size_bytes=size_bytes, content_hash=content_hash
+    )
     assert report.is_sound
     assert report.cause == ""
 
@@ -38,24 +69,28 @@ def test_bad_lines_are_named_with_their_causes(path: Path) -> None:
 
 
 def test_of_very_many_bad_lines_the_first_are_listed(path: Path) -> None:
-    """The report stays readable and says that there are more."""
+    """The report stays readable, and all are counted."""
     path.write_text("bad\n" * 500)
     report = validate(path)
-    assert report.truncated
-    assert len(report.problems) == 20
+    assert report.problem_count == 500
+    assert [problem.line for problem in report.problems] == list(range(1, 21))
 
 
 def test_the_report_is_plain_data(path: Path) -> None:
     """It lies beside the failed file as JSON."""
-    path.write_text("[1]\n")
+    path.write_text("true\n")
     assert validate(path).to_dict() == {
         "file": "data.jsonl",
         "level": "quick",
         "is_sound": False,
-        "cause": "data.jsonl:1: holds a list; a row is a JSON object",
+        "cause": "data.jsonl:1: holds true or false; a row is a JSON object",
         "rows": 0,
-        "problems": [{"line": 1, "why": "holds a list; a row is a JSON object"}],
-        "truncated": False,
+        "size_bytes": 5,
+        "content_hash": blake3(b"true\n").hexdigest(),
+        "problems": [{"line": 1, "why": "holds true or false; a row is a JSON object"}],
+        "problem_count": 1,
+        "lengths": None,
+        "duplicates": None,
     }
 
 
@@ -69,7 +104,7 @@ def test_the_report_is_plain_data(path: Path) -> None:
         (gzip.compress(GOOD.encode()), None, "is compressed (gzip); unpack it first"),
         (b"PK\x03\x04 and so on", None, "is compressed (zip)"),
         (b"\x93\xf1\x07\xc8\x1e\x99\xfb" + b"\0" * 1000, 1, "NUL byte"),
-        ("é".encode("utf-16"), 1, ""),
+        ("é".encode("utf-16"), None, "is UTF-16 text"),
     ],
     ids=["empty", "blank", "nul", "latin", "gzip", "zip", "binary", "utf-16"],
 )
@@ -113,12 +148,105 @@ def test_a_file_over_the_limit_is_refused_unread(path: Path) -> None:
     assert report.cause == f"data.jsonl: has {2 * len(GOOD)} bytes; the limit is 100. Split it into several files"
 
 
-def test_the_deeper_levels_say_what_to_use_instead(path: Path) -> None:
-    """They are not pretended."""
+def test_only_known_levels_are_looked_at(path: Path) -> None:
+    """And the deeper ones need to know the model."""
     path.write_text(GOOD)
-    deeper: list[Level] = ["standard", "deep"]
-    for level in deeper:
-        with pytest.raises(NotSupported, match="quick"):
-            validate(path, level)
     with pytest.raises(UsageError, match="known are quick, standard, deep"):
         validate(path, "thorough")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="needs the measure of a model"):
+        validate(path, "deep")
+
+
+def test_lengths_are_told_in_tokens_of_the_model(path: Path, measure: Measure) -> None:
+    """A row longer than the context is counted: it loses the beginning of its question. Percentiles and a histogram."""
+    path.write_text(f"{asked('2+2?', '4')}\n" * 18 + f"{asked('a' * 60, '4')}\n{asked('b', 'c' * 22)}\n")
+    levels: list[Level] = ["standard", "deep"]
+    for level in levels:
+        report = validate(path, level, measure=measure, scratch=path.parent)
+        assert report.is_sound
+        assert report.lengths == Lengths(
+            rows=20,
+            context=32,
+            cut_rows=1,
+            tokens=18 * 9 + 65 + 27,
+            trained_tokens=18 * 2 + 2 + 23,
+            shortest=9,
+            median=9,
+            p95=27,
+            longest=65,
+            histogram=((16, 18), (32, 1), (128, 1)),
+        )
+
+
+def test_an_answer_that_alone_is_too_long_is_a_bad_line(path: Path, measure: Measure) -> None:
+    """There is nothing that could be cut without making it another answer; reading goes on."""
+    path.write_text(f"{asked('a', 'b')}\n{asked('a', 'b' * 40)}\n{asked('a', 'b' * 3_000_000)}\n")
+    report = validate(path, "standard", measure=measure)
+    assert (report.rows, report.problem_count) == (1, 2)
+    assert report.cause == "data.jsonl:2: the answer alone has 41 tokens; the model's context has room for 31"
+    assert report.problems[1].why.startswith("the answer alone has more than 31 tokens")
+
+
+def test_of_many_rows_a_sample_is_measured(path: Path, measure: Measure) -> None:
+    """A thousand, the same each time; DEEP measures all."""
+    path.write_text("".join(f"{asked('x' * (number % 20), 'y')}\n" for number in range(1, 2001) if number % 20))
+    one, other = (validate(path, "standard", measure=measure) for _ in range(2))
+    assert one == other
+    assert one.rows == 1900
+    assert one.lengths is not None
+    assert one.lengths.rows == 1000
+    deep = validate(path, "deep", measure=measure)
+    assert deep.lengths is not None
+    assert deep.lengths.rows == 1900
+
+
+def test_deep_finds_rows_that_come_again(path: Path, measure: Measure) -> None:
+    """However they are written; they are told, not refused. Nothing is left of the search."""
+    again = '{"level": 3, "completion": "4",   "prompt": "2+2?"}'
+    path.write_text(f"{asked('2+2?', '4')}\n{asked('1+1?', '2')}\n{again}\n{asked('1+1?', '2')}\n")
+    report = validate(path, "deep", measure=measure, scratch=path.parent)
+    assert report.is_sound
+    assert report.duplicates == DuplicateRows(rows=2, examples=((3, 1), (4, 2)))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_changes_while_it_is_read_is_no_result(path: Path, measure: Measure) -> None:
+    """What was found of it would be true of no file."""
+    path.write_text(f"{asked('2+2?', '4')}\n" * 40_000)
+
+    def write_on(_done_bytes: int) -> None:
+        with path.open("a") as file:
+            file.write(f"{asked('3+3?', '6')}\n")
+
+    with pytest.raises(FileChanged):
+        validate(path, "quick", look=write_on)
+
+
+def test_the_light_tokenizer_reads_what_training_reads(model_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """Token by token, with and without a chat template, and a beginning of every text."""
+    from transformers import AutoTokenizer
+
+    from thirdshift.apps.training.encoding import encode_row
+
+    directory = tmp_path / "model"
+    shutil.copytree(model_of("gpt2"), directory)
+    rows = [parse_row(asked("wie heißt «das»?", "so\n")), parse_row('{"text": "plain <|end|> text"}')]
+    for template in (None, TEMPLATE):
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer.chat_template = template
+        tokenizer.bos_token = "<|system|>"
+        tokenizer.save_pretrained(directory)
+        measure = measure_in(directory, 512)
+        assert isinstance(measure.tokenizer, FastTokenizer)
+        assert measure.context == 256
+        trained = AutoTokenizer.from_pretrained(directory)
+        assert [measure.encode(row) for row in rows] == [encode_row(row, trained, 256) for row in rows]
+
+
+def test_what_a_chat_template_refuses_is_a_bad_line(path: Path) -> None:
+    """The template's own words are the cause."""
+    template = "{{ raise_exception('roles must alternate') }}"
+    tokenizer = FastTokenizer(byte_tokenizer.make(), {}, template)
+    path.write_text(GOOD)
+    report = validate(path, "standard", measure=Measure(tokenizer=tokenizer, context=32))
+    assert report.cause == "data.jsonl:1: the model's chat template refuses the conversation: roles must alternate"

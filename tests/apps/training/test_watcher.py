@@ -130,7 +130,7 @@ def test_a_single_look_is_never_enough(tmp_path: Path, watcher: FileWatcher, clo
 
 
 def test_only_plain_visible_files_count(tmp_path: Path, watcher: FileWatcher, look: Callable[[], list[str]]) -> None:
-    """No links, FIFOs, hidden files or other endings; directories are reported apart."""
+    """No links, FIFOs, hidden files or other endings; what has such a name and is none of these is told apart."""
     target = drop(tmp_path / "target.txt")
     (tmp_path / "link.jsonl").symlink_to(target)
     os.mkfifo(tmp_path / "fifo.jsonl")
@@ -141,7 +141,8 @@ def test_only_plain_visible_files_count(tmp_path: Path, watcher: FileWatcher, lo
     (tmp_path / "link-to-folder.jsonl").symlink_to(tmp_path / "folder")
     drop(tmp_path / "good.jsonl")
     assert look() == ["good.jsonl"]
-    assert watcher.get_directories() == [tmp_path / "folder.jsonl"]
+    irregular = [path.name for path in watcher.get_irregular()]
+    assert irregular == ["fifo.jsonl", "folder.jsonl", "link-to-folder.jsonl", "link.jsonl"]
 
 
 def test_another_pattern_can_be_watched(tmp_path: Path, clock: Clock) -> None:

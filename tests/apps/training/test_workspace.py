@@ -24,6 +24,7 @@ FOLDERS = {
     "models/current_model",
     "models/current_model/checkpoints",
     "queue",
+    "queue/checking",
     "queue/failed",
     "queue/high",
     "queue/low",

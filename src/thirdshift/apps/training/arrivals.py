@@ -29,9 +29,15 @@ class Arrivals:
         except OSError as error:
             self._polled(f"no file-system events ({error.strerror or error})")
 
-    def fileno(self) -> int | None:
-        """Return the descriptor that is readable when something arrived; ``None`` without events."""
-        return None if self._watch is None else self._watch.fileno()
+    @property
+    def has_events(self) -> bool:
+        """Whether there are events to read."""
+        return self._watch is not None
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when something arrived; only with events."""
+        assert self._watch is not None
+        return self._watch.fileno()
 
     def drain(self) -> None:
         """Read what happened."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from thirdshift.apps.training.report import LEVELS
 from thirdshift.apps.training.settings import TrainingSettings
 from thirdshift.config import less_than, none_of, refuse
 
@@ -92,6 +93,21 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    """How a dropped file is looked at before it may wait for training."""
+
+    level: str = field(default="standard", metadata={"choices": LEVELS})
+    """"quick": the form of every line. "standard": also the lengths of 1,000 rows in tokens of the model. "deep": the
+    lengths of all rows, and rows that come again; at idle priority."""
+
+    max_file_gb: float = 16
+    """GB of a file that is still taken."""
+
+    def __post_init__(self) -> None:
+        refuse(none_of("level", self.level, LEVELS), less_than(0.001, max_file_gb=self.max_file_gb))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DaemonConfig:
     """All settings of a training daemon; every one has a default that suits a single machine."""
 
@@ -113,6 +129,9 @@ class DaemonConfig:
     error_pause_s: float = 60
     """Seconds that a part of the daemon rests after an error that nobody foresaw; doubled by each further one, up to
     ten times as long."""
+
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """How a dropped file is looked at."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model to begin with."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from thirdshift import BackgroundTaskManager
 from thirdshift.apps.training.admission import Admission
 from thirdshift.apps.training.base_model import demand_base_model
+from thirdshift.apps.training.check_task import INTAKE_QUEUE
+from thirdshift.apps.training.checks import SLOTS as CHECKS_AT_ONCE
 from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.control import ControlFolder
@@ -91,7 +93,10 @@ class TrainingDaemon:
             manager = stack.enter_context(BackgroundTaskManager(database=database, start=False))
             chores = Chores(workspace, manager, config.generator, say)
             session = TrainingSession(workspace, queue, manager, config, chores.snapshot_after, say)
-            intake = Intake(workspace, queue, config.settle_s, say)
+            intake = Intake(workspace, queue, manager, config, say)
+            stack.callback(intake.close)
+            for source in intake.sources:
+                sleep.add(source)
             orders = Orders(control, session, chores, say)
             admission = Admission(workspace, session, control, orders, manager, disk, say)
             reporter = Reporter(workspace, queue, disk, session, chores, admission, troubles)
@@ -100,6 +105,7 @@ class TrainingDaemon:
                 admission.recovered()
                 say(Remarked("the last daemon did not stop cleanly; recovering what it had in hand"))
             session.recover()
+            intake.recover()
             chores.recover()
             troubles.step(partial(reporter.write, "idle"))()
             stack.callback(troubles.step(partial(reporter.write, "stopped")))
@@ -113,7 +119,11 @@ class TrainingDaemon:
             troubles.step(admission.take_next)()
             workers = [
                 stack.enter_context(self._worker(database, name, slots))
-                for name, slots in ((CHORES_QUEUE, config.background.max_workers), (TRAINING_QUEUE, 1))
+                for name, slots in (
+                    (CHORES_QUEUE, config.background.max_workers),
+                    (TRAINING_QUEUE, 1),
+                    (INTAKE_QUEUE, CHECKS_AT_ONCE),
+                )
             ]
             stack.callback(troubles.step(partial(reporter.write, "stopping")))
             work: Sequence[Callable[[], object]] = (

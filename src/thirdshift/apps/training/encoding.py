@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from thirdshift.apps.training.rows import BadRow, Message, Row
+
+_PIECE = 256 * 1024
+"""Letters that are given to a tokenizer at once."""
+_SEAM = 16
+"""Tokens that a text may have more of, at most, when it is cut at some letter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +30,8 @@ class EncodedRow:
 def encode_row(row: Row, tokenizer: Any, context: int) -> EncodedRow:
     """Return the tokens of *row*, at most *context* of them.
 
-    A longer conversation loses the beginning of its question. Raises :class:`BadRow` when the answer (or a plain
-    text) alone leaves no room.
+    A longer conversation loses the beginning of its question; ``cut`` is an estimate where that is very long. Raises
+    :class:`BadRow` when the answer (or a plain text) alone leaves no room.
     """
     if row.text:
         pieces = [(row.text + (tokenizer.eos_token or ""), True)]
@@ -32,17 +39,21 @@ def encode_row(row: Row, tokenizer: Any, context: int) -> EncodedRow:
         pieces = _pieces_of_conversation(row.messages, tokenizer)
     else:
         pieces = [(_plain_question(row.question), False), (row.answer + (tokenizer.eos_token or ""), True)]
-    encoded = [(_tokens(text, tokenizer), is_trained) for text, is_trained in pieces]
-    if not has_template(tokenizer) or row.text:
-        encoded.insert(0, (_beginning(tokenizer), False))
-    ids = [token for tokens, _ in encoded for token in tokens]
-    trained = [is_trained for tokens, is_trained in encoded for _ in tokens]
+    has_beginning = not has_template(tokenizer) or bool(row.text)
     longest = context if row.text else context - 1  # an answer is predicted from at least one token of its question
-    if len(encoded[-1][0]) > longest:
-        what = "the text" if row.text else "the answer alone"
-        raise BadRow(f"{what} has {len(encoded[-1][0]):,} tokens; the model's context has room for {longest:,}")
-    cut = max(0, len(ids) - context)
-    ids, trained = ids[cut:], trained[cut:]
+    *before, (said, _) = pieces
+    kept = [(_tokens_within(said, tokenizer, longest, "the text" if row.text else "the answer alone"), True)]
+    room, cut = context - len(kept[0][0]), 0
+    for text, is_trained in reversed(before):
+        tokens, lost = _end_of(text, tokenizer, room)
+        kept.append((tokens, is_trained))
+        room, cut = room - len(tokens), cut + lost
+    if has_beginning:
+        beginning = _beginning(tokenizer)
+        kept.append((beginning[:room], False))
+        cut += max(0, len(beginning) - room)
+    ids = [token for tokens, _ in reversed(kept) for token in tokens]
+    trained = [is_trained for tokens, is_trained in reversed(kept) for _ in tokens]
     trained[0] = False  # nothing stands before the first token to predict it from
     return EncodedRow(ids=ids, trained=trained, cut=cut)
 
@@ -50,8 +61,8 @@ def encode_row(row: Row, tokenizer: Any, context: int) -> EncodedRow:
 def encode_question(question: Sequence[Message], tokenizer: Any, context: int) -> list[int]:
     """Return the tokens after which the model is to answer *question*, the beginning cut to fit into *context*."""
     if has_template(tokenizer):
-        return _tokens(_render(question, tokenizer, is_asked=True), tokenizer)[-context:]
-    return [*_beginning(tokenizer), *_tokens(_plain_question(question), tokenizer)][-context:]
+        return _end_of(_render(question, tokenizer, is_asked=True), tokenizer, context)[0]
+    return [*_beginning(tokenizer), *_end_of(_plain_question(question), tokenizer, context)[0]][-context:]
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -113,9 +124,39 @@ def _last_answer_only(messages: Sequence[Message], tokenizer: Any) -> list[tuple
 
 def _render(messages: Sequence[Message], tokenizer: Any, *, is_asked: bool) -> str:
     conversation = [{"role": message.role, "content": message.content} for message in messages]
-    rendered = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=is_asked)
-    return str(rendered)
+    try:
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=is_asked))
+    except TemplateError as error:
+        raise BadRow(f"the model's chat template refuses the conversation: {error}") from error
 
 
 def _tokens(text: str, tokenizer: Any) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _tokens_within(text: str, tokenizer: Any, limit: int, what: str) -> list[int]:
+    """Return the tokens of *text*; raises :class:`BadRow` saying what *what* has when there are more than *limit*.
+
+    A tokenizer takes hundreds of bytes for every letter: a long text is counted piece by piece first.
+    """
+    count = 0
+    for start in range(0, len(text) if len(text) > _PIECE else 0, _PIECE):
+        count += len(_tokens(text[start : start + _PIECE], tokenizer)) - _SEAM
+        if count > limit:
+            raise BadRow(f"{what} has more than {limit:,} tokens, and the model's context has no room for more")
+    tokens = _tokens(text, tokenizer)
+    if len(tokens) > limit:
+        raise BadRow(f"{what} has {len(tokens):,} tokens; the model's context has room for {limit:,}")
+    return tokens
+
+
+def _end_of(text: str, tokenizer: Any, room: int) -> tuple[list[int], int]:
+    """Return the last *room* tokens of *text* and how many are lost; of a very long text only the end is looked at."""
+    size = min(len(text), _PIECE)
+    tokens = _tokens(text[-size:], tokenizer)
+    while size < len(text) and len(tokens) < room + _SEAM:
+        size = min(2 * size, len(text))
+        tokens = _tokens(text[-size:], tokenizer)
+    lost = max(0, len(tokens) - room)
+    unseen = (len(text) - size) * len(tokens) // size if size else 0
+    return tokens[lost:], lost + unseen

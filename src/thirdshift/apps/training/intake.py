@@ -1,25 +1,45 @@
-"""From the inbox to the queue: complete files only, each looked at before it may wait for training."""
+"""From the inbox to the queue: complete files only, claimed before they are read, checked before they may wait."""
 
 import os
 from pathlib import Path
 
+from thirdshift import BackgroundTaskManager
+from thirdshift.apps.training.checks import Checks
+from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.flattener import InboxFlattener
-from thirdshift.apps.training.notices import FileAccepted, FileRefused, Notify, Remarked
+from thirdshift.apps.training.notices import Notify, Remarked
 from thirdshift.apps.training.queue import TrainingQueue
-from thirdshift.apps.training.validation import validate
 from thirdshift.apps.training.watcher import FileWatcher
 from thirdshift.apps.training.workspace import TrainingWorkspace
+from thirdshift.host.waiting import Readable
+
+_AT_ONCE = 64
+"""Files that are in hand at most; the others wait in the inbox, and the loop goes on."""
 
 
 class Intake:
     """Takes what people drop. A bad file goes to ``queue/failed`` with a report; nothing is ever deleted."""
 
-    def __init__(self, workspace: TrainingWorkspace, queue: TrainingQueue, settle_s: float, notify: Notify) -> None:
-        self._inbox = workspace.inbox
+    def __init__(
+        self,
+        workspace: TrainingWorkspace,
+        queue: TrainingQueue,
+        manager: BackgroundTaskManager,
+        config: DaemonConfig,
+        notify: Notify,
+    ) -> None:
+        self._inbox = workspace.inbox.resolve()
         self._queue = queue
         self._notify = notify
-        self._flattener = InboxFlattener(workspace.inbox, settle_s=settle_s)
-        self._watcher = FileWatcher(workspace.inbox, settle_s=settle_s)
+        self._flattener = InboxFlattener(self._inbox, settle_s=config.settle_s)
+        self._checks = Checks(workspace, queue, manager, config.validation, notify)
+        self._watcher = FileWatcher(self._inbox, settle_s=config.settle_s, say=lambda text: notify(Remarked(text)))
+        self.sources: list[Readable] = [self._watcher] if self._watcher.has_events else []
+        """What wakes a loop that sleeps when there is something to do here."""
+
+    def recover(self) -> None:
+        """Check again what a daemon before left half checked. Before any worker starts."""
+        self._checks.recover()
 
     def flatten(self) -> None:
         """Move files out of sub-folders; before every tick."""
@@ -27,16 +47,26 @@ class Intake:
             self._notify(Remarked(f"{old.relative_to(self._inbox)} moved up to {new.name}"))
 
     def tick(self) -> None:
-        """Take every file that is complete. One that cannot be moved does not keep the others waiting."""
-        errors = [error for path in self._watcher.get_new_files() if (error := self._try_to_take(path))]
-        for path in self._watcher.get_directories():
-            self._refuse(path)
+        """Take every file that is complete, and bring those that were checked where they belong.
+
+        One that cannot be moved does not keep the others waiting.
+        """
+        self._checks.tick()
+        errors = [error for path in self._arrived() if (error := self._try_to_take(path))]
         if errors:
             raise errors[0]
 
     def size(self) -> int:
-        """Return how many files lie in the inbox that will be taken once they are complete."""
-        return self._watcher.size() + self._flattener.size()
+        """Return how many files lie in the inbox that will be taken once they are complete, or are being checked."""
+        return self._watcher.size() + self._flattener.size() + len(self._checks)
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._watcher.close()
+
+    def _arrived(self) -> list[Path]:
+        arrived = [*self._watcher.get_irregular(), *self._watcher.get_new_files()]
+        return arrived[: max(0, _AT_ONCE - len(self._checks))]
 
     def _try_to_take(self, path: Path) -> OSError | None:
         try:
@@ -47,14 +77,10 @@ class Intake:
         return None
 
     def _take(self, path: Path) -> None:
-        report = validate(path)
-        if not report.is_sound:
-            self._refuse(path)
-            return
-        queued = self._queue.add(path)
-        self._notify(FileAccepted(queued.name, report.rows))
-
-    def _refuse(self, path: Path) -> None:
-        report = validate(path)
-        target = self._queue.reject(path, {**report.to_dict(), "attempts": 0, "final_failure": True})
-        self._notify(FileRefused(path.name, report.cause, target))
+        """Claim *path* out of the folder that the inbox is now, which must be no link to another."""
+        folder = os.open(self._inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            claimed = self._queue.checking.claim(path, folder=folder)
+        finally:
+            os.close(folder)
+        self._checks.begin(claimed)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from blake3 import blake3
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from thirdshift.apps.training import byte_tokenizer
 from thirdshift.core.errors import ThirdshiftError
 from thirdshift.host.files import sync_directory, sync_file
 from thirdshift.storage.verified import hash_file
@@ -29,7 +29,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256},
     "small": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 352},
 }
-TINY_CONTEXT = 512
+TINY_CONTEXT = byte_tokenizer.CONTEXT
 NO_LIMIT = 2**31 - 1
 # Usual for large models are 0.02 and 10000. Narrow layers want larger weights and short texts faster rotations: after
 # the same 500 steps on SYLLO 90 % of unseen puzzles are right instead of 51 %.
@@ -46,12 +46,6 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "tokenizer.model",
     "spiece.model",
-)
-
-_PAD, _END = "<|pad|>", "<|end|>"
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
@@ -170,19 +164,12 @@ def _hash_of(paths: list[Path]) -> str:
 
 
 def _byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is one token (0-255); the five special tokens follow."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    names = (_PAD, _END, "<|system|>", "<|user|>", "<|assistant|>")
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        pad_token=_PAD,
-        eos_token=_END,
-        additional_special_tokens=list(names[2:]),
-        chat_template=_CHAT_TEMPLATE,
-        model_max_length=TINY_CONTEXT,
+        tokenizer_object=byte_tokenizer.make(),
+        pad_token=byte_tokenizer.PAD,
+        eos_token=byte_tokenizer.END,
+        additional_special_tokens=list(byte_tokenizer.ROLES),
+        chat_template=byte_tokenizer.CHAT_TEMPLATE,
+        model_max_length=byte_tokenizer.CONTEXT,
         clean_up_tokenization_spaces=False,
     )

@@ -25,11 +25,13 @@ class Places:
     def __init__(self, queue_dir: Path, clock: Callable[[], float]) -> None:
         self.queue_dir = queue_dir
         self.waiting = {priority: queue_dir / priority for priority in PRIORITIES}
+        self.checking = queue_dir / "checking"
         self.processing = queue_dir / "processing"
         self.failed = queue_dir / "failed"
         self.sidecars = Sidecars(queue_dir / ".meta")
         self._clock = clock
-        for folder in (*self.waiting.values(), self.processing, self.failed, self.sidecars.folder):
+        folders = (self.checking, *self.waiting.values(), self.processing, self.failed, self.sidecars.folder)
+        for folder in folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         arrivals = (sidecar.arrived_at for name in self.sidecars.names() if (sidecar := self.sidecars.read(name)))
         self._last_arrival = max(arrivals, default="")
@@ -41,8 +43,8 @@ class Places:
         return self.waiting[priority]
 
     def place_of(self, name: str) -> Path | None:
-        """The folder in which *name* waits or is processed."""
-        places = (*self.waiting.values(), self.processing)
+        """The folder in which *name* is checked, waits or is processed."""
+        places = (self.checking, *self.waiting.values(), self.processing)
         return next((place for place in places if os.path.lexists(place / name)), None)
 
     def find(self, name: str, folders: Iterable[Path], where: str) -> Path:
@@ -66,6 +68,11 @@ class Places:
         claimed = self._claim(name, Sidecar(priority=priority, arrived_at=self._next_arrival()))
         return self._move_claimed(source, folder / claimed)
 
+    def enter_checking(self, source: Path, name: str, folder: int | None) -> Path:
+        """Move *source*, from the open *folder*, to where it is checked, by the rules of :meth:`enter`."""
+        claimed = self._claim(name, Sidecar(priority="normal", arrived_at=self._next_arrival()))
+        return self._move_claimed(source, self.checking / claimed, folder)
+
     def move_within(self, source: Path, folder: Path, sidecar: Sidecar) -> Path:
         """Move a file of the queue to *folder*; only what somebody laid there by hand can be in the way of its name."""
         if not os.path.lexists(folder / source.name):
@@ -82,9 +89,9 @@ class Places:
                 return candidate
         raise AssertionError("unreachable: the names never end")
 
-    def _move_claimed(self, source: Path, target: Path) -> Path:
+    def _move_claimed(self, source: Path, target: Path, folder: int | None = None) -> Path:
         try:
-            return move(source, target)
+            return move(source, target, folder)
         except OSError:
             self.sidecars.remove(target.name)
             raise
@@ -99,11 +106,18 @@ class Places:
         return now
 
 
-def move(source: Path, target: Path) -> Path:
-    """Rename *source* to *target*, durably."""
-    source.rename(target)
+def move(source: Path, target: Path, folder: int | None = None) -> Path:
+    """Rename *source* to *target*, durably.
+
+    With the open *folder* that *source* lies in, nobody can put another folder there in between.
+    """
+    if folder is None:
+        source.rename(target)
+        sync_directory(source.parent)
+    else:
+        os.rename(source.name, target, src_dir_fd=folder)
+        os.fsync(folder)
     sync_directory(target.parent)
-    sync_directory(source.parent)
     return target
 
 

@@ -1,6 +1,8 @@
 """The line of files that wait for training. The place of a file is its state, and a move is one atomic rename. ::
 
-    inbox ──add──▶ high │ normal │ low ──get_next──▶ processing ──mark_completed──▶ archive
+    inbox ──claim──▶ checking ──accept──┐     └──refuse──▶ failed
+                                        ▼
+           add ──▶ high │ normal │ low ──get_next──▶ processing ──mark_completed──▶ archive
                        ▲                              │      └─────mark_failed────▶ failed
                        ├───────── give_back ──────────┘                               │
                        └─────────────────────────── retry ────────────────────────────┘
@@ -9,12 +11,11 @@ A crash leaves a file in exactly one of these places. What a place cannot say (w
 had before processing) stands in a sidecar, ``.meta/<name>.json``; a missing or damaged one means "normal, as old as
 the file". While a file waits, the folder it lies in is its priority, whatever the sidecar says: a person may move it.
 
-Leaving processing takes two things, the move and the report beside the file. Both are written into the sidecar first;
-that write is the decision, and the next start carries it out when a crash came between.
+Leaving takes two things, the move and the report beside the file. Both are written into the sidecar first; that write
+is the decision, and the next start carries it out when a crash came between (`departures.py`).
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -23,14 +24,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from thirdshift.apps.training.filenames import REPORT_SUFFIX, free_name, storable
+from thirdshift.apps.training.checking import CheckingPlace
+from thirdshift.apps.training.departures import Departures, read_report, report_of
+from thirdshift.apps.training.filenames import storable
 from thirdshift.apps.training.moments import iso
-from thirdshift.apps.training.places import Places, is_regular_file, move, names_in
-from thirdshift.apps.training.sidecars import Leaving
+from thirdshift.apps.training.places import Places, is_regular_file, names_in
 from thirdshift.apps.training.workspace import PRIORITIES
 from thirdshift.core.errors import UnsafePath
-from thirdshift.core.plain import plain
-from thirdshift.host.files import sync_directory, sync_file, write_atomically
+from thirdshift.host.files import sync_directory, sync_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +78,9 @@ class TrainingQueue:
         self._clock = clock
         self._places = Places(Path(queue_dir), clock)
         self._sidecars = self._places.sidecars
+        self._departures = Departures(self._places, clock)
+        self.checking = CheckingPlace(self._places, self._departures)
+        """The files that are being looked at, before they may wait."""
 
     def add(self, path: Path, priority: str = "normal") -> Path:
         """Move the file *path* to the end of the line of *priority*; returns where it lies now.
@@ -119,38 +123,36 @@ class TrainingQueue:
 
     def failed(self) -> list[dict[str, Any]]:
         """The files that were given up, by name, each with the report beside it; without one, with its name alone."""
-        return [{"file": name, **_read_report(self._places.failed / name)} for name in names_in(self._places.failed)]
+        return [{"file": name, **read_report(self._places.failed / name)} for name in names_in(self._places.failed)]
 
     def get_queue_status(self) -> dict[str, Any]:
-        """Plain data for the status: how many wait, in all and of each priority, what is processed, how many failed."""
+        """Plain data for the status: how many wait, of each priority; what is checked and processed."""
         counts = {priority: len(names_in(folder)) for priority, folder in self._places.waiting.items()}
         return {
             "total_queued": sum(counts.values()),
             **counts,
+            "checking": self.checking.names(),
             "processing": names_in(self._places.processing),
             "failed": len(names_in(self._places.failed)),
         }
 
     def mark_completed(self, name: str, report: Mapping[str, Any], archive: Path) -> Path:
         """Move *name* from processing to *archive*, ``<name>.report.json`` beside it; returns where it lies now."""
-        return self._leave(self._in_processing(name), Path(archive), self._document(name, report))
+        return self._departures.leave(self._in_processing(name), Path(archive), report)
 
     def mark_failed(self, name: str, report: Mapping[str, Any]) -> Path:
         """Move *name* from processing to ``failed``, ``<name>.report.json`` beside it; returns where it lies now.
 
         *report* says ``attempts``, ``cause`` and ``problems`` (with line numbers); ``file`` and ``when`` are added.
         """
-        return self._leave(self._in_processing(name), self._places.failed, self._document(name, report))
+        return self._departures.leave(self._in_processing(name), self._places.failed, report)
 
     def reject(self, path: Path, report: Mapping[str, Any]) -> Path:
         """Move *path*, a file or a directory that never was in the queue, to ``failed`` with a report beside it.
 
         The report is written first: whoever sees the file there, also after a crash, finds out why.
         """
-        failed = self._places.failed
-        target = failed / free_name(failed, storable(path.name))
-        _write_report(target, self._document(path.name, report))
-        return move(path, target)
+        return self._departures.reject(path, storable(path.name), report)
 
     def give_back(self, name: str, *, priority: str | None = None, goes_first: bool = False) -> Path:
         """Move *name* from processing back to its own priority and its old place in the line, or to *priority*.
@@ -185,12 +187,16 @@ class TrainingQueue:
         """Bring everything to rest that a crashed daemon left in between; call it once, before the first get_next.
 
         Files whose end had been decided reach it; all others in processing go back to their own priority and are
-        taken first. Nothing is lost, nothing doubled.
+        taken first, and those that were being checked stay for another check. Nothing is lost, nothing doubled.
         """
         self._sidecars.remove_temporaries()
         recovered = [self._recover(self._places.processing / name) for name in names_in(self._places.processing)]
+        recovered += [found for path in self.checking.paths() if (found := self._decided(path))]
         without_file = [name for name in self._sidecars.names() if self._places.place_of(name) is None]
-        return recovered + [found for name in without_file if (found := self._settle(name))]
+        for name in without_file:
+            if path := self._departures.settle(name):
+                recovered.append(RecoveredFile(name=name, path=path, finished=True))
+        return recovered
 
     def set_priority(self, name: str, priority: str) -> Path:
         """Move the waiting file *name* to the line of *priority*, keeping its time of arrival."""
@@ -204,7 +210,7 @@ class TrainingQueue:
         """Put the failed file *name* at the end of the line again; its report is removed."""
         source = self._places.find(name, [self._places.failed], "in queue/failed")
         target = self._places.enter(source, name, priority)
-        _report_of(source).unlink(missing_ok=True)
+        report_of(source).unlink(missing_ok=True)
         return target
 
     def remove(self, name: str) -> None:
@@ -214,7 +220,7 @@ class TrainingQueue:
         path.unlink()
         sync_directory(path.parent)
         if path.parent == self._places.failed:
-            _report_of(path).unlink(missing_ok=True)
+            report_of(path).unlink(missing_ok=True)
         else:
             self._sidecars.remove(name)
 
@@ -229,42 +235,14 @@ class TrainingQueue:
         path = self._places.move_within(file.path, self._places.processing, sidecar)
         return replace(file, name=path.name, path=path)
 
-    def _leave(self, source: Path, folder: Path, report: Mapping[str, Any]) -> Path:
-        """Decide, move, write the report; a move that is refused takes the decision back."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        known = self._places.sidecar_of(source)
-        where = os.path.relpath(folder, self._places.queue_dir)
-        leaving = Leaving(folder=where, name=free_name(folder, source.name), report=report)
-        self._sidecars.write(source.name, replace(known, leaving=leaving))
-        try:
-            move(source, folder / leaving.name)
-        except OSError:
-            self._sidecars.write(source.name, replace(known, leaving=None))
-            raise
-        return self._finish(source.name, leaving)
-
-    def _finish(self, name: str, leaving: Leaving) -> Path:
-        """What remains to be done once the file has left processing; may be done twice."""
-        target = self._resolve(leaving) / leaving.name
-        if target.exists():
-            _write_report(target, leaving.report)
-        self._sidecars.remove(name)
-        return target
-
     def _recover(self, path: Path) -> RecoveredFile:
-        leaving = self._places.sidecar_of(path).leaving
-        if leaving is None:
-            return RecoveredFile(name=path.name, path=self.give_back(path.name, goes_first=True), finished=False)
-        target = self._leave(path, self._resolve(leaving), leaving.report)
-        return RecoveredFile(name=path.name, path=target, finished=True)
+        if found := self._decided(path):
+            return found
+        return RecoveredFile(name=path.name, path=self.give_back(path.name, goes_first=True), finished=False)
 
-    def _settle(self, name: str) -> RecoveredFile | None:
-        """A sidecar without a file: its file has left processing, was never moved in, or was removed."""
-        sidecar = self._sidecars.read(name)
-        if sidecar is None or sidecar.leaving is None:
-            self._sidecars.remove(name)
-            return None
-        return RecoveredFile(name=name, path=self._finish(name, sidecar.leaving), finished=True)
+    def _decided(self, path: Path) -> RecoveredFile | None:
+        target = self._departures.resume(path)
+        return None if target is None else RecoveredFile(name=path.name, path=target, finished=True)
 
     def _describe(self, path: Path) -> QueuedFile | None:
         try:
@@ -284,26 +262,3 @@ class TrainingQueue:
 
     def _in_processing(self, name: str) -> Path:
         return self._places.find(name, [self._places.processing], "in processing")
-
-    def _resolve(self, leaving: Leaving) -> Path:
-        return self._places.queue_dir.joinpath(leaving.folder).resolve()
-
-    def _document(self, name: str, report: Mapping[str, Any]) -> dict[str, Any]:
-        return {"file": name, "when": iso(self._clock()), **report}
-
-
-def _report_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}{REPORT_SUFFIX}")
-
-
-def _read_report(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(_report_of(path).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _write_report(target: Path, report: Mapping[str, Any]) -> None:
-    if not _report_of(target).exists():
-        write_atomically(_report_of(target), json.dumps(plain(report), indent=1).encode())

@@ -5,25 +5,29 @@ an instruction (``{"prompt", "completion"}`` or ``{"instruction", "output"[, "in
 (``{"text"}``). Only the standard library is needed here, so a file can be checked by a process that never loads torch.
 """
 
+import codecs
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from thirdshift.core.errors import ThirdshiftError
 
 ROLES = ("system", "user", "assistant")
 LINE_LIMIT_BYTES = 16 * 1024 * 1024
-PROBLEM_LIMIT = 20
+MESSAGE_LIMIT = 1000
+"""Messages of one conversation: what it costs to tell them apart grows with their square."""
+_WHY_LIMIT = 300
 
 
 class BadRow(ThirdshiftError):
     """A line is no row of training data; ``why`` says what is wrong with it."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
+        self.why = why if len(why) <= _WHY_LIMIT else f"{why[:_WHY_LIMIT]} ..."
+        super().__init__(self.why)
 
 
 class BadLine(ThirdshiftError):
@@ -67,47 +71,36 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """One bad line of a file, counted from 1."""
+class Line:
+    """One line of a file that is not blank: its number (from 1), where it lies, and what it holds."""
 
-    line: int
-    why: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuickReport:
-    """What reading a file to its end found: sound rows, the first problems, and whether there were more of them."""
-
-    rows: int
-    problems: tuple[Problem, ...]
-    truncated: bool
-
-    @property
-    def is_sound(self) -> bool:
-        """True when every line is a row."""
-        return not self.problems
+    number: int
+    offset: int
+    size_bytes: int
+    outcome: Row | BadRow
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield line number (from 1) and row; blank lines are passed over. Raises :class:`BadLine` at the first bad one."""
-    for line, outcome in _outcomes(path):
-        if isinstance(outcome, BadRow):
-            raise BadLine(path, line, outcome.why)
-        yield line, outcome
+    with path.open("rb") as file:
+        for line in read_lines(file):
+            if isinstance(line.outcome, BadRow):
+                raise BadLine(path, line.number, line.outcome.why)
+            yield line.number, line.outcome
 
 
-def validate_quick(path: Path) -> QuickReport:
-    """Read *path* to its end, going on after a bad line; the first 20 problems are listed."""
-    rows = 0
-    problems: list[Problem] = []
-    for line, outcome in _outcomes(path):
-        if isinstance(outcome, Row):
-            rows += 1
-        else:
-            problems.append(Problem(line=line, why=outcome.why))
-            if len(problems) > PROBLEM_LIMIT:
-                break
-    return QuickReport(rows=rows, problems=tuple(problems[:PROBLEM_LIMIT]), truncated=len(problems) > PROBLEM_LIMIT)
+def read_lines(file: BinaryIO, update: Callable[[bytes], object] = lambda _bytes: None) -> Iterator[Line]:
+    """Read *file* to its end, also past bad lines; *update* is given every byte of it, in order."""
+    number = offset = 0
+    is_blank = True
+    for number, (content, size_bytes) in enumerate(_lines(file, update), start=1):
+        if content.strip():
+            is_blank = False
+            yield Line(number=number, offset=offset, size_bytes=size_bytes, outcome=_outcome(content))
+        offset += size_bytes
+    if is_blank:
+        why = "the file holds only blank lines" if number else "the file is empty"
+        yield Line(number=1, offset=0, size_bytes=0, outcome=BadRow(why))
 
 
 def parse_row(line: bytes | str) -> Row:
@@ -124,38 +117,33 @@ def parse_row(line: bytes | str) -> Row:
         return _answered(_instruction(document), _text(document, "output"), str(level))
     if "text" in document:
         return Row(text=_text(document, "text"), level=str(level))
-    found = ", ".join(sorted(map(repr, document))) or "no key at all"
+    found = ", ".join(sorted(map(repr, islice(document, 20)))) or "no key at all"
     raise BadRow(f'needs "messages", "prompt", "instruction" or "text"; found {found}')
 
 
-def _outcomes(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
-    line, rows_or_problems = 0, 0
-    for line, content in enumerate(_lines(path), start=1):
-        if not content.strip():
-            continue
-        rows_or_problems += 1
-        try:
-            yield line, parse_row(content)
-        except BadRow as problem:
-            yield line, problem
-    if not rows_or_problems:
-        yield 1, BadRow("the file holds only blank lines" if line else "the file is empty")
+def _outcome(content: bytes) -> Row | BadRow:
+    try:
+        return parse_row(content)
+    except BadRow as problem:
+        return problem
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of *path*; of a line beyond the limit only the beginning, one byte too long to be accepted."""
-    with path.open("rb") as file:
-        while line := file.readline(LINE_LIMIT_BYTES + 1):
-            rest = line
-            while rest and not rest.endswith(b"\n"):
-                rest = file.readline(LINE_LIMIT_BYTES)
-            yield line
+def _lines(file: BinaryIO, update: Callable[[bytes], object]) -> Iterator[tuple[bytes, int]]:
+    """Yield the lines of *file* and their sizes; of one beyond the limit only the beginning, one byte too long."""
+    while line := file.readline(LINE_LIMIT_BYTES + 1):
+        update(line)
+        size_bytes, rest = len(line), line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(LINE_LIMIT_BYTES)
+            update(rest)
+            size_bytes += len(rest)
+        yield line, size_bytes
 
 
 def _decode(line: bytes | str) -> dict[str, Any]:
     text = line if isinstance(line, str) else _utf8(line)
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise BadRow(f"not JSON: {error.msg} (column {error.colno})") from error
     except (ValueError, RecursionError) as error:
@@ -165,11 +153,17 @@ def _decode(line: bytes | str) -> dict[str, Any]:
     return document
 
 
+def _refuse_constant(name: str) -> None:
+    raise BadRow(f"not JSON: it knows no {name}")
+
+
 def _utf8(line: bytes) -> str:
     if b"\0" in line:
         raise BadRow(f"holds a NUL byte (column {line.index(0) + 1}); this is binary data, not JSON Lines")
     if len(line) > LINE_LIMIT_BYTES:
         raise BadRow(f"is longer than {LINE_LIMIT_BYTES:,} bytes")
+    if line.startswith(codecs.BOM_UTF8):
+        raise BadRow("begins with a byte order mark; save the file as UTF-8 without one")
     try:
         return line.decode()
     except UnicodeDecodeError as error:
@@ -179,6 +173,8 @@ def _utf8(line: bytes) -> str:
 def _conversation(messages: object) -> tuple[Message, ...]:
     if not isinstance(messages, list):
         raise BadRow(f'"messages" is {_kind(messages)}; it must be a list')
+    if len(messages) > MESSAGE_LIMIT:
+        raise BadRow(f"has {len(messages):,} messages; the limit is {MESSAGE_LIMIT:,}. Split the conversation")
     turns = tuple(_message(message, number) for number, message in enumerate(messages, start=1))
     if not turns or turns[-1].role != "assistant":
         raise BadRow("the last message must be the assistant's answer")

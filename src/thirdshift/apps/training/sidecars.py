@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class Sidecar:
 
     ``arrived_at`` is an ISO time in UTC with microseconds, so that sorting the text sorts the time. ``goes_first``
     marks a file that was interrupted in the middle of its training. ``attempts`` have failed, the newest with
-    ``last_error``; until ``retry_at`` it is not taken again.
+    ``last_error``; until ``retry_at`` it is not taken again. ``checked`` is what its check found, empty for a file that
+    was never checked; it goes into the file's last report.
     """
 
     priority: str
@@ -48,6 +49,7 @@ class Sidecar:
     attempts: int = 0
     last_error: str | None = None
     retry_at: str | None = None
+    checked: Mapping[str, Any] = field(default_factory=dict)
     leaving: Leaving | None = None
 
 
@@ -120,6 +122,7 @@ def _decode(document: Any) -> Sidecar:
         attempts=int(document.get("attempts", 0)),
         last_error=None if last_error is None else str(last_error),
         retry_at=None if retry_at is None else _utc(retry_at),
+        checked=dict(document.get("checked", {})),
         leaving=None if leaving is None else _decode_leaving(leaving),
     )
 

@@ -22,6 +22,7 @@ class Seen:
     identity: Identity
     size_bytes: int
     modified_ns: int
+    link_count: int
 
 
 class SettleRule:
@@ -55,8 +56,8 @@ class FileWatcher:
 
     Only regular files count: no symbolic links, no FIFOs, nothing whose name starts with a dot. The folder is looked
     at when asked, and *events* of the file system, where there are any, say what is complete already: closed after
-    writing, or renamed in. Every other file, and an empty one, has to settle. What a process still has open for writing
-    is not taken, where the system tells.
+    writing, or renamed in. Every other file, an empty one and one with two names have to settle. What a process still
+    has open for writing is not taken, where the system tells.
 
     A loop may sleep until :meth:`fileno` is readable, then :meth:`drain` it and ask. *say* is told what a person should
     know. For use by one thread.
@@ -81,9 +82,15 @@ class FileWatcher:
         self._processed: dict[Identity, int] = {}
         self._told_of: set[Identity] = set()
 
-    def fileno(self) -> int | None:
-        """Return a descriptor that is readable when something arrived; ``None`` where that is found by looking only."""
-        return None if self._arrivals is None else self._arrivals.fileno()
+    @property
+    def has_events(self) -> bool:
+        """Whether the system tells what arrives; else it is found by looking only."""
+        return self._arrivals is not None and self._arrivals.has_events
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when something arrived; only with events."""
+        assert self._arrivals is not None
+        return self._arrivals.fileno()
 
     def drain(self) -> None:
         """Take note of what arrived."""
@@ -122,14 +129,17 @@ class FileWatcher:
             if self._arrivals is not None:
                 self._arrivals.forget(seen.path.name)
 
-    def get_directories(self) -> list[Path]:
-        """Directories whose name matches: no training data, though their owner thinks so. By name."""
+    def get_irregular(self) -> list[Path]:
+        """What has such a name and is no regular file: a directory, a link, a FIFO. By name."""
         with os.scandir(self.directory) as entries:
-            found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            found = [Path(entry.path) for entry in entries if not entry.is_file(follow_symlinks=False)]
         return sorted(path for path in found if self._matches(path))
 
     def _is_finished(self, seen: Seen, has_settled: bool) -> bool:
-        """Whether *seen* may be taken. An empty file is often one that its writer has only begun."""
+        """Whether *seen* may be taken.
+
+        An empty file is often one that its writer has only begun; a second name may be one that a move is removing.
+        """
         name = seen.path.name
         try:
             is_written = is_open_for_writing(seen.path)
@@ -143,7 +153,7 @@ class FileWatcher:
                 self._say(f"{name} waits: a process has it open for writing")
             return False
         is_complete = self._arrivals is not None and self._arrivals.is_complete(name, is_written)
-        return has_settled or (is_complete and seen.size_bytes > 0)
+        return has_settled or (is_complete and seen.size_bytes > 0 and seen.link_count == 1)
 
     def _look(self) -> list[Seen]:
         with os.scandir(self.directory) as entries:
@@ -162,17 +172,18 @@ class FileWatcher:
             self._arrivals.keep({seen.path.name for seen in look})
 
 
-def look_at(path: Path) -> Seen | None:
-    """*path* as it is now, ``None`` when it is gone or no regular file (symbolic links are not followed)."""
+def look_at(path: Path, *, regular_only: bool = True) -> Seen | None:
+    """*path* as it is now, links not followed; ``None`` when it is gone, or no regular file and *regular_only*."""
     try:
         status = path.lstat()
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(status.st_mode):
+    if regular_only and not stat.S_ISREG(status.st_mode):
         return None
     return Seen(
         path=path,
         identity=(status.st_dev, status.st_ino),
         size_bytes=status.st_size,
         modified_ns=status.st_mtime_ns,
+        link_count=status.st_nlink,
     )

@@ -18,6 +18,7 @@ class TrainingWorkspace:
         self.root = Path(base_dir).resolve()
         self.inbox = self.root / "inbox"
         self.queue = self.root / "queue"
+        self.checking = self.queue / "checking"
         self.processing = self.queue / "processing"
         self.failed = self.queue / "failed"
         self.archive = self.root / "archive"
@@ -42,6 +43,7 @@ class TrainingWorkspace:
         """All folders, each after its parent."""
         leaves = (
             self.inbox,
+            self.checking,
             *(self.queue / priority for priority in PRIORITIES),
             self.processing,
             self.failed,

@@ -1,0 +1,115 @@
+"""Follows the checks of dropped files, and brings each file where its check sends it.
+
+Checks have a queue and a worker of their own: no snapshot and no consolidation is before them. Of large files one is
+looked at at a time, so that a small one always finds a place beside it.
+"""
+
+from typing import Any
+
+from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
+from thirdshift.apps.training.check_task import INTAKE_QUEUE, check_file
+from thirdshift.apps.training.checking import ClaimedFile
+from thirdshift.apps.training.config import ValidationConfig
+from thirdshift.apps.training.file_kind import kind_of
+from thirdshift.apps.training.notices import FileAccepted, FileRefused, Notify, Remarked
+from thirdshift.apps.training.queue import TrainingQueue
+from thirdshift.apps.training.workspace import TrainingWorkspace
+from thirdshift.core.engine import TaskFilter
+
+SLOTS = 2
+"""Files that are looked at at once."""
+_LARGE_BYTES = 64 * 10**6
+_UNFINISHED = frozenset(status for status in TaskStatus if not status.is_finished)
+
+
+class Checks:
+    """The files in ``queue/checking``, each with its task. The place of a file is the truth, tasks are made for it."""
+
+    def __init__(
+        self,
+        workspace: TrainingWorkspace,
+        queue: TrainingQueue,
+        manager: BackgroundTaskManager,
+        config: ValidationConfig,
+        notify: Notify,
+    ) -> None:
+        self._workspace = workspace
+        self._queue = queue
+        self._manager = manager
+        self._config = config
+        self._notify = notify
+        self._tasks: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def recover(self) -> None:
+        """End the checks of before: what lies there is checked again. Before any worker starts."""
+        for task in self._manager.find_tasks(TaskFilter(statuses=_UNFINISHED, queue=INTAKE_QUEUE, limit=1000)):
+            self._manager.cancel_task(task.id)
+
+    def begin(self, file: ClaimedFile) -> None:
+        """Have *file* looked at; one that is no plain file of its own is refused unread."""
+        if why := _unfit(file):
+            self._refuse(file.name, {"cause": f"{file.name}: {why}", "attempts": 0})
+            return
+        self._submit(file.name)
+
+    def tick(self) -> None:
+        """Bring the files whose checks have ended to where they belong; begin those that have none."""
+        for name, task_id in list(self._tasks.items()):
+            if not (self._workspace.checking / name).exists():
+                self._let_go(name, task_id)
+                continue
+            task = self._manager.get_task(task_id)
+            if task is None:  # pruned by hand: the file is still here
+                self._submit(name)
+            elif task.status.is_finished:
+                self._finish(name, task)
+        if set(self._queue.checking.names()) - set(self._tasks):
+            for file in self._queue.checking.files():
+                if file.name not in self._tasks:
+                    self.begin(file)
+
+    def _submit(self, name: str) -> None:
+        is_large = (self._workspace.checking / name).lstat().st_size > _LARGE_BYTES
+        options = self._manager.options(tags=[f"check:{name}"], limit_key="check of a large file" if is_large else None)
+        self._tasks[name] = options.submit(check_file, str(self._workspace.root), name, self._config.level).id
+
+    def _finish(self, name: str, task: BackgroundTask) -> None:
+        if task.status is not TaskStatus.COMPLETED:
+            why = str(task.error) if task.error else f"it was {task.status.value}"
+            self._refuse(name, {"cause": f"{name}: its check came to no end: {why}", "attempts": task.failures})
+        elif not task.result["is_sound"]:
+            self._refuse(name, {**task.result, "attempts": 0})
+        else:
+            self._accept(name, task.result)
+
+    def _accept(self, name: str, found: dict[str, Any]) -> None:
+        path = self._queue.checking.accept(name, found)
+        self._tasks.pop(name, None)
+        self._notify(FileAccepted(path.name, found["rows"]))
+        lengths = found["lengths"]
+        if lengths is not None and lengths["cut_rows"]:
+            text = f"{lengths['cut_rows']:,} of {lengths['rows']:,} rows looked at are longer than the model's context"
+            self._notify(Remarked(f"{path.name}: {text} of {lengths['context']:,} tokens; their questions are cut"))
+
+    def _refuse(self, name: str, report: dict[str, Any]) -> None:
+        target = self._queue.checking.refuse(name, {**report, "final_failure": True})
+        self._tasks.pop(name, None)
+        self._notify(FileRefused(name, report["cause"], target))
+
+    def _let_go(self, name: str, task_id: str) -> None:
+        self._manager.cancel_task(task_id)
+        self._queue.checking.forget(name)
+        self._tasks.pop(name, None)
+        self._notify(Remarked(f"{name} was taken out of queue/checking by hand; it is not checked"))
+
+
+def _unfit(file: ClaimedFile) -> str | None:
+    """Say why *file* is not even to be read."""
+    if kind := kind_of(file.path):
+        return f"is {kind}; only a regular file can be trained"
+    if file.path.lstat().st_nlink > 1:
+        return "has another name elsewhere (a hard link), by which it may change at any time. Drop a copy of it"
+    return None
