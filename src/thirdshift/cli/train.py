@@ -10,6 +10,7 @@ import click
 from thirdshift.cli.checkpoints import checkpoints
 from thirdshift.cli.output import Session, print_facts, print_json
 from thirdshift.cli.status import describe
+from thirdshift.cli.train_files import add, validate
 from thirdshift.cli.train_here import evaluate, generate, run
 from thirdshift.cli.train_history import accept, history
 from thirdshift.cli.train_queue import queue
@@ -21,6 +22,8 @@ def train() -> None:
 
     \b
     thirdshift train run FILE
+    thirdshift train validate FILE
+    thirdshift train add FILE
     thirdshift train evaluate
     thirdshift train generate --count 1000
     thirdshift train status
@@ -32,7 +35,7 @@ def train() -> None:
     """
 
 
-for _command in (run, evaluate, generate, checkpoints, queue, history, accept):
+for _command in (add, validate, run, evaluate, generate, checkpoints, queue, history, accept):
     train.add_command(_command)
 
 

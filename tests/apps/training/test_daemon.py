@@ -509,7 +509,7 @@ def test_a_pause_lasts_until_it_is_ended(long: Daemon, undisturbed: Daemon) -> N
 def test_orders_at_the_socket(long: Daemon) -> None:
     """Each says whether it is accepted: skip, the three stops, the queue's; answered fast while a model is trained."""
     workspace = long.workspace
-    write_file(workspace.inbox / "second.jsonl", 12)
+    write_file(workspace.inbox / "second.jsonl", 12, first=100)
     long.start()
     long.wait_for_checkpoint()
     took_s = []
@@ -530,7 +530,7 @@ def test_orders_at_the_socket(long: Daemon) -> None:
     (listed,) = json.loads(thirdshift(long.root, "--json", "train", "queue", "list").stdout)["processing"]
     assert listed == "long.jsonl"
 
-    write_file(workspace.inbox / "third.jsonl", 12)
+    write_file(workspace.inbox / "third.jsonl", 12, first=200)
     long.wait_until(lambda: long.status["queue"].get("normal") == 1, "another file waits")
     assert "accepted" in thirdshift(long.root, "train", "stop", "--after-file").stdout
     long.wait_until(lambda: long.status["reason"] == "stops after the file in hand, by order", "the end is announced")
@@ -544,7 +544,7 @@ def test_orders_at_the_socket(long: Daemon) -> None:
     assert (refused.returncode, "no daemon is running" in refused.stderr) == (1, True)
 
     assert thirdshift(long.root, "train", "queue", "remove", "long.jsonl").returncode == 0
-    write_file(workspace.inbox / "fourth.jsonl", 12)
+    write_file(workspace.inbox / "fourth.jsonl", 12, first=300)
     long.start()
     long.wait_until((workspace.processing / "third.jsonl").exists, "the next file is in hand")
     (workspace.control / ".stop_after_file").touch()

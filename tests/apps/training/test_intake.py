@@ -66,6 +66,10 @@ def take_all(intake: Intake, manager: BackgroundTaskManager) -> Callable[[], Non
     return take
 
 
+def row_of(name: str) -> str:
+    return json.dumps({"text": name})
+
+
 def names(queue: TrainingQueue) -> list[str]:
     return [file.name for file in queue.queued()]
 
@@ -83,7 +87,7 @@ def test_only_what_will_be_taken_counts(
     for folder in ("sub", ".hidden"):
         (inbox / folder).mkdir()
     for name in ("a.jsonl", "sub/b.jsonl", ".c.jsonl", "d.txt", ".hidden/e.jsonl"):
-        (inbox / name).write_text(ROW)
+        (inbox / name).write_text(row_of(name))
     assert intake.size() == 2
     intake.flatten()
     intake.tick()
@@ -136,6 +140,45 @@ def test_rows_that_will_be_cut_are_told(
     assert told == [FileAccepted("long.jsonl", 2), Remarked(f"long.jsonl: {text}")]
 
 
+def test_the_same_bytes_again_are_archived_untrained(
+    workspace: TrainingWorkspace, queue: TrainingQueue, told: list[Notice], take_all: Callable[[], None]
+) -> None:
+    """Whether the first still waits or was trained; unless the name forces it. What was given up is tried again."""
+    inbox = workspace.inbox
+    (inbox / "a.jsonl").write_text(ROW)
+    take_all()
+    (inbox / "b.jsonl").write_text(ROW)
+    (inbox / "c.force.jsonl").write_text(ROW)
+    take_all()
+    assert names(queue) == ["a.jsonl", "c.force.jsonl"]
+    found = report(workspace.archive / "b.jsonl")
+    assert (found["cause"], found["trained"]) == ("duplicate of a.jsonl", False)
+    for name in names(queue):
+        file = queue.get_next()
+        assert file is not None
+        queue.mark_completed(name, {}, workspace.archive)
+    (inbox / "a.jsonl").write_text(ROW)
+    take_all()
+    assert names(queue) == []
+    assert report(workspace.archive / "a-1.jsonl")["cause"] == "duplicate of c.force.jsonl"
+    assert isinstance(told[-1], Remarked)
+    assert told[-1].text.endswith("thirdshift train add --force archive/a-1.jsonl")
+
+    other = '{"prompt": "1 + 1 =", "completion": "3"}\n'
+    (inbox / "d.jsonl").write_text(other)
+    take_all()
+    file = queue.get_next()
+    assert file is not None
+    queue.mark_failed(file.name, {"cause": "no luck", "attempts": 3})
+    (inbox / "d.jsonl").write_text(other)
+    take_all()
+    assert names(queue) == ["d.jsonl"]
+    (workspace.queue / "normal" / "d.jsonl").unlink()
+    (inbox / "e.jsonl").write_text(other)
+    take_all()
+    assert names(queue) == ["e.jsonl"], "what is gone is not known"
+
+
 def test_one_file_that_cannot_be_taken_does_not_hold_up_the_others(
     workspace: TrainingWorkspace,
     intake: Intake,
@@ -145,7 +188,7 @@ def test_one_file_that_cannot_be_taken_does_not_hold_up_the_others(
 ) -> None:
     """Its error is raised at the end, and it is tried again."""
     for name in ("a.jsonl", "b.jsonl"):
-        (workspace.inbox / name).write_text(ROW)
+        (workspace.inbox / name).write_text(row_of(name))
     rename = os.rename
 
     def refuse(source: str, target: Path, **folders: int) -> None:
@@ -183,7 +226,7 @@ def test_what_a_dead_daemon_was_checking_is_checked_again(
     """Once, by the next one; what lies there is the truth, whatever tasks there are."""
     (workspace.inbox / "a.jsonl").write_text(ROW)
     intake.tick()
-    (workspace.checking / "by-hand.jsonl").write_text(ROW)
+    (workspace.checking / "by-hand.jsonl").write_text(row_of("by-hand"))
     later = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), lambda _notice: None)
     assert queue.recover_orphans() == []
     later.recover()

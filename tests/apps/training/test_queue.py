@@ -35,7 +35,8 @@ def kill_at(deadly):
 def live(workspace):
     queue = TrainingQueue(workspace / "queue")
     queue.add(workspace / "inbox" / "a.jsonl", "high")
-    queue.add(workspace / "inbox" / "b.jsonl", "low")
+    claimed = queue.checking.claim(workspace / "inbox" / "b.jsonl")
+    queue.checking.accept(claimed.name, {"content_hash": "b"}, "low")
     (workspace / "inbox" / "b-again.jsonl").rename(workspace / "inbox" / "b.jsonl")
     queue.add(workspace / "inbox" / "b.jsonl", "low")
     queue.set_priority("b-1.jsonl", "normal")
@@ -51,11 +52,15 @@ def live(workspace):
     assert queue.get_next().name == "b.jsonl"
     queue.try_again("b.jsonl", "out of luck", 0)
     assert queue.get_next().name == "b.jsonl"
+    queue.checking.refuse(queue.checking.claim(workspace / "inbox" / "c.jsonl").name, {"cause": "bad"})
+    queue.checking.archive(
+        queue.checking.claim(workspace / "inbox" / "d.jsonl").name, {"cause": "duplicate"}, workspace / "archive"
+    )
 
 for number in range(1, 10_000):
     workspace = Path(sys.argv[1]) / f"{number:04d}"
     (workspace / "inbox").mkdir(parents=True)
-    for name in ("a", "b", "b-again"):
+    for name in ("a", "b", "b-again", "c", "d"):
         (workspace / "inbox" / f"{name}.jsonl").write_text(f"content of {name}")
     child = os.fork()
     if child == 0:
@@ -65,6 +70,8 @@ for number in range(1, 10_000):
     if os.waitpid(child, 0)[1] == 0:
         break
 """
+
+CONTENTS = [f"content of {name}" for name in ("a", "b", "b-again", "c", "d")]
 
 
 class Clock:
@@ -472,15 +479,17 @@ def test_killed_at_any_file_operation_nothing_is_lost_doubled_or_left_half_done(
     for workspace in workspaces:
         queue = TrainingQueue(workspace / "queue")
         finished_by_recovery += sum(file.finished for file in queue.recover_orphans())
-        assert contents(workspace) == ["content of a", "content of b", "content of b-again"]
+        assert contents(workspace) == CONTENTS
         assert queue.get_queue_status()["processing"] == []
         for folder in (workspace / "archive", workspace / "queue" / "failed"):
             for path in folder.glob("*.jsonl"):
                 assert report_of(path)["file"] == path.name
-        waiting = {file.name for file in queue.queued()}
+        waiting = {file.name for file in queue.queued()} | set(queue.checking.names())
         assert {path.name.removesuffix(".json") for path in (workspace / "queue" / ".meta").iterdir()} == waiting
+        for name in queue.checking.names():
+            queue.checking.accept(name, {})
         while file := queue.get_next():
             queue.mark_completed(file.name, {}, workspace / "archive")
         assert not any((workspace / "queue" / ".meta").iterdir())
-        assert contents(workspace) == ["content of a", "content of b", "content of b-again"]
+        assert contents(workspace) == CONTENTS
     assert finished_by_recovery >= 3

@@ -56,11 +56,22 @@ class CheckingPlace:
         source = self._places.checking / name
         sidecar = replace(self._places.sidecar_of(source), priority=priority, checked=found)
         self._places.sidecars.write(name, sidecar)
+        self._places.known.note(str(found.get("content_hash", "")), name)
         return self._places.move_within(source, self._places.folder_of(priority), sidecar)
 
     def refuse(self, name: str, report: Mapping[str, Any]) -> Path:
         """Move *name*, whatever it is, to ``failed`` with *report* beside it; returns where it lies now."""
         return self._departures.leave(self._places.checking / name, self._places.failed, report)
+
+    def twin_of(self, name: str, content_hash: str) -> str | None:
+        """Return the file in the queue or the archive that has the content of *name* already."""
+        found = self._places.known.find(content_hash)
+        if found is None:
+            return None
+        twin, archived = found
+        if archived is None:
+            return twin if twin != name and self._places.place_of(twin) else None
+        return twin if archived.is_file() else None
 
     def archive(self, name: str, report: Mapping[str, Any], archive: Path) -> Path:
         """Move *name* to *archive* untrained, with *report* beside it; returns where it lies now."""

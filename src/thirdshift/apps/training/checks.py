@@ -4,6 +4,7 @@ Checks have a queue and a worker of their own: no snapshot and no consolidation 
 looked at at a time, so that a small one always finds a place beside it.
 """
 
+import re
 from typing import Any
 
 from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
@@ -19,6 +20,7 @@ from thirdshift.core.engine import TaskFilter
 SLOTS = 2
 """Files that are looked at at once."""
 _LARGE_BYTES = 64 * 10**6
+_FORCED = re.compile(r"\.force(-\d+)?\.jsonl$")
 _UNFINISHED = frozenset(status for status in TaskStatus if not status.is_finished)
 
 
@@ -82,6 +84,8 @@ class Checks:
             self._refuse(name, {"cause": f"{name}: its check came to no end: {why}", "attempts": task.failures})
         elif not task.result["is_sound"]:
             self._refuse(name, {**task.result, "attempts": 0})
+        elif not is_forced(name) and (twin := self._queue.checking.twin_of(name, task.result["content_hash"])):
+            self._archive(name, twin, task.result)
         else:
             self._accept(name, task.result)
 
@@ -94,6 +98,14 @@ class Checks:
             text = f"{lengths['cut_rows']:,} of {lengths['rows']:,} rows looked at are longer than the model's context"
             self._notify(Remarked(f"{path.name}: {text} of {lengths['context']:,} tokens; their questions are cut"))
 
+    def _archive(self, name: str, twin: str, found: dict[str, Any]) -> None:
+        cause = f"duplicate of {twin}"
+        report = {"cause": cause, "duplicate_of": twin, "trained": False, "validation": found}
+        target = self._queue.checking.archive(name, report, self._workspace.archive)
+        self._tasks.pop(name, None)
+        again = f"to train it again: thirdshift train add --force {target.relative_to(self._workspace.root)}"
+        self._notify(Remarked(f"{name} is a {cause}; archived untrained. {again}"))
+
     def _refuse(self, name: str, report: dict[str, Any]) -> None:
         target = self._queue.checking.refuse(name, {**report, "final_failure": True})
         self._tasks.pop(name, None)
@@ -104,6 +116,11 @@ class Checks:
         self._queue.checking.forget(name)
         self._tasks.pop(name, None)
         self._notify(Remarked(f"{name} was taken out of queue/checking by hand; it is not checked"))
+
+
+def is_forced(name: str) -> bool:
+    """Whether the file *name* is to be trained though its content was before: ``rows.force.jsonl``."""
+    return _FORCED.search(name) is not None
 
 
 def _unfit(file: ClaimedFile) -> str | None:

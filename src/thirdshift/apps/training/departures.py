@@ -84,14 +84,19 @@ class Departures:
             report_of(target).unlink(missing_ok=True)
             self._sidecars.write(source.name, replace(self._places.sidecar_of(source), leaving=None))
             raise
-        self._sidecars.remove(source.name)
-        return target
+        return self._finish(source.name, leaving)
 
     def _finish(self, name: str, leaving: Leaving) -> Path:
         """What remains to be done once the file has left; may be done twice."""
         target = self._resolve(leaving) / leaving.name
         if target.exists():
             _write_report(target, leaving.report)
+        known = self._sidecars.read(name)
+        content_hash = "" if known is None else str(known.checked.get("content_hash", ""))
+        if target.parent == self._places.failed:
+            self._places.known.forget(content_hash)
+        else:
+            self._places.known.note(content_hash, leaving.name, f"{leaving.folder}/{leaving.name}")
         self._sidecars.remove(name)
         return target
 

@@ -6,12 +6,14 @@ namesake without a word; that is why a name is claimed, by its sidecar, for all 
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from thirdshift.apps.training.filenames import REPORT_SUFFIX, demand_plain_name
+from thirdshift.apps.training.known import KnownContents
 from thirdshift.apps.training.moments import iso
 from thirdshift.apps.training.sidecars import Sidecar, Sidecars
 from thirdshift.apps.training.workspace import PRIORITIES
@@ -29,8 +31,16 @@ class Places:
         self.processing = queue_dir / "processing"
         self.failed = queue_dir / "failed"
         self.sidecars = Sidecars(queue_dir / ".meta")
+        self.known = KnownContents(queue_dir / ".known")
         self._clock = clock
-        folders = (self.checking, *self.waiting.values(), self.processing, self.failed, self.sidecars.folder)
+        folders = (
+            self.checking,
+            *self.waiting.values(),
+            self.processing,
+            self.failed,
+            self.sidecars.folder,
+            self.known.folder,
+        )
         for folder in folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         arrivals = (sidecar.arrived_at for name in self.sidecars.names() if (sidecar := self.sidecars.read(name)))
@@ -62,10 +72,11 @@ class Places:
             return Sidecar(priority="normal", arrived_at=iso(path.lstat().st_mtime))
         return sidecar if sidecar.priority in PRIORITIES else replace(sidecar, priority="normal")
 
-    def enter(self, source: Path, name: str, priority: str) -> Path:
+    def enter(self, source: Path, name: str, priority: str, checked: Mapping[str, Any] | None = None) -> Path:
         """Move *source*, from outside, to the end of the line of *priority* as *name* or, if that is taken, ``-1``."""
         folder = self.folder_of(priority)
-        claimed = self._claim(name, Sidecar(priority=priority, arrived_at=self._next_arrival()))
+        sidecar = Sidecar(priority=priority, arrived_at=self._next_arrival(), checked=checked or {})
+        claimed = self._claim(name, sidecar)
         return self._move_claimed(source, folder / claimed)
 
     def enter_checking(self, source: Path, name: str, folder: int | None) -> Path:

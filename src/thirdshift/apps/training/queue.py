@@ -209,7 +209,9 @@ class TrainingQueue:
     def retry(self, name: str, priority: str = "low") -> Path:
         """Put the failed file *name* at the end of the line again; its report is removed."""
         source = self._places.find(name, [self._places.failed], "in queue/failed")
-        target = self._places.enter(source, name, priority)
+        checked = read_report(source).get("validation") or {}
+        target = self._places.enter(source, name, priority, checked)
+        self._places.known.note(str(checked.get("content_hash", "")), target.name)
         report_of(source).unlink(missing_ok=True)
         return target
 
