@@ -16,6 +16,7 @@ from thirdshift.apps.training.notices import FileAccepted, FileRefused, Notify, 
 from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.engine import TaskFilter
+from thirdshift.core.task import AttemptOutcome
 
 SLOTS = 2
 """Files that are looked at at once."""
@@ -81,7 +82,9 @@ class Checks:
     def _finish(self, name: str, task: BackgroundTask) -> None:
         if task.status is not TaskStatus.COMPLETED:
             why = str(task.error) if task.error else f"it was {task.status.value}"
-            self._refuse(name, {"cause": f"{name}: its check came to no end: {why}", "attempts": task.failures})
+            self._refuse(
+                name, {"cause": f"{name}: its check came to no end: {why}", "attempts": _failed_attempts(task)}
+            )
         elif not task.result["is_sound"]:
             self._refuse(name, {**task.result, "attempts": 0})
         elif not is_forced(name) and (twin := self._queue.checking.twin_of(name, task.result["content_hash"])):
@@ -116,6 +119,12 @@ class Checks:
         self._queue.checking.forget(name)
         self._tasks.pop(name, None)
         self._notify(Remarked(f"{name} was taken out of queue/checking by hand; it is not checked"))
+
+
+def _failed_attempts(task: BackgroundTask) -> int:
+    """Count how often the check of *task* failed or its process died. A daemon that was stopped makes a new task."""
+    failed = (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT, AttemptOutcome.INTERRUPTED)
+    return sum(attempt.outcome in failed for attempt in task.attempts)
 
 
 def is_forced(name: str) -> bool:

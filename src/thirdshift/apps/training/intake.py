@@ -71,6 +71,8 @@ class Intake:
     def _try_to_take(self, path: Path) -> OSError | None:
         try:
             self._take(path)
+        except FileNotFoundError:
+            return None  # its owner took it back, and may have laid another one there
         except OSError as error:
             return error if os.path.lexists(path) else None  # its owner took it back meanwhile
         self._watcher.mark_processed(path)
