@@ -9,7 +9,7 @@ import click
 from thirdshift.cli.output import Session, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from thirdshift.apps.training.report import ValidationReport
+    from thirdshift.apps.training.validation_report import ValidationReport
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _BAR = 40

@@ -14,9 +14,9 @@ from thirdshift.apps.training import byte_tokenizer
 from thirdshift.apps.training.duplicate_rows import DuplicateRows
 from thirdshift.apps.training.lengths import Lengths
 from thirdshift.apps.training.measure import FastTokenizer, Measure, measure_in
-from thirdshift.apps.training.report import Level, ValidationReport
 from thirdshift.apps.training.rows import parse_row
 from thirdshift.apps.training.validation import FileChanged, validate
+from thirdshift.apps.training.validation_report import Level, ValidationReport
 from thirdshift.core.errors import UsageError
 
 

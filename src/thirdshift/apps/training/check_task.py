@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from thirdshift import Snooze, current_task, task
 from thirdshift.apps.training.config import DaemonConfig
-from thirdshift.apps.training.report import Level
+from thirdshift.apps.training.validation_report import Level
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.config import load_section
 from thirdshift.host.scheduling import idle_priority

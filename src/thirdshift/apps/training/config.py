@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from thirdshift.apps.training.report import LEVELS
 from thirdshift.apps.training.settings import TrainingSettings
+from thirdshift.apps.training.validation_report import LEVELS
 from thirdshift.config import less_than, none_of, refuse
 
 MODEL_SIZES = ("nano", "tiny", "small")

@@ -19,8 +19,8 @@ from thirdshift.apps.training.duplicate_rows import DuplicateFinder
 from thirdshift.apps.training.file_kind import kind_of, problem_with
 from thirdshift.apps.training.lengths import LengthCounter
 from thirdshift.apps.training.measure import Measure
-from thirdshift.apps.training.report import LEVELS, FileProblem, Level, ValidationReport
 from thirdshift.apps.training.rows import BadRow, Line, Row, parse_row, read_lines
+from thirdshift.apps.training.validation_report import LEVELS, FileProblem, Level, ValidationReport
 from thirdshift.core.errors import UnsafePath, UsageError
 from thirdshift.host.files import open_regular
 
