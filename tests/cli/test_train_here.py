@@ -45,6 +45,17 @@ def test_a_file_is_trained_in_front_and_the_model_examined(shell, configured) ->
     nothing_to_accept = shell("train", "accept", "puzzles.jsonl")
     assert (nothing_to_accept.returncode, "it was published" in nothing_to_accept.stderr) == (1, True)
     assert shell("train", "accept", "other.jsonl").returncode == 1
+    page = shell.workspace / "reports" / "report.html"
+    assert f"1 files in {page}" in shell("train", "report").stdout
+    assert "puzzles.jsonl" in page.read_text()
+    assert shell.json("train", "report")["totals"]["rows"] == 57
+    puzzle = shell.json("train", "chat", "--puzzle", "--level", "2", "--seed", "3", "--longest", "8")
+    assert puzzle["is_right"] == (puzzle["answer"] == puzzle["expected"])
+    assert puzzle["checkpoint"] == again["checkpoint"]
+    command = [COMMAND, "--workspace", str(shell.workspace), "train", "chat", "--longest", "4"]
+    talked = subprocess.run(command, input="hello\n/new\nagain\n", capture_output=True, text=True, check=False)
+    assert (talked.returncode, talked.stderr) == (0, "")
+    assert talked.stdout.endswith("\n")
     found = shell.json("train", "evaluate", "--limit", "4")
     assert found["syllo.jsonl"]["asked"] == 4
     assert found["syllo.jsonl"]["loss"] < 6
@@ -60,6 +71,16 @@ def test_generated_puzzles_go_to_the_inbox_or_the_examination(shell) -> None:
     assert {json.loads(line)["level"] for line in contents[0].splitlines()} <= {2, 3, 4}
     held_out = shell("train", "generate", "--count", "5", "--seed", "1", "--held-out").stdout
     assert held_out == f"5 puzzles in {shell.workspace / 'data' / 'heldout' / 'syllo.jsonl'}\n"
+
+
+def test_without_a_model_or_a_history_it_is_said(shell) -> None:
+    """Nobody has trained anything yet."""
+    alone = shell("train", "chat", "--prompt", "hello")
+    assert (alone.returncode, "the first training makes one" in alone.stderr) == (1, True)
+    assert shell("train", "chat", "--prompt", "hello", "--puzzle").returncode == 64
+    assert shell("train", "history").stdout == "no training has ended yet\n"
+    assert "0 files in" in shell("train", "report", "--output", str(shell.folder / "page")).stdout
+    assert "No training has ended yet." in (shell.folder / "page" / "report.html").read_text()
 
 
 def test_mistakes_are_told(shell, tmp_path) -> None:

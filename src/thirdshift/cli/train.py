@@ -10,10 +10,12 @@ import click
 from thirdshift.cli.checkpoints import checkpoints
 from thirdshift.cli.output import Session, print_facts, print_json
 from thirdshift.cli.status import describe
+from thirdshift.cli.train_chat import chat
 from thirdshift.cli.train_files import add, validate
 from thirdshift.cli.train_here import evaluate, generate, run
 from thirdshift.cli.train_history import accept, history
 from thirdshift.cli.train_queue import queue
+from thirdshift.cli.train_report import report
 
 
 @click.group()
@@ -32,10 +34,12 @@ def train() -> None:
     thirdshift train trigger snapshot
     thirdshift train checkpoints list
     thirdshift train history
+    thirdshift train report
+    thirdshift train chat
     """
 
 
-for _command in (add, validate, run, evaluate, generate, checkpoints, queue, history, accept):
+for _command in (add, validate, run, evaluate, generate, checkpoints, queue, history, accept, report, chat):
     train.add_command(_command)
 
 

@@ -67,13 +67,13 @@ class TestExactMatch:
 
     def test_answers_are_those_of_transformers(self, parrot: tuple[object, object], nano_model: Path) -> None:
         """Greedy generation by transformers gives the same tokens, also for a model that knows nothing."""
-        from thirdshift.apps.training.evaluate import _greedy
+        from thirdshift.apps.training.evaluate import greedy
 
         model, tokenizer = load_model(nano_model)
         model.eval()
         questions = [encode_question(row.question, tokenizer, 512) for row in KNOWN]
         with torch.no_grad():
-            ours = [tokens for tokens, _ in zip(_greedy(model, questions, 256), range(8), strict=False)]
+            ours = [tokens for tokens, _ in zip(greedy(model, questions, 256), range(8), strict=False)]
             for line, question in enumerate(questions):
                 asked = torch.tensor([question])
                 said = model.generate(

@@ -78,7 +78,7 @@ def _answers(
     questions = [encode_question(row.question, tokenizer, context - longest) for row, _ in part]
     said: list[torch.Tensor] = []
     is_done = torch.zeros(len(part), dtype=torch.bool)
-    for token in islice(_greedy(model, questions, padding_id(tokenizer)), longest):
+    for token in islice(greedy(model, questions, padding_id(tokenizer)), longest):
         if should_stop():
             return None
         said.append(token)
@@ -88,7 +88,7 @@ def _answers(
     return [_text(tokens, tokenizer) for tokens in torch.stack(said, dim=1).tolist()]
 
 
-def _greedy(model: Any, questions: Sequence[list[int]], pad_id: int) -> Iterator[torch.Tensor]:
+def greedy(model: Any, questions: Sequence[list[int]], pad_id: int) -> Iterator[torch.Tensor]:
     """Yield the most probable next token of each question, of shape ``(batch,)``, for ever."""
     greedy = _greedy_with_cache if takes(model, "past_key_values") else _greedy_again
     return greedy(model, questions, pad_id)
