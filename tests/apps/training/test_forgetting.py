@@ -116,6 +116,20 @@ class TestReplay:
             "same.jsonl: its examination is missing",
         )
 
+    def test_what_was_begun_on_another_model_begins_anew(self, root: Path) -> None:
+        """A file that was interrupted and made way for another is trained on what that one left."""
+        job = job_of(root, "next", 1, replace(SETTINGS, worst_match_fall=100))
+        looks = iter([False] * 120)
+        stopped = train_file(job, should_stop=lambda: next(looks, True))
+        assert 0 < stopped.step < stopped.total_steps
+        train_file(job_of(root, "third", 3, replace(SETTINGS, worst_match_fall=100)))
+        between = model_hash(root / "model")
+        result = train_file(job)
+        record = History(root / "history").records()[-1]
+        assert (record.file, record.base_hash) == ("next.jsonl", between)
+        assert result.earlier_before.keys() == {"same", "third"}
+        assert [attempt["how"] for attempt in record.attempts] == ["stopped", "finished"]
+
 
 class TestGate:
     @pytest.fixture

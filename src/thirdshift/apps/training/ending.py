@@ -18,6 +18,8 @@ from thirdshift.apps.training.publish import publish_current_model
 from thirdshift.apps.training.row_files import read_row_file
 from thirdshift.host.files import write_atomically
 
+DECISION = "decision.json"
+
 
 def conclude(
     job: TrainingJob,
@@ -59,18 +61,14 @@ def conclude(
 
 
 def _decide(job: TrainingJob, plan: Plan, history: History | None, result: FileResult) -> FileResult:
-    """Return *result* with what was decided: at the first call, from then on what ``decision.json`` says.
-
-    A person's word counts also when it comes after a file was held back.
-    """
-    if history is None:
-        return replace(result, finished=True)
-    path = job.work / "decision.json"
-    is_accepted = history.is_accepted(plan.facts.data_hash)
-    decided = json.loads(path.read_bytes()) if path.exists() else None
-    if decided is None or (is_accepted and decided["held_back"]):
+    """Return *result* with what was decided: at the first call, from then on what ``decision.json`` says."""
+    path = job.work / DECISION
+    if path.exists():
+        decided = json.loads(path.read_bytes())
+    else:
+        is_accepted = history is not None and history.is_accepted(plan.facts.data_hash)
         worse = worsened(result.earlier_before, result.earlier_after, job.settings)
-        files = {record.key: record.file for record in history.records()}
+        files = {} if history is None else {record.key: record.file for record in history.records()}
         found = [f"{files.get(key, key)}: {how}" for key, how in worse.items()]
         decided = {"held_back": [] if is_accepted else found, "is_accepted": is_accepted and bool(found)}
         write_atomically(path, json.dumps(decided, indent=1).encode())

@@ -1,14 +1,16 @@
 """The steps of one file. Each leaves its result on disk before the next begins, so a repetition passes over it."""
 
+import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
-from thirdshift.apps.training.attempts import AttemptLog
+from thirdshift.apps.training.attempts import ATTEMPTS, AttemptLog
 from thirdshift.apps.training.checkpoints import CheckpointStore
 from thirdshift.apps.training.earlier import Earlier
-from thirdshift.apps.training.ending import conclude
+from thirdshift.apps.training.ending import DECISION, conclude
 from thirdshift.apps.training.evaluate import examples_from_jsonl
 from thirdshift.apps.training.examinations import Examined, examine_once
 from thirdshift.apps.training.history import History
@@ -24,6 +26,8 @@ from thirdshift.core.errors import DamagedDirectory
 from thirdshift.host.files import move_directory_without_overwriting
 from thirdshift.storage.verified import sweep_temporaries
 
+_logger = logging.getLogger("thirdshift.training")
+
 Report = Callable[[Progress], None]
 ShouldStop = Callable[[], bool]
 
@@ -34,6 +38,7 @@ def run(job: TrainingJob, report: Report, should_stop: ShouldStop) -> FileResult
         return done
     job.work.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(job.work)
+    _begin_anew_on_another_model(job)
     attempts = AttemptLog(job.work)
     attempts.begin()
     try:
@@ -49,10 +54,7 @@ def run(job: TrainingJob, report: Report, should_stop: ShouldStop) -> FileResult
 
 
 def _result_of_before(job: TrainingJob) -> FileResult | None:
-    """Return the result of a job that is done. One that was held back and is accepted now has more to do.
-
-    When another file was trained since then, all of it: its model would lack what that file taught.
-    """
+    """Return the result of a job that is done. One that was held back and is accepted now has more to do."""
     path = job.work / "result.json"
     if not path.exists():
         return None
@@ -62,11 +64,28 @@ def _result_of_before(job: TrainingJob) -> FileResult | None:
     plan = Plan.load(job.work / "plan")
     if not History(job.history).is_accepted(plan.facts.data_hash):
         return result
-    if model_hash(job.current_model) == plan.facts.base_hash:
-        path.unlink()
-    else:
-        shutil.rmtree(job.work)
+    (job.work / DECISION).unlink(missing_ok=True)
+    path.unlink()
     return None
+
+
+def _begin_anew_on_another_model(job: TrainingJob) -> None:
+    """Forget what was trained of *job* when another file was published since: to go on would lose what that one taught.
+
+    Once it is decided that *job* itself is published, the model may already be its own.
+    """
+    directory = job.work / "plan"
+    if not directory.exists() or (job.work / DECISION).exists():
+        return
+    with contextlib.suppress(DamagedDirectory):
+        if Plan.load(directory).facts.base_hash == model_hash(job.current_model):
+            return
+        _logger.warning("training.begins_anew file=%s why=another model is current now", job.data.name)
+        for path in job.work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ATTEMPTS:
+                path.unlink()
 
 
 def _attempt(job: TrainingJob, attempts: AttemptLog, report: Report, should_stop: ShouldStop) -> FileResult:
