@@ -1,6 +1,8 @@
 """`thirdshift doctor`: each danger made for real, and found."""
 
 import json
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +14,19 @@ import pytest
 
 from thirdshift.core.health import has_reset_race
 
-CHECKS = ("library", "strangers", "permissions", "free_space", "clock", "functions")
+CHECKS = (
+    *("library", "strangers", "permissions", "free_space", "clock"),
+    *("stale_workers", "stale_locks", "orphans", "functions"),
+)
+ORPHAN = """
+import ctypes, os, pathlib, signal
+
+def outlive():
+    ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # the kernel is not to end us with our guard
+    os.kill(os.getppid(), signal.SIGSTOP)  # and our guard is not to see its worker die
+    pathlib.Path("out-of-control").touch()
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
 STRANGER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
@@ -82,6 +96,58 @@ def test_a_worker_and_its_child_are_no_strangers(shell) -> None:
     assert done.returncode == 0, done.stdout
     strangers = next(each for each in json.loads(done.stdout)["findings"] if each["check"] == "strangers")
     assert not strangers["facts"]["programs"]
+
+
+def started_worker(shell) -> "subprocess.Popen[bytes]":
+    """A worker whose one task runs."""
+    command = [str(Path(sys.executable).with_name("thirdshift")), "--workspace", str(shell.workspace), "worker"]
+    worker = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=shell.folder)
+    while shell.json("tasks", "list")[0]["status"] != "running":
+        assert worker.poll() is None
+    return worker
+
+
+def test_a_worker_that_was_killed_is_named(shell) -> None:
+    """As long as nobody has cleared it away; what it held is another finding."""
+    shell.submit("functions:wait")
+    with started_worker(shell) as worker:
+        worker.kill()
+    found = findings(shell)
+    assert unhealthy(found) == {"stale_workers"}
+    assert [each["pid"] for each in found["stale_workers"]["facts"]["workers"]] == [worker.pid]
+    assert str(worker.pid) in found["stale_workers"]["says"]
+
+
+def test_files_of_workers_that_nobody_knows(shell) -> None:
+    """A store that was put back from a backup knows nothing of the workers since; their files are named."""
+    shell.submit("functions:wait")
+    with started_worker(shell) as worker:
+        worker.kill()
+    with closing(sqlite3.connect(shell.database, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM worker")
+    found = findings(shell)
+    assert unhealthy(found) == {"stale_locks"}
+    files = [Path(file) for file in found["stale_locks"]["facts"]["files"]]
+    assert {file.suffix for file in files} >= {".lock", ".slots"}
+    for file in files:
+        file.unlink()  # as it says
+    assert unhealthy(findings(shell)) == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the child needs prctl to get out of control")
+def test_a_child_that_has_outlived_its_worker(shell) -> None:
+    """It is named, so that somebody can look at it."""
+    (shell.folder / "orphan.py").write_text(ORPHAN)
+    shell.submit("orphan:outlive", "--pool", "process")
+    with started_worker(shell) as worker:
+        while not (shell.folder / "out-of-control").exists():
+            assert worker.poll() is None
+        worker.kill()
+    found = findings(shell)
+    assert unhealthy(found) == {"stale_workers", "orphans"}
+    (orphan,) = found["orphans"]["facts"]["children"]
+    assert str(orphan["pid"]) in found["orphans"]["says"]
+    os.kill(orphan["pid"], signal.SIGKILL)  # as it says
 
 
 def test_others_may_read_the_file(shell) -> None:

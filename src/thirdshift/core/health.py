@@ -54,6 +54,12 @@ class HealthCode(Enum):
     STRANGERS = "strangers"
     """``programs`` that have the file open and are none of ours (``pid``, ``name``; ``None``: not to be seen here),
     ``has_race``."""
+    STALE_WORKERS = "stale_workers"
+    """``workers`` that are registered and do not hold their lock any more: ``id``, ``pid``, ``name``."""
+    STALE_LOCKS = "stale_locks"
+    """``files``: those of workers that are not registered, whose locks nobody holds."""
+    ORPHANS = "orphans"
+    """``children`` that still run though their worker is dead: ``worker``, ``pid``."""
     PERMISSIONS = "permissions"
     """``open``: the files that others than their owner may read or write, each ``path`` and ``mode``."""
     FREE_SPACE = "free_space"

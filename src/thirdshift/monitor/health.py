@@ -62,6 +62,15 @@ def sentence(finding: Finding) -> str:  # noqa: C901, PLR0912  # a table: one li
                 return "other programs that have the file open cannot be seen on this system"
             named = ", ".join(f"{program['name']} (process {program['pid']})" for program in facts["programs"])
             return f"other programs have the file open: {named}" if named else "no other program has the file open"
+        case HealthCode.STALE_WORKERS:
+            named = ", ".join(f"process {each['pid']} ({each['name'] or each['id']})" for each in facts["workers"])
+            return f"workers are registered and dead: {named}" if named else "every registered worker lives"
+        case HealthCode.STALE_LOCKS:
+            named = ", ".join(facts["files"])
+            return f"files of workers that are gone: {named}" if named else "every lock file has its worker"
+        case HealthCode.ORPHANS:
+            named = ", ".join(f"process {each['pid']}" for each in facts["children"])
+            return f"children of dead workers still run: {named}" if named else "no child has outlived its worker"
         case HealthCode.PERMISSIONS:
             opened = ", ".join(f"{each['path']} ({each['mode']})" for each in facts["open"])
             return (
@@ -140,6 +149,15 @@ def remedy(finding: Finding) -> str | None:  # noqa: C901, PLR0912  # as above
             return (
                 "on this version of SQLite their checkpoints can damage the file: end them, let them read a copy "
                 "(`VACUUM INTO`), or use SQLite 3.51.3 or newer everywhere"
+            )
+        case HealthCode.STALE_WORKERS:
+            return "a live worker forgets them within a second: start one (`thirdshift worker`)"
+        case HealthCode.STALE_LOCKS:
+            return "nobody uses them: `rm` them; they cost a look at each start, and nothing else"
+        case HealthCode.ORPHANS:
+            return (
+                "a live worker ends them before it takes over their tasks: start one, or end them with kill -9; a "
+                "stopped one (SIGSTOP) and one in a sleep of the kernel (state D) are the usual reasons"
             )
         case HealthCode.PERMISSIONS:
             return "tasks' arguments and results stand in them: chmod go-rwx, unless that is meant"

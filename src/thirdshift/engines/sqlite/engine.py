@@ -65,6 +65,7 @@ from thirdshift.engines.sqlite.deaths import DeathWatch
 from thirdshift.engines.sqlite.figures import FigureBook
 from thirdshift.engines.sqlite.filters import count_query, find_query, groups_query, recheck_query, seqs_query
 from thirdshift.engines.sqlite.health import Examination
+from thirdshift.engines.sqlite.leftovers import leftovers
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
 from thirdshift.engines.sqlite.queries import QUERY, leaving_out
 from thirdshift.engines.sqlite.rows import (
@@ -470,6 +471,7 @@ class SQLiteEngine:
             )
             if level is HealthLevel.DOCTOR:
                 found += dangers(self._path, reader, limits, to_us(self._clock.now()))
+                found += leftovers(self._folder, self.workers())
             return found
 
     def functions(self) -> Mapping[str, int]:
