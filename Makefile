@@ -16,7 +16,7 @@ PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --
 SOURCES   := src tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture torture-short schedules trainings lint types format check bench bench-training clean
+.PHONY: help run test torture torture-short schedules trainings lint types format check bench bench-training faults clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,11 @@ check: lint types test ## All that CI checks
 # tables for benchmarks/LOG.md, ARGS=--json everything; ARGS='--quick --alone drain' is a first look at one case.
 bench: $(VENV)/.bench ## Measure the engine beside bare loops and other libraries (ten minutes; ARGS=--quick: two)
 	$(BIN)/python benchmarks/engine.py $(ARGS)
+
+# Each side has servers and files of its own. Without redis-server, strace or a package index some sides are skipped, with
+# the reason. ARGS='kills --only rq' is one fault beside one library.
+faults: $(VENV)/.bench ## Do to ourselves and to other libraries what breaks queues: kills, forks, poison (fifteen minutes)
+	$(BIN)/python benchmarks/faults.py $(ARGS)
 
 bench-training: $(VENV)/.bench ## Measure training beside a bare loop and beside transformers' Trainer (two minutes)
 	$(BIN)/python benchmarks/training.py $(ARGS)

@@ -6,12 +6,10 @@ the reason goes into the report.
 """
 
 import json
-import os
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ from typing import Protocol
 
 from bare import BareLoop
 from bench import HERE, OURS, Bench, Skipped, child_environment, python
+from environments import interpreter
 from functions import moment, noop
 
 from thirdshift import BackgroundTaskManager
@@ -34,7 +33,6 @@ ARQ = {0.5: "arq redis (not durable)", 0.01: "arq polling at 10 ms (not durable)
 _REDIS = {"full": ["--save", "", "--appendonly", "yes", "--appendfsync", "always"], "relaxed": []}
 _RESULT_LIMIT_S = 30
 _DRAIN_LIMIT_S = 120
-_INSTALL_LIMIT_S = 120
 
 
 class Producer(Protocol):
@@ -196,7 +194,7 @@ class Arq:
     def __init__(self, url: str, poll_s: float) -> None:
         from redis import Redis  # noqa: PLC0415  # an optional peer
 
-        self._python = _arq_python()
+        self._python = interpreter("arq")
         self._url, self._poll_s = url, str(poll_s)
         self._broker = Redis.from_url(url)
         self._broker.flushdb()
@@ -260,41 +258,22 @@ def sides(bench: Bench, durability: str) -> Iterator[list[Side]]:
 def redis_url(bench: Bench, durability: str) -> str:
     """Return the address of the run's Redis server of that durability, started at the first call."""
     if durability not in bench.redis:
-        if shutil.which("redis-server") is None:
-            raise Skipped("redis-server is not installed")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(bench.room())]
-        pid = bench.closing.enter_context(process([*command, *_REDIS[durability]]))
-        _await_port(port)
-        bench.redis[durability] = (f"redis://127.0.0.1:{port}/0", pid)
+        bench.redis[durability] = bench.closing.enter_context(redis_server(bench.room(), durability))
     return bench.redis[durability][0]
 
 
-def _arq_python() -> str:
-    """Return the interpreter of arq's environment, which the first run makes and later ones find."""
-    wanted = HERE / "arq-requirements.txt"
-    folder = Path(tempfile.gettempdir(), f"thirdshift-bench-arq-{os.getuid()}")
-    interpreter, installed = folder / "bin" / "python", folder / wanted.name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise Skipped(f"{folder} belongs to somebody else")
-    if not installed.exists() or installed.read_text() != wanted.read_text():
-        _install([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _install([str(interpreter), "-m", "pip", "install", "--requirement", str(wanted)])
-        shutil.copy(wanted, installed)  # last: what is there is whole
-    return str(interpreter)
-
-
-def _install(command: list[str]) -> None:
-    try:
-        subprocess.run(command, check=True, timeout=_INSTALL_LIMIT_S, capture_output=True, text=True)
-    except subprocess.CalledProcessError as error:
-        *_, reason = (error.stderr or error.stdout).strip().splitlines() or [str(error)]
-        raise Skipped(f"its environment cannot be made: {reason}") from error
-    except subprocess.TimeoutExpired as error:
-        raise Skipped(f"its environment cannot be made within {_INSTALL_LIMIT_S} s") from error
+@contextmanager
+def redis_server(folder: Path, durability: str) -> Iterator[tuple[str, int]]:
+    """Run a Redis server of that durability on a free port; gives its address and process id."""
+    if shutil.which("redis-server") is None:
+        raise Skipped("redis-server is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    with process([*command, *_REDIS[durability]]) as pid:
+        _await_port(port)
+        yield f"redis://127.0.0.1:{port}/0", pid
 
 
 def drain_rate(count: int, waiting: Callable[[], int]) -> float:
