@@ -487,3 +487,35 @@ def test_a_fork_does_not_wait_for_ever_for_a_locked_file(
         other.execute("ROLLBACK")
         submitting.result(LONG_S)
     assert engine.counts()[TaskStatus.PENDING] == 1
+
+
+@pytest.mark.alone
+def test_a_fork_waits_for_who_reads_the_whole_file(engine: SQLiteEngine) -> None:
+    """A connection that crossed a fork, and SQLite's own locks of that moment, would hold up the child for ever."""
+    order, is_reading, may_end = [], threading.Event(), threading.Event()
+
+    def read() -> None:
+        with engine._long_reader():
+            is_reading.set()
+            assert may_end.wait(LONG_S)
+            order.append("read")
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(engine.counts()[TaskStatus.PENDING])
+        order.append("forked")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(read)
+        assert is_reading.wait(LONG_S)
+        forking = threads.submit(fork)
+        while not engine._long_readers._is_shut:
+            threading.Event().wait(0.001)
+        may_end.set()
+        reading.result(LONG_S)
+        forking.result(LONG_S)
+    assert order == ["read", "forked"]
+    with engine._long_reader() as reader:
+        assert reader.execute("SELECT count(*) FROM task").fetchone() == (0,)

@@ -64,6 +64,7 @@ from thirdshift.engines.sqlite.dangers import dangers
 from thirdshift.engines.sqlite.deaths import DeathWatch
 from thirdshift.engines.sqlite.figures import FigureBook
 from thirdshift.engines.sqlite.filters import count_query, find_query, groups_query, recheck_query, seqs_query
+from thirdshift.engines.sqlite.gate import Gate
 from thirdshift.engines.sqlite.health import Examination
 from thirdshift.engines.sqlite.leftovers import leftovers
 from thirdshift.engines.sqlite.liveness import SQLiteRegistration, dead_workers, is_alive
@@ -165,6 +166,7 @@ class SQLiteEngine:
             make_folders(path.parent)
             self._folder.mkdir(mode=0o700, exist_ok=True)
         self._reader_mutex = threading.Lock()
+        self._long_readers = Gate()
         with contextlib.ExitStack() as opened:
             self._writer = Writer(path, self._on_reopened)
             opened.callback(self._writer.close)
@@ -209,36 +211,33 @@ class SQLiteEngine:
         self._checkpointer.start()
 
     def _quiesce(self) -> bool:
-        """Close the connections and let nobody open them; False, and as it was, when they are too busy for that."""
-        if not self._checkpointer.pause(_QUIET_S):
-            return False
-        if not self._search.pause(_QUIET_S):
-            self._checkpointer.go_on()
-            return False
-        if not self._writer.pause(_QUIET_S):
-            self._search.go_on()
-            self._checkpointer.go_on()
-            return False
-        if not self._reader_mutex.acquire(timeout=_QUIET_S):
-            self._writer.go_on()
-            self._search.go_on()
-            self._checkpointer.go_on()
-            return False
+        """Close the connections and let nobody open them; False, and as it was, when they are too busy for that.
+
+        Long readers come first: they may need any of the others to get to their end.
+        """
+        with contextlib.ExitStack() as paused:
+            for part in (self._long_readers, self._checkpointer, self._search, self._writer):
+                if not part.pause(_QUIET_S):
+                    return False
+                paused.callback(part.go_on)
+            if not self._reader_mutex.acquire(timeout=_QUIET_S):
+                return False
+            paused.pop_all()
         self._reader.close()
         self._must_reopen = True
         return True
 
     def _go_on(self) -> None:
         self._reader_mutex.release()
-        self._writer.go_on()
-        self._search.go_on()
-        self._checkpointer.go_on()
+        for part in (self._writer, self._search, self._checkpointer, self._long_readers):
+            part.go_on()
 
     def _begin_anew(self) -> None:
         """Share the file, in a forked child, as any other process does."""
         self._writer.begin_anew()
         self._search.begin_anew()
         self._reader_mutex = threading.Lock()
+        self._long_readers = Gate()
         self._reserves = ()
         if not self._is_quiet:
             self._refused_by = forked(self._path)
@@ -979,10 +978,11 @@ class SQLiteEngine:
     @contextmanager
     def _long_reader(self) -> Iterator[sqlite3.Connection]:
         """Give a connection of its own to what may walk the whole file: nobody's short question waits behind it."""
-        with self._reading():
-            reader = open_reader(self._path)
-        with contextlib.closing(reader), errors_of(self._path):
-            yield reader
+        with self._long_readers.inside():
+            with self._reading():
+                reader = open_reader(self._path)
+            with contextlib.closing(reader), errors_of(self._path):
+                yield reader
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
