@@ -16,7 +16,7 @@ PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --
 SOURCES   := src tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture torture-short schedules trainings lint types format check bench bench-training faults clean
+.PHONY: help run test torture torture-short schedules trainings hostile lint types format check bench bench-training faults clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ torture-short: $(VENV)/.dev ## Run every harness of thirdshift torture for a whi
 # Half an hour; YEARS says how many.
 schedules: $(VENV)/.dev ## Run ten simulated years of schedules in 13 zones, with kills and clocks that are set
 	THIRDSHIFT_YEARS=$(YEARS) $(BIN)/python -m pytest tests/crash/test_schedules.py $(ARGS)
+
+hostile: $(VENV)/.dev ## Swap files of the inbox for links to a secret, for a minute, and try all other hostile files
+	THIRDSHIFT_SWAPPING_S=60 $(BIN)/python -m pytest tests/apps/training/test_hostile_files.py $(ARGS)
 
 # Three minutes on a quiet machine; KILLS=1000, or THIRDSHIFT_SEED=n for other moments.
 trainings: $(VENV)/.dev ## Kill trainings 100 times at random moments, and damage 1000 checkpoints
