@@ -12,6 +12,7 @@ from thirdshift.apps.training.check_task import INTAKE_QUEUE, check_file
 from thirdshift.apps.training.checking import ClaimedFile
 from thirdshift.apps.training.config import ValidationConfig
 from thirdshift.apps.training.file_kind import kind_of
+from thirdshift.apps.training.finish_waker import FinishWaker
 from thirdshift.apps.training.notices import FileAccepted, FileRefused, Notify, Remarked
 from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.workspace import TrainingWorkspace
@@ -42,6 +43,8 @@ class Checks:
         self._config = config
         self._notify = notify
         self._tasks: dict[str, str] = {}
+        self.finished = FinishWaker(manager)
+        """Is readable when a check has ended."""
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -77,7 +80,9 @@ class Checks:
     def _submit(self, name: str) -> None:
         is_large = (self._workspace.checking / name).lstat().st_size > _LARGE_BYTES
         options = self._manager.options(tags=[f"check:{name}"], limit_key="check of a large file" if is_large else None)
-        self._tasks[name] = options.submit(check_file, str(self._workspace.root), name, self._config.level).id
+        task_id = options.submit(check_file, str(self._workspace.root), name, self._config.level).id
+        self._tasks[name] = task_id
+        self.finished.watch(task_id)
 
     def _finish(self, name: str, task: BackgroundTask) -> None:
         if task.status is not TaskStatus.COMPLETED:

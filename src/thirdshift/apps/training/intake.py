@@ -34,7 +34,8 @@ class Intake:
         self._flattener = InboxFlattener(self._inbox, settle_s=config.settle_s)
         self._checks = Checks(workspace, queue, manager, config.validation, notify)
         self._watcher = FileWatcher(self._inbox, settle_s=config.settle_s, say=lambda text: notify(Remarked(text)))
-        self.sources: list[Readable] = [self._watcher] if self._watcher.has_events else []
+        events = [self._watcher] if self._watcher.has_events else []
+        self.sources: list[Readable] = [self._checks.finished, *events]
         """What wakes a loop that sleeps when there is something to do here."""
 
     def recover(self) -> None:
@@ -63,6 +64,7 @@ class Intake:
     def close(self) -> None:
         """Watch no more."""
         self._watcher.close()
+        self._checks.finished.close()
 
     def _arrived(self) -> list[Path]:
         arrived = [*self._watcher.get_irregular(), *self._watcher.get_new_files()]
