@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,22 @@ def test_the_work_its_threads_and_its_children_are_idle() -> None:
 def test_an_unprivileged_process_can_enter_and_leave() -> None:
     """Where the system does not give the old policy back the block still ends without an error."""
     subprocess.run([sys.executable, "-c", UNPRIVILEGED], check=True)
+
+
+NICE = """
+import sys
+from pathlib import Path
+from thirdshift.host.scheduling import idle_priority
+with idle_priority():
+    print(Path("/proc/self/autogroup").read_text().split()[-1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not share among sessions")
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_session_of_its_own_is_nice_to_the_others(is_alone: bool) -> None:
+    """The kernel shares the processor among sessions first; one that holds others too is left as it is."""
+    done = subprocess.run(
+        [sys.executable, "-c", NICE], capture_output=True, text=True, check=True, start_new_session=is_alone
+    )
+    assert done.stdout.strip() == ("19" if is_alone else Path("/proc/self/autogroup").read_text().split()[-1])
