@@ -48,9 +48,10 @@ schedules: $(VENV)/.dev ## Run ten simulated years of schedules in 13 zones, wit
 hostile: $(VENV)/.dev ## Swap files of the inbox for links to a secret, for a minute, and try all other hostile files
 	THIRDSHIFT_SWAPPING_S=60 $(BIN)/python -m pytest tests/apps/training/test_hostile_files.py $(ARGS)
 
-# Three minutes on a quiet machine; KILLS=1000, or THIRDSHIFT_SEED=n for other moments.
-trainings: $(VENV)/.dev ## Kill trainings 100 times at random moments, and damage 1000 checkpoints
-	THIRDSHIFT_KILLS=$(or $(filter-out 200,$(KILLS)),100) THIRDSHIFT_FLIPS=1000 $(BIN)/python -m pytest \
+# A quarter of an hour on a quiet machine; KILLS=1000, or THIRDSHIFT_SEED=n for other moments.
+trainings: $(VENV)/.dev ## Kill trainings and the daemon 100 times at random moments, and damage 1000 checkpoints
+	THIRDSHIFT_KILLS=$(or $(filter-out 200,$(KILLS)),100) THIRDSHIFT_FLIPS=1000 \
+	THIRDSHIFT_DAEMON_KILLS=$(or $(filter-out 200,$(KILLS)),100) $(BIN)/python -m pytest \
 		tests/apps/training/test_training_kills.py tests/apps/training/test_checkpoints.py \
 		tests/apps/training/test_trainer.py --timeout=3600 $(ARGS)
 

@@ -98,3 +98,16 @@ def test_a_source_that_fails_does_not_stop_the_loop(
         waker.wake()
         loop.wait(LONG_S)
     broken.close()
+
+
+def test_the_loop_knows_how_long_it_did_not_look(signals: StopSignals) -> None:
+    """What lies between two waits; nothing is known before the second."""
+    with LoopWait(signals) as loop:
+        loop.wait(0)
+        assert loop.gaps_ms() == {}
+        threading.Event().wait(0.02)
+        loop.wait(0)
+        assert 20 <= loop.gaps_ms()["longest"] < 20_000
+        for _ in range(1000):
+            loop.wait(0)
+        assert loop.gaps_ms()["p50"] < 20, "only the newest thousand count"

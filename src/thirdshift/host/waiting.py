@@ -5,11 +5,14 @@ import logging
 import os
 import selectors
 import threading
+import time
+from collections import deque
 from types import TracebackType
 from typing import Protocol, Self
 
 from thirdshift.host.signals import StopSignals
 
+_REMEMBERED = 1000
 _logger = logging.getLogger("thirdshift.host")
 
 
@@ -33,6 +36,8 @@ class LoopWait:
         self._signals = signals
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals, selectors.EVENT_READ)
+        self._busy_s: deque[float] = deque(maxlen=_REMEMBERED)
+        self._awake_since: float | None = None
 
     def add(self, source: Readable) -> None:
         """Wake up when *source* is readable."""
@@ -40,11 +45,26 @@ class LoopWait:
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until a stop is asked for or a source is readable, at most *timeout_s* seconds; drain the sources."""
-        for key, _ in self._selector.select(timeout_s):
+        if self._awake_since is not None:
+            self._busy_s.append(time.monotonic() - self._awake_since)
+        ready = self._selector.select(timeout_s)
+        self._awake_since = time.monotonic()
+        for key, _ in ready:
             if key.data is None:
                 self._signals.wait(0)  # takes signals that somebody else handles
             else:
                 self._drain(key.data)
+
+    def gaps_ms(self) -> dict[str, float]:
+        """How long the loop did not look for news, of the last thousand times: median, 99th percentile, longest."""
+        if not self._busy_s:
+            return {}
+        sorted_ms = sorted(seconds * 1000 for seconds in self._busy_s)
+        return {
+            "p50": round(sorted_ms[len(sorted_ms) // 2], 1),
+            "p99": round(sorted_ms[len(sorted_ms) * 99 // 100], 1),
+            "longest": round(sorted_ms[-1], 1),
+        }
 
     def __enter__(self) -> Self:
         return self

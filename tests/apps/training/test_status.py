@@ -26,7 +26,7 @@ while True:
     number += 1
 """
 
-KEYS = "state reason pid started_at updated_at training queue background_tasks disk last_error"
+KEYS = "state reason pid started_at updated_at training queue background_tasks disk last_error loop"
 
 
 def test_the_document_has_the_promised_keys_and_null_for_what_is_unknown() -> None:

@@ -99,7 +99,7 @@ class TrainingDaemon:
                 sleep.add(source)
             orders = Orders(control, session, chores, say)
             admission = Admission(workspace, session, control, orders, manager, disk, say)
-            reporter = Reporter(workspace, queue, disk, session, chores, admission, troubles)
+            reporter = Reporter(workspace, queue, disk, session, chores, admission, troubles, sleep)
 
             if reporter.found_a_crash():
                 admission.recovered()

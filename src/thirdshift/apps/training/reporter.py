@@ -12,6 +12,7 @@ from thirdshift.apps.training.status import StatusFile, training_status
 from thirdshift.apps.training.troubles import Troubles
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.disk import DiskGuard
+from thirdshift.host.waiting import LoopWait
 
 
 class Reporter:
@@ -26,6 +27,7 @@ class Reporter:
         chores: Chores,
         admission: Admission,
         troubles: Troubles,
+        loop: LoopWait,
     ) -> None:
         self._workspace = workspace
         self._file = StatusFile(workspace.status_file)
@@ -35,6 +37,7 @@ class Reporter:
         self._chores = chores
         self._admission = admission
         self._troubles = troubles
+        self._loop = loop
         self._started_at = time.time()
         self.document: dict[str, Any] = {}
         """The newest status, also when it could not be written; replaced as a whole, for any thread to read."""
@@ -57,5 +60,6 @@ class Reporter:
             background_tasks=self._chores.describe(),
             disk=self._disk.check(self._workspace.root),
             last_error=self._troubles.last_error,
+            loop={"gap_ms": self._loop.gaps_ms()},
         )
         self._file.write(self.document)

@@ -22,6 +22,7 @@ STATUS_KEYS = (
     "background_tasks",
     "disk",
     "last_error",
+    "loop",
 )
 
 
@@ -55,12 +56,14 @@ def training_status(
     background_tasks: Mapping[str, Any] | None = None,
     disk: DiskState | None = None,
     last_error: Mapping[str, Any] | str | None = None,
+    loop: Mapping[str, Any] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
     """The document of the training daemon, made of JSON types only.
 
     *state* is one word (``idle``, ``training``, ``paused`` …), *reason* says in words why. *started_at* and *clock*
-    are Unix seconds and appear as ISO times in UTC. What is not known is null.
+    are Unix seconds and appear as ISO times in UTC. What is not known is null; *loop*
+    says how long the daemon's loop did not look for news.
     """
     document = {
         "state": state,
@@ -73,5 +76,6 @@ def training_status(
         "background_tasks": background_tasks,
         "disk": disk,
         "last_error": last_error,
+        "loop": loop,
     }
     return {key: plain(value) for key, value in document.items()}
