@@ -53,7 +53,7 @@ trainings: $(VENV)/.dev ## Kill trainings and the daemon 100 times at random mom
 	THIRDSHIFT_KILLS=$(or $(filter-out 200,$(KILLS)),100) THIRDSHIFT_FLIPS=1000 \
 	THIRDSHIFT_DAEMON_KILLS=$(or $(filter-out 200,$(KILLS)),100) $(BIN)/python -m pytest \
 		tests/apps/training/test_training_kills.py tests/apps/training/test_checkpoints.py \
-		tests/apps/training/test_trainer.py --timeout=3600 $(ARGS)
+		tests/apps/training/test_trainer.py tests/apps/training/test_daemon_kills.py --timeout=7200 $(ARGS)
 
 lint: $(VENV)/.dev ## Check style and the direction of imports
 	$(BIN)/ruff check $(SOURCES)

@@ -10,7 +10,6 @@ JSON; ends with an error at the first difference.
 
 import collections
 import json
-import os
 import random
 import shutil
 import signal
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.processes import descendants, send_signal
 from thirdshift.storage.verified import hash_file
@@ -49,20 +49,21 @@ LIMIT_S = 600.0
 
 
 class Site:
-    """A workspace with five files in its inbox, and the daemon on it."""
+    """A workspace in which five files wait, and the daemon on it."""
 
     def __init__(self, root: Path) -> None:
         self.workspace = TrainingWorkspace(root)
         self.workspace.create()
         (root / "thirdshift.yaml").write_text(CONFIGURATION)
+        queue = TrainingQueue(self.workspace.queue)
         for number in range(FILES):
             rows = [
                 {"prompt": f"{number} {row} {'abcdefgh'[row % 8]}", "completion": "abcdefgh"[(row + number) % 8]}
                 for row in range(ROWS)
             ]
-            path = self.workspace.inbox / f"file-{number}.jsonl"
+            path = root / f"file-{number}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            os.utime(path, (1_700_000_000 + number,) * 2)  # the older one is taken first
+            queue.add(path)  # from the inbox they would be queued in the order in which their checks end
         self.daemon = self.start()
 
     def start(self) -> "subprocess.Popen[str]":
