@@ -1,10 +1,12 @@
 """The chores beside the training, without a worker: what is asked for, and what is remembered of it."""
 
+import os
 from pathlib import Path
 
 from thirdshift import BackgroundTaskManager, TaskFilter
 from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.config import GeneratorConfig
+from thirdshift.apps.training.snapshot_interval import is_snapshot_due
 from thirdshift.apps.training.workspace import TrainingWorkspace
 
 
@@ -42,3 +44,41 @@ def test_a_workspace_without_the_number_counts_its_tasks(tmp_path: Path) -> None
             chores.generate(waiting=0, limit=None)
             assert manager.find_tasks()[0].arguments[0][2] == expected
             manager.cancel_tasks(TaskFilter())
+
+
+def test_a_snapshot_is_due_when_the_last_is_old_and_a_checkpoint_newer(tmp_path: Path) -> None:
+    """Without any, the first checkpoint's age counts; what is no checkpoint is passed over."""
+    checkpoints, snapshots = tmp_path / "checkpoints", tmp_path / "snapshots"
+    for folder in (checkpoints / "damaged", checkpoints / "ckpt-000009.tmp-7", snapshots):
+        folder.mkdir(parents=True)
+    now = 1_800_000_000.0
+
+    def is_due() -> bool:
+        return is_snapshot_due(checkpoints, snapshots, interval_s=3600, now=now)
+
+    assert not is_due(), "there is nothing to take"
+    (checkpoints / "ckpt-000002").mkdir()
+    os.utime(checkpoints / "ckpt-000002", (now - 3000, now - 3000))
+    assert not is_due(), "the first one is young"
+    os.utime(checkpoints / "ckpt-000002", (now - 7200, now - 7200))
+    assert is_due()
+    (snapshots / "ckpt-000002_20270115_080000").mkdir()
+    os.utime(snapshots / "ckpt-000002_20270115_080000", (now - 7200, now - 7200))
+    assert not is_due(), "nothing is newer"
+    (checkpoints / "ckpt-000003").mkdir()
+    assert is_due()
+    os.utime(snapshots / "ckpt-000002_20270115_080000", (now - 3000, now - 3000))
+    assert not is_due(), "the last one is young"
+
+
+def test_one_snapshot_is_asked_for_however_often_it_is_due(tmp_path: Path) -> None:
+    """Also when the daemon starts again before it is taken."""
+    workspace = TrainingWorkspace(tmp_path)
+    workspace.create()
+    (workspace.checkpoints / "ckpt-000001").mkdir()
+    with BackgroundTaskManager(database=tmp_path / "tasks.db", start=False) as manager:
+        for _ in range(2):
+            chores = Chores(workspace, manager, GeneratorConfig(), lambda _notice: None)
+            for _ in range(3):
+                chores.snapshot_when_due(0)
+        assert [task.name for task in manager.find_tasks()] == ["take_snapshot"]

@@ -1,5 +1,6 @@
 """The chores beside the training: puzzles when people drop too little, a snapshot of every new checkpoint."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from thirdshift import BackgroundTask, BackgroundTaskManager, StoreError, TaskSt
 from thirdshift.apps.training.config import GeneratorConfig
 from thirdshift.apps.training.generator import DataGenerator
 from thirdshift.apps.training.notices import ChoreFailed, Notify, Remarked, SnapshotTaken
+from thirdshift.apps.training.snapshot_interval import is_snapshot_due
 from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.tasks import CHORES_QUEUE, generate_puzzles, take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
@@ -16,6 +18,8 @@ from thirdshift.core.engine import TaskFilter
 from thirdshift.host.files import write_atomically
 
 _RECENT = 10
+_LOOK_S = 60.0
+"""Seconds between two looks whether a snapshot is due."""
 _UNFINISHED = frozenset(status for status in TaskStatus if not status.is_finished)
 
 
@@ -31,6 +35,7 @@ class Chores:
         self._config = config
         self._notify = notify
         self._generated = 0
+        self._next_look = 0.0
         self._followed: dict[str, str] = {task.id: task.name for task in self._unfinished()}
 
     @property
@@ -52,6 +57,16 @@ class Chores:
         snapshot_id = blake3(f"snapshot after {key}".encode()).hexdigest(length=16)
         options = self._manager.options(task_id=snapshot_id)
         self._follow(options.submit(take_snapshot, self._root, checkpoint).id)
+
+    def snapshot_when_due(self, interval_hours: float) -> None:
+        """Take a snapshot when the last one is older than that and there is a newer checkpoint; looks now and then."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_S
+        folders = self._workspace.checkpoints, self._workspace.snapshots
+        is_asked = take_snapshot.__name__ in self._followed.values()
+        if not is_asked and is_snapshot_due(*folders, interval_s=interval_hours * 3600, now=time.time()):
+            self.snapshot()
 
     def generate(self, waiting: int, limit: int | None) -> None:
         """Make one file of puzzles when fewer than ``min_queue_size`` files are *waiting*, at most *limit* in all."""

@@ -71,7 +71,10 @@ class BackgroundConfig:
     """True leaves retention, daily snapshot and weekly consolidation to the system's timers; False to the daemon."""
 
     def __post_init__(self) -> None:
-        refuse(less_than(1, max_workers=self.max_workers))
+        refuse(
+            less_than(1, max_workers=self.max_workers),
+            less_than(0, snapshot_interval_hours=self.snapshot_interval_hours),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -133,6 +133,7 @@ class TrainingDaemon:
                 session.tick,
                 admission.take_next,
                 lambda: chores.generate(queue.size() + intake.size(), self._generation_limit()),
+                lambda: chores.snapshot_when_due(config.background.snapshot_interval_hours),
                 chores.tick,
                 reporter.write,
                 lambda: self._stop_when_idle(orders, session, chores, intake, queue),
