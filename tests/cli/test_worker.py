@@ -17,7 +17,8 @@ from typing import IO, Any
 import pytest
 
 from thirdshift import BackgroundTaskManager, TaskStatus
-from thirdshift.apps.training.tasks import CHORES_QUEUE, TRAINING_QUEUE
+from thirdshift.apps.training.daemon import QUEUES
+from thirdshift.apps.training.tasks import TRAINING_QUEUE
 from thirdshift.cli import worker as command
 from thirdshift.testing.signals import TIMEOUT_S, Signal
 
@@ -417,7 +418,7 @@ def test_it_works_on_its_queues_only(shell, start: Start, manager: BackgroundTas
 
 def test_the_daemons_queues_are_known_by_name() -> None:
     """The worker does not import the application to learn them."""
-    assert {TRAINING_QUEUE, CHORES_QUEUE} == command._OF_THE_DAEMON
+    assert command._OF_THE_DAEMON == QUEUES
 
 
 def test_it_says_now_and_then_that_it_lives(shell, manager: BackgroundTaskManager) -> None:

@@ -1,5 +1,6 @@
 """The story of a running daemon: a live bar for people, plain lines in a pipe."""
 
+import logging
 import time
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from thirdshift.apps.training.notices import (
 )
 
 _LINE_INTERVAL_S = 5.0
+_logger = logging.getLogger("thirdshift.cli")
 
 
 class _Console(Console):
@@ -105,10 +107,7 @@ class Narrator:
         if self._bar is not None:
             self._bars.remove_task(self._bar)
             self._bar = None
-        self._line(
-            f"trained {name}: {result.rows} rows, {result.total_steps} steps in {result.seconds:.0f} s, "
-            f"loss {result.first_loss:.3f} -> {result.last_loss:.3f}"
-        )
+        self._line(_trained(name, result))
         self._line(f"  exact match {result.accuracy_before:.1%} -> {result.accuracy_after:.1%} on held-out rows")
         for examination, after in result.after.items():
             before = result.before[examination]
@@ -125,6 +124,48 @@ class Narrator:
 
     def _say(self, text: str) -> None:
         self._console.print(text.encode("utf-8", "backslashreplace").decode(), markup=False)
+
+
+class LogNarrator:
+    """Tells notices as log lines. Used from the daemon's loop alone."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._workspace = workspace
+        self._phase = ""
+
+    def open(self, database: Path) -> None:
+        """Say where everything is."""
+        _logger.info("workspace %s, database %s", self._workspace, database)
+
+    def tell(self, notice: Notice) -> None:
+        """Log one notice; of the progress, each new phase."""
+        match notice:
+            case TrainingProgressed(name, progress):
+                if progress["phase"] != self._phase:
+                    self._phase = progress["phase"]
+                    _logger.info("%s: %s", name, _facts(progress))
+            case TrainingStarted(name):
+                self._phase = ""
+                _logger.info("training %s", name)
+            case TrainingFinished(name, result, checkpoint):
+                _logger.info("%s, checkpoint %s", _trained(name, result), _short(checkpoint, self._workspace))
+            case _:
+                _logger.info("%s", _words(notice, self._workspace))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _logger.info("stopped")
+
+
+def _trained(name: str, result: FileResult) -> str:
+    return (
+        f"trained {name}: {result.rows} rows, {result.total_steps} steps in {result.seconds:.0f} s, "
+        f"loss {result.first_loss:.3f} -> {result.last_loss:.3f}"
+    )
 
 
 def _words(notice: Notice, workspace: Path) -> str:

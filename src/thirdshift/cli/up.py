@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from thirdshift.cli.narrator import Narrator
+from thirdshift.cli.narrator import LogNarrator, Narrator
 from thirdshift.cli.output import Session
 from thirdshift.cli.running import prepare, start_worker
 from thirdshift.config import BackgroundTaskConfig, load_section, load_settings
@@ -25,8 +25,13 @@ _LOG_FILES = 3
 @click.option(
     "--app-dir", type=click.Path(path_type=Path), default=".", help="Folder to import tasks from.  [default: .]"
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Write log lines of all loggers to standard error in place of the story; json: nothing but JSON lines.",
+)
 @click.pass_obj
-def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Path) -> int:
+def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Path, log_format: str | None) -> int:
     """Run everything for this workspace: a worker for background tasks, and the training daemon.
 
     Drop JSONL files into inbox/ and they are trained one after another. Stop with Ctrl-C or SIGTERM: training stops
@@ -35,21 +40,24 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
     \b
     thirdshift --workspace ~/shift up
     thirdshift --workspace ~/shift up --until-idle
+    thirdshift --workspace ~/shift up --log-format json
     """
-    from thirdshift.apps.training.daemon import TrainingDaemon  # noqa: PLC0415  # --help must not wait for it
-    from thirdshift.apps.training.tasks import CHORES_QUEUE, TRAINING_QUEUE  # noqa: PLC0415
+    from thirdshift.apps.training.daemon import QUEUES, TrainingDaemon  # noqa: PLC0415  # --help must not wait for it
 
     prepare(app_dir)
     settings = _settings(session.workspace)
     _demand_training_extra()
-    narrator = Narrator(session.workspace)
+    narrator = Narrator(session.workspace) if log_format is None else LogNarrator(session.workspace)
     daemon = TrainingDaemon(session.workspace, until_idle=until_idle, notify=narrator.tell)
     with daemon.instance():
         _log_to(session.workspace / "logs" / "thirdshift.log", settings.log_level)
+        if log_format is not None:
+            from thirdshift.runtime.lines import show_lines  # noqa: PLC0415  # few need it
+
+            show_lines(log_format, settings.log_level)
         narrator.open(session.database)
-        excluded = [TRAINING_QUEUE, CHORES_QUEUE]
         worker = start_worker(
-            settings, session.database, workspace=session.workspace, excluded_queues=excluded, max_workers=max_workers
+            settings, session.database, workspace=session.workspace, excluded_queues=QUEUES, max_workers=max_workers
         )
         with narrator, worker as manager:
             return daemon.run(beside=[manager])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "json")
 _LIFE_S = 60.0
-_OF_THE_DAEMON = frozenset({"training", "maintenance"})
+_OF_THE_DAEMON = frozenset({"training", "maintenance", "intake"})
 """Queues that the training daemon works on itself; tests compare the names."""
 
 _saying = threading.Lock()

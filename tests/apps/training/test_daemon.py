@@ -740,14 +740,17 @@ def test_a_damaged_database_ends_the_daemon(daemon: Daemon) -> None:
 
 
 def test_the_database_may_have_another_name(daemon: Daemon) -> None:
-    """Worker, daemon and commands use the one that the configuration names."""
+    """Worker, daemon and commands use the one that the configuration names; it says so in JSON lines, if asked to."""
     configure(daemon.root, more="database: tasks.db\n")
-    daemon.start()
+    daemon.start("--log-format", "json")
     daemon.wait_for_state("idle")
     assert daemon.terminate() == 0, daemon.output
     assert daemon.status["state"] == "stopped"
     assert (daemon.root / "tasks.db").exists()
     assert not (daemon.root / "thirdshift.db").exists()
+    messages = [json.loads(line)["message"] for line in daemon.output.splitlines()]
+    assert f"workspace {daemon.root}, database {daemon.root / 'tasks.db'}" in messages
+    assert messages[-1] == "stopped"
 
 
 # What a person configures

@@ -33,6 +33,9 @@ from thirdshift.host.instance import PIDManager
 from thirdshift.host.signals import StopSignals
 from thirdshift.host.waiting import LoopWait, Waker
 
+QUEUES = frozenset({CHORES_QUEUE, TRAINING_QUEUE, INTAKE_QUEUE})
+"""Queues that the daemon works on itself, and no other worker."""
+
 
 class TrainingDaemon:
     """Trains what is dropped into a workspace until it is told to stop. :meth:`run` belongs to the main thread.
