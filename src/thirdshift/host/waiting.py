@@ -39,6 +39,11 @@ class LoopWait:
         self._busy_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._awake_since: float | None = None
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal asked for a stop."""
+        return self._signals.stop_requested
+
     def add(self, source: Readable) -> None:
         """Wake up when *source* is readable."""
         self._selector.register(source, selectors.EVENT_READ, source)

@@ -6,6 +6,7 @@ from pathlib import Path
 from thirdshift import BackgroundTaskManager, TaskFilter
 from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.config import GeneratorConfig
+from thirdshift.apps.training.inline_chores import InlineChores
 from thirdshift.apps.training.snapshot_interval import is_snapshot_due
 from thirdshift.apps.training.workspace import TrainingWorkspace
 
@@ -82,3 +83,25 @@ def test_one_snapshot_is_asked_for_however_often_it_is_due(tmp_path: Path) -> No
             for _ in range(3):
                 chores.snapshot_when_due(0)
         assert [task.name for task in manager.find_tasks()] == ["take_snapshot"]
+
+
+def test_chores_in_line_are_done_when_the_call_returns(tmp_path: Path) -> None:
+    """With `background: {enabled: false}`; no worker is left behind, and after a stop nothing is begun."""
+    workspace = TrainingWorkspace(tmp_path)
+    workspace.create()
+    database = tmp_path / "tasks.db"
+
+    def make_worker() -> BackgroundTaskManager:
+        return BackgroundTaskManager("process", 1, database=database, queues=["maintenance"])
+
+    said: list[object] = []
+    with BackgroundTaskManager(database=database, start=False) as manager:
+        chores = Chores(workspace, manager, GeneratorConfig(count=5), said.append)
+        chores.generate(waiting=0, limit=None)
+        InlineChores(chores, make_worker, lambda: True).tick()
+        assert list(workspace.inbox.glob("*.jsonl")) == []
+        InlineChores(chores, make_worker, lambda: False).tick()
+        assert len(list(workspace.inbox.glob("*.jsonl"))) == 1
+        assert [worker for worker in manager.workers() if worker.is_alive] == []
+        chores.tick()
+        assert chores.is_idle

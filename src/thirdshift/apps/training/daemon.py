@@ -16,6 +16,7 @@ from thirdshift.apps.training.checks import SLOTS as CHECKS_AT_ONCE
 from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.control import ControlFolder
+from thirdshift.apps.training.inline_chores import InlineChores
 from thirdshift.apps.training.intake import Intake
 from thirdshift.apps.training.notices import Notice, Notify, Remarked
 from thirdshift.apps.training.orders import Orders
@@ -120,14 +121,14 @@ class TrainingDaemon:
             requests = Requests(control, queue, lambda: reporter.document, waker.wake)
             stack.enter_context(served(workspace, requests, say))
             troubles.step(admission.take_next)()
+            chores_worker = partial(self._worker, database, CHORES_QUEUE, config.background.max_workers)
+            inline = InlineChores(chores, chores_worker, lambda: sleep.stop_requested)
             workers = [
                 stack.enter_context(self._worker(database, name, slots))
-                for name, slots in (
-                    (CHORES_QUEUE, config.background.max_workers),
-                    (TRAINING_QUEUE, 1),
-                    (INTAKE_QUEUE, CHECKS_AT_ONCE),
-                )
+                for name, slots in ((TRAINING_QUEUE, 1), (INTAKE_QUEUE, CHECKS_AT_ONCE))
             ]
+            if config.background.enabled:
+                workers.append(stack.enter_context(chores_worker()))
             stack.callback(troubles.step(partial(reporter.write, "stopping")))
             work: Sequence[Callable[[], object]] = (
                 orders.obey,
@@ -137,6 +138,7 @@ class TrainingDaemon:
                 admission.take_next,
                 lambda: chores.generate(queue.size() + intake.size(), self._generation_limit()),
                 lambda: chores.snapshot_when_due(config.background.snapshot_interval_hours),
+                *(() if config.background.enabled else (inline.tick,)),
                 chores.tick,
                 reporter.write,
                 lambda: self._stop_when_idle(orders, session, chores, intake, queue),
