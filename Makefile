@@ -12,11 +12,12 @@ SUBMITS   ?= 10000
 YEARS     ?= 10
 TASKS     ?= 50000
 MINUTES   ?= 60
+SAMPLE    ?= 300
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES   := src tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture torture-short schedules trainings hostile lint types format check bench bench-training faults clean
+.PHONY: help run test torture torture-short schedules trainings hostile lint types format check bench bench-training faults mutants clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +81,11 @@ bench: $(VENV)/.bench ## Measure the engine beside bare loops and other librarie
 faults: $(VENV)/.bench ## Do to ourselves and to other libraries what breaks queues: kills, forks, poison (fifteen minutes)
 	$(BIN)/python benchmarks/faults.py $(ARGS)
 
+# It takes no processor time from anybody, and goes on where it was: minutes for ten mutants. SAMPLE= (nothing): all of
+# them, many hours; ARGS=--again: those that survived once more.
+mutants: $(VENV)/.mutants ## Change SAMPLE=300 things in the core and the SQLite engine, one at a time: do the tests notice?
+	$(BIN)/python tests/mutants/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) $(ARGS)
+
 bench-training: $(VENV)/.bench ## Measure training beside a bare loop and beside transformers' Trainer (two minutes)
 	$(BIN)/python benchmarks/training.py $(ARGS)
 
@@ -103,6 +109,10 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) --editable '.[training,dev,bench]'
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.dev
+	$(PIP) --editable '.[training,dev,mutants]'
 	@touch $@
 
 # The power-loss tests record system calls; without strace they are skipped and say so.

@@ -1073,7 +1073,7 @@ class EngineConformance(EngineSuite):
         claims = {claim.id: claim for claim in self.claim()}
         known_claim = claims[known.id]
         recovered = self.engine.recover(self.worker.id, {(known_claim.seq, known_claim.attempt)})
-        assert [rescue.id for rescue in recovered] == [unknown.id]
+        assert [(rescue.id, rescue.attempt) for rescue in recovered] == [(unknown.id, claims[unknown.id].attempt)]
         assert self.stored(known).status is TaskStatus.RUNNING
         assert (self.stored(unknown).status, self.stored(unknown).attempts) == (TaskStatus.PENDING, ())
         assert list(self.engine.recover(self.worker.id, {(known_claim.seq, known_claim.attempt)})) == []

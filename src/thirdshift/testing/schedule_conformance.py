@@ -118,6 +118,7 @@ class ScheduleConformance(EngineSuite):
         calls: list[None] = []
         end = self.engine.schedules.on_change(lambda: calls.append(None))
         self.put(every=60)
+        assert len(calls) == 1
         self.put(every=60)
         assert len(calls) == 1
         self.engine.schedules.tick()
