@@ -1,5 +1,6 @@
 """What all benchmarks share: the figures of one run, how long to measure, what was skipped and why."""
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -140,6 +141,19 @@ def fsync_rate(folder: Path, seconds: float = 0.3) -> float:
         found = rate(append, seconds)
     path.unlink()
     return found
+
+
+def family(root: int) -> list[int]:
+    """Return the process and its descendants, the youngest first."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, ())
+    return found[::-1]
 
 
 def child_environment() -> dict[str, str]:

@@ -22,6 +22,7 @@ from claims import claim
 from deaths import death
 from imports import import_time
 from limit_keys import limit_keys
+from losses import losses
 from pools import pools
 from report import document, line_of_machine, machine, markdown, print_figure, print_verdicts
 from runs import drain, idle, latency
@@ -38,6 +39,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "claim": claim,
     "keys": limit_keys,
     "death": death,
+    "losses": losses,
     "import": import_time,
 }
 

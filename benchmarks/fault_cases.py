@@ -36,6 +36,8 @@ class Finding:
     doubled: int
     """Run to their end more than once."""
     remark: str = ""
+    took_s: float = 0.0
+    """From the last kill to the last end of a task."""
     goes_on: bool = False
     """Whether it would go on for ever."""
     may_repeat: bool = False
@@ -64,7 +66,8 @@ def random_kills(side: Side, *, kills: int = 12, count: int = 300) -> Finding:
     _until_all_ended(side, count, _RESCUE_LIMIT_S)
     log = side.log()
     last = max((times[-1] for times in log.ends.values()), default=killed_at) - killed_at
-    return _finding(side, range(count), remark=f"{done} kills; the last task ended {max(last, 0):.0f} s after the last")
+    remark = f"{done} kills; the last task ended {max(last, 0):.0f} s after the last"
+    return replace(_finding(side, range(count), remark), took_s=max(last, 0))
 
 
 def kill_at_receipt(side: Side, *, hits: int = 5) -> Finding:

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import child_environment, python
-from environments import interpreter
+from bench import child_environment, family, python
 from peers import redis_server
 
 OURS = "thirdshift"
-_MODULES = {
+SIDES = {
     OURS: "fault_thirdshift",
     "celery": "fault_celery",
     "dramatiq": "fault_dramatiq",
@@ -22,7 +21,6 @@ _MODULES = {
     "rq": "fault_rq",
 }
 _ON_FILES = {OURS, "huey"}
-_OWN_ENVIRONMENT = {"dramatiq": "peers"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,7 @@ class Side:
     workers: list["Worker"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.module = _MODULES[self.who]
-        self.interpreter = interpreter(own) if (own := _OWN_ENVIRONMENT.get(self.who)) else sys.executable
+        self.module = SIDES[self.who]
         if self.who in _ON_FILES:
             self.place = str(self.room / "tasks.db")
         else:
@@ -80,7 +77,7 @@ class Side:
     def start(self, *arguments: str) -> "Worker":
         """Start a worker; it is gone when the side is closed."""
         script = f"import sys, {self.module} as app; app.serve(*sys.argv[1:])"
-        worker = Worker([self.interpreter, "-c", script, *arguments], self._environment(), self.room)
+        worker = Worker([sys.executable, "-c", script, *arguments], self._environment(), self.room)
         self.closing.callback(worker.kill)
         self.workers.append(worker)
         return worker
@@ -103,7 +100,7 @@ class Side:
 
     def _ask(self, call: str, *arguments: str) -> str:
         script = f"import sys, {self.module} as app; {call}"
-        return python(script, *arguments, interpreter=self.interpreter, FAULTS_PLACE=self.place)
+        return python(script, *arguments, FAULTS_PLACE=self.place)
 
 
 class Worker:
@@ -129,40 +126,27 @@ class Worker:
 
     def holds(self, pid: int) -> bool:
         """Return whether *pid* is this worker's."""
-        return pid in _tree(self.pid)
+        return pid in family(self.pid)
 
     def stop(self) -> None:
         """Stop it where it is, with all its processes."""
-        for pid in _tree(self.pid):
+        for pid in family(self.pid):
             _send(pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        for pid in _tree(self.pid):
+        for pid in family(self.pid):
             _send(pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it with all its processes at once, as a lost machine or the kernel would."""
         if self._process.returncode is None:
-            tree = _tree(self.pid)
+            tree = family(self.pid)
             for pid in tree:
                 _send(pid, signal.SIGSTOP)  # so that none notices the death of another
-            for pid in (*_tree(self.pid), *tree):
+            for pid in (*family(self.pid), *tree):
                 _send(pid, signal.SIGKILL)
             self._process.communicate()
         self._errors.close()
-
-
-def _tree(root: int) -> list[int]:
-    """Return the process and its descendants, the youngest first."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found = [root]
-    for pid in found:
-        found += children.get(pid, ())
-    return found[::-1]
 
 
 def _send(pid: int, number: int) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,9 @@ DURABILITIES = ("relaxed", "full")
 THREADS = "ThreadPoolExecutor (not durable)"
 HUEY = {"full": "huey SQLite fsync=True", "relaxed": "huey SQLite fsync=False"}
 CELERY = {"full": "celery redis appendfsync always", "relaxed": "celery redis (not durable)"}
+DRAMATIQ = {"full": "dramatiq redis appendfsync always", "relaxed": "dramatiq redis (not durable)"}
+TASKIQ = {"full": "taskiq redis appendfsync always", "relaxed": "taskiq redis (not durable)"}
+RQ = {"full": "rq redis, forks, appendfsync always", "relaxed": "rq redis, forks (not durable)"}
 ARQ = {0.5: "arq redis (not durable)", 0.01: "arq polling at 10 ms (not durable)"}
 """By how often it looks for jobs and results, in seconds; the first is its default."""
 _REDIS = {"full": ["--save", "", "--appendonly", "yes", "--appendfsync", "always"], "relaxed": []}
@@ -240,6 +244,10 @@ def sides(bench: Bench, durability: str) -> Iterator[list[Side]]:
     if not bench.alone:
         makers.append((HUEY[durability], lambda: Huey(room, durability)))
         makers.append((CELERY[durability], lambda: Celery(redis_url(bench, durability), durability)))
+        makers += [
+            (name[durability], partial(_on_redis, kind, bench, durability))
+            for kind, name in (("Dramatiq", DRAMATIQ), ("Taskiq", TASKIQ), ("Rq", RQ))
+        ]
         if durability == "relaxed":
             makers.append((THREADS, Threads))
     with ExitStack() as closing:
@@ -253,6 +261,14 @@ def sides(bench: Bench, durability: str) -> Iterator[list[Side]]:
                 closing.callback(side.close)
                 found.append(side)
         yield found
+
+
+def _on_redis(kind: str, bench: Bench, durability: str) -> Side:
+    import redis_peers  # noqa: PLC0415  # which needs this module
+
+    database = {"Dramatiq": 1, "Taskiq": 2, "Rq": 3}[kind]  # of its own: each side begins by forgetting all
+    side: Side = getattr(redis_peers, kind)(f"{redis_url(bench, durability).removesuffix('0')}{database}", durability)
+    return side
 
 
 def redis_url(bench: Bench, durability: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bare import BareLoop
-from bench import BARE, OURS, Bench, fsync_rate, rate
+from bench import BARE, OURS, Bench, family, fsync_rate, rate
 from peers import DURABILITIES, Side, Thirdshift, sides
 
 DRAIN = "drain {}, 4 threads"
@@ -122,14 +122,15 @@ def _bare_drain(bench: Bench, durability: str) -> float:
 
 
 def _cpu_s(pid: int) -> float:
-    """Return the CPU time of the process to the nanosecond, from the scheduler; its clock ticks are too coarse."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    """Return the CPU time of the process and its children, from the scheduler; its clock ticks are too coarse."""
+    tasks = [task for each in family(pid) for task in Path(f"/proc/{each}/task").glob("*/schedstat")]
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def _memory_mib(pid: int, kind: str) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{kind}:")).split()[1]) / 1024
+    """Return the memory of the process and its children."""
+    maps = [Path(f"/proc/{each}/smaps_rollup").read_text().splitlines() for each in family(pid)]
+    return sum(int(next(line for line in lines if line.startswith(f"{kind}:")).split()[1]) for lines in maps) / 1024
 
 
 def _pid_of(worker: int | None) -> int:
