@@ -54,7 +54,7 @@ def run(tests: list[str], expected_s: float, tree: Tree) -> Trial:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        process_group=0,  # in our session: the kernel shares the processor among sessions first, whatever their priority
+        process_group=0,  # in our session: the kernel shares the processor among sessions before it asks for idle
     )
     try:
         output, _ = child.communicate(timeout=_START_S + expected_s * _SLOWER)
