@@ -3,12 +3,13 @@
     python benchmarks/daemon_control.py [requests] [pairs]
 
 It starts a daemon of its own on a temporary workspace, which trains a model. Periods of quiet training alternate with
-periods in which snapshots are taken and puzzles are generated without a pause, as the daemon's own chores: the share
-of its speed that the training keeps is the median of the pairs. After each pair, the chores still running, requests go
-to its socket: status, the queue, and orders. It prints p50 and p99 of the answers, and how long the daemon's loop did
-not look for news. The bars: p99 250 ms for both, 90 %.
+periods in which snapshots are taken, puzzles are generated and dropped files are looked at in all their lines (DEEP)
+without a pause, as the daemon's own chores: the share of its speed that the training keeps is the median of the pairs.
+After each pair, the chores still running, requests go to its socket: status, the queue, and orders. It prints p50 and
+p99 of the answers, and how long the daemon's loop did not look for news. The bars: p99 250 ms for both, 90 %.
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from thirdshift import BackgroundTaskManager, TaskFilter, TaskStatus
 from thirdshift.apps.training import syllo, tasks
+from thirdshift.apps.training.check_task import INTAKE_QUEUE
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.requests import ask
 
@@ -30,9 +32,11 @@ training:
   generator: {enabled: false}
   model: {size: small}
   background: {max_workers: 3}
+  validation: {level: deep}
   training: {epochs: 1000, batch_size: 8, micro_batch_size: 8, threads: 1, checkpoint_steps: 50, held_out_percent: 0,
              evaluation_limit: 1}
 """
+QUEUES = (tasks.CHORES_QUEUE, INTAKE_QUEUE)
 PERIOD_S = 15.0
 SETTLE_S = 4.0
 START_LIMIT_S = 300
@@ -50,6 +54,10 @@ class Load:
     def __init__(self, manager: BackgroundTaskManager, root: str) -> None:
         self._manager = manager
         self._root = root
+        self._inbox = TrainingWorkspace(root).inbox
+        puzzles = Path(root) / "puzzles.jsonl"
+        syllo.write_jsonl(puzzles, syllo.generate(8000, seed=2, levels=(1, 2, 3)))
+        self._content = puzzles.read_text()
         self._is_on = threading.Event()
         self._is_over = False
         self.done = 0
@@ -65,12 +73,14 @@ class Load:
     def switch(self, *, on: bool) -> None:
         """Begin, or end what runs."""
         if on:
-            self._manager.resume_queue(tasks.CHORES_QUEUE)
+            for queue in QUEUES:
+                self._manager.resume_queue(queue)
             self._is_on.set()
             return
         self._is_on.clear()
-        self._manager.pause_queue(tasks.CHORES_QUEUE)
-        self._manager.cancel_tasks(TaskFilter(queue=tasks.CHORES_QUEUE))
+        for queue in QUEUES:
+            self._manager.pause_queue(queue)
+            self._manager.cancel_tasks(TaskFilter(queue=queue))
 
     def _feed(self) -> None:
         unfinished = [status for status in TaskStatus if not status.is_finished]
@@ -84,7 +94,13 @@ class Load:
             if names.count("generate_puzzles") < 2:
                 self._manager.submit_task(tasks.generate_puzzles, f"{self._root}/elsewhere", 5000, self.done, (1, 2, 3))
                 self.done += 1
-            time.sleep(0.1)
+            if not any(self._inbox.glob("*.jsonl")):
+                hidden = self._inbox / ".being-written"
+                another = json.dumps({"prompt": str(self.done), "completion": "new"})
+                hidden.write_text(f"{self._content}{another}\n")
+                hidden.rename(self._inbox / f"file-{self.done}.jsonl")
+                self.done += 1
+            time.sleep(0.2)
 
 
 def main(requests: int, pairs: int) -> None:
