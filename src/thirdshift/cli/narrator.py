@@ -117,6 +117,12 @@ class Narrator:
             )
             words = f"    {examination}: {before.accuracy:.1%} -> {after.accuracy:.1%} of {after.asked}"
             self._line(f"{words} ({levels})" if levels else words)
+        for key, after in result.earlier_after.items():
+            self._line(f"    earlier {key}: {result.earlier_before[key].accuracy:.1%} -> {after.accuracy:.1%}")
+        if result.replay_rows:
+            self._line(f"  replayed {result.replay_rows} rows an epoch of {len(result.replayed)} earlier files")
+        for missing in result.missing:
+            self._line(f"  missing: {missing}")
         self._line(f"  checkpoint {_short(checkpoint, self._workspace)}, model models/current_model")
 
     def _line(self, text: str) -> None:

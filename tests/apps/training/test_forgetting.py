@@ -33,9 +33,9 @@ def write_letters(path: Path, kind: str, places: int, rows: int = 80) -> Path:
     return path
 
 
-def job_of(root: Path, name: str, places: int, settings: TrainingSettings = SETTINGS) -> TrainingJob:
+def job_of(root: Path, name: str, places: int, settings: TrainingSettings = SETTINGS, *, rows: int = 80) -> TrainingJob:
     return TrainingJob(
-        data=write_letters(root / "files" / f"{name}.jsonl", name, places),
+        data=write_letters(root / "files" / f"{name}.jsonl", name, places, rows),
         current_model=root / "model",
         checkpoints=root / "checkpoints",
         work=root / "work" / name,
@@ -129,6 +129,25 @@ class TestReplay:
         assert (record.file, record.base_hash) == ("next.jsonl", between)
         assert result.earlier_before.keys() == {"same", "third"}
         assert [attempt["how"] for attempt in record.attempts] == ["stopped", "finished"]
+
+    @pytest.mark.training
+    def test_with_replay_earlier_files_are_kept_and_without_they_are_forgotten(
+        self, tmp_path: Path, nano_model: Path
+    ) -> None:
+        """The short form of ``benchmarks/forgetting.py``: five percent are enough to keep 95 % of the exact match."""
+        settings = replace(
+            SETTINGS, epochs=2, batch_size=16, learning_rate=3e-3, held_out_percent=5, worst_match_fall=100
+        )
+        rooms = {5.0: tmp_path / "with", 0.0: tmp_path / "without"}
+        shutil.copytree(nano_model, rooms[5.0] / "model")
+        first = train_file(job_of(rooms[5.0], "same", 0, settings, rows=2000)).accuracy_after
+        assert first > 0.95
+        shutil.copytree(rooms[5.0], rooms[0.0])
+        for percent, room in rooms.items():
+            result = train_file(job_of(room, "next", 1, replace(settings, replay_percent=percent), rows=2000))
+            assert result.accuracy_after > 0.95
+            kept = result.earlier_after["same"].accuracy / first
+            assert kept >= 0.95 if percent else kept < 0.3
 
 
 class TestGate:

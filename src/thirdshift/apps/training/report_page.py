@@ -19,7 +19,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;paddin
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2.2rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}td.words{white-space:normal;text-align:left}
+th:first-child,td:first-child{text-align:left}.words{white-space:normal;text-align:left}
 .bad{color:#c0392b;font-weight:600}.dim{opacity:.65}svg{width:100%;height:auto}
 @media(prefers-color-scheme:dark){.bad{color:#ff8a7a}}
 """
@@ -75,7 +75,8 @@ def _stopped(document: Mapping[str, Any]) -> Iterator[str]:
     stopped = [line for line in document["files"] if line["outcome"] in (HELD_BACK, FAILED)]
     if not stopped:
         return
-    yield '<h2>Held back and failed</h2><div class="wide"><table><tr><th>file</th><th>outcome</th><th>why</th></tr>'
+    yield '<h2>Held back and failed</h2><div class="wide"><table>'
+    yield "<tr><th>file</th><th>outcome</th><th class=words>why</th></tr>"
     for line in reversed(stopped[-FILES_ON_THE_PAGE:]):
         why = "; ".join(line["causes"])
         yield _row(line["file"], line["outcome"], words=why)

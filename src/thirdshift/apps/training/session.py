@@ -116,6 +116,7 @@ class TrainingSession:
             return False
         attempts = file.attempts + 1
         report = {"cause": "skipped by order", "attempts": attempts, "task": self._task_id, "final_failure": True}
+        record_failure(self._workspace, file.name, _key(file), "skipped by order")
         self._queue.mark_failed(file.name, report)
         self._manager.cancel_task(self._task_id)
         self._notify(Remarked(f"skipped {file.name}; `thirdshift train queue retry {file.name}` brings it back"))
