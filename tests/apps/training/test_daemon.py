@@ -167,6 +167,11 @@ class Daemon:
     def children(self) -> list[int]:
         return [pid for pid, parent in processes() if parent == self.process.pid]
 
+    def trainer(self) -> int | None:
+        """The child that trains: after a check, which keeps its child, it is the second."""
+        children = sorted(self.children())
+        return children[1] if len(children) > 1 else None
+
     def checkpoints(self) -> list[Checkpoint]:
         directory = self.workspace.checkpoints
         return CheckpointStore(directory).list() if directory.is_dir() else []
@@ -416,7 +421,8 @@ def test_a_crash_before_the_archive_costs_nothing(daemon: Daemon, undisturbed: D
     (task,) = daemon.trainings()
     (_, name, key), _ = task.arguments
     arrived_at = datetime.strptime(key.removeprefix("long.")[:-4], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
-    sidecar = Sidecar(priority="normal", arrived_at=arrived_at.isoformat(timespec="microseconds"))
+    moment = arrived_at.isoformat(timespec="microseconds")
+    sidecar = Sidecar(priority="normal", arrived_at=moment, checked=report["validation"])
     Sidecars(workspace.queue / ".meta").write(name, sidecar)
     (workspace.archive / name).rename(workspace.processing / name)
     (workspace.archive / f"{name}.report.json").unlink()
@@ -436,7 +442,7 @@ def test_a_killed_training_is_tried_again(long: Daemon, undisturbed: Daemon) -> 
     """The daemon survives the death of the process that trains and resumes; no retry is used up."""
     long.start("--until-idle")
     long.wait_for_checkpoint()
-    (child,) = long.children()
+    child = long.wait_until(long.trainer, "the child that trains")
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: not is_alive(child), "the child is gone")
     at_death = long.checkpoints()[-1]
@@ -473,7 +479,7 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_goes_on(long: Daemon, und
 def test_a_second_signal_ends_the_daemon_at_once(long: Daemon) -> None:
     """Exit code 143, while the first one still waits for the training; its children are gone and nothing is lost."""
     long.start()
-    child = long.wait_until(long.children, "the training begins")[0]
+    child = long.wait_until(long.trainer, "the training begins")
     long.process.terminate()
     long.wait_for_state("stopping")
     assert long.terminate() == 143
@@ -509,9 +515,9 @@ def test_a_pause_lasts_until_it_is_ended(long: Daemon, undisturbed: Daemon) -> N
 def test_orders_at_the_socket(long: Daemon) -> None:
     """Each says whether it is accepted: skip, the three stops, the queue's; answered fast while a model is trained."""
     workspace = long.workspace
-    write_file(workspace.inbox / "second.jsonl", 12, first=100)
     long.start()
     long.wait_for_checkpoint()
+    write_file(workspace.inbox / "second.jsonl", 12, first=100)
     took_s = []
     for _ in range(100):
         began = time.monotonic()
@@ -534,7 +540,7 @@ def test_orders_at_the_socket(long: Daemon) -> None:
     long.wait_until(lambda: long.status["queue"].get("normal") == 1, "another file waits")
     assert "accepted" in thirdshift(long.root, "train", "stop", "--after-file").stdout
     long.wait_until(lambda: long.status["reason"] == "stops after the file in hand, by order", "the end is announced")
-    child = long.children()[0]
+    child = long.wait_until(long.trainer, "the child that trains")
     assert "accepted" in thirdshift(long.root, "train", "stop", "--now").stdout
     assert long.end() == 0, long.output
     assert not is_alive(child)
@@ -592,7 +598,7 @@ def test_a_full_disk_makes_files_wait(daemon: Daemon) -> None:
     assert daemon.status["reason"] == "less than 1e+06 GB free; files wait until there is space"
     assert daemon.status["disk"]["level"] == "full"
     assert daemon.trainings() == []
-    assert daemon.children() == []
+    assert daemon.trainer() is None
     assert daemon.terminate() == 0
     assert daemon.names(daemon.workspace.queue / "normal") == ["waits.jsonl"]
 
