@@ -25,6 +25,7 @@ from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.tasks import TRAINING_QUEUE, take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.engine import TaskFilter
+from thirdshift.host.processes import descendants
 from thirdshift.host.requests import ask
 from thirdshift.storage.verified import hash_file
 from thirdshift.testing.torture.room import can_mount, small_filesystem
@@ -167,10 +168,14 @@ class Daemon:
     def children(self) -> list[int]:
         return [pid for pid, parent in processes() if parent == self.process.pid]
 
-    def trainer(self) -> int | None:
-        """The child that trains: after a check, which keeps its child, it is the second."""
-        children = sorted(self.children())
-        return children[1] if len(children) > 1 else None
+    def trainer(self) -> int:
+        """The child that trains, once a checkpoint is saved: the one beneath which the writer of checkpoints is."""
+        directory = os.fsencode(self.workspace.checkpoints)
+        return next(
+            child
+            for child in self.children()
+            if any(directory in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(child))
+        )
 
     def checkpoints(self) -> list[Checkpoint]:
         directory = self.workspace.checkpoints
@@ -442,7 +447,7 @@ def test_a_killed_training_is_tried_again(long: Daemon, undisturbed: Daemon) -> 
     """The daemon survives the death of the process that trains and resumes; no retry is used up."""
     long.start("--until-idle")
     long.wait_for_checkpoint()
-    child = long.wait_until(long.trainer, "the child that trains")
+    child = long.trainer()
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: not is_alive(child), "the child is gone")
     at_death = long.checkpoints()[-1]
@@ -598,7 +603,6 @@ def test_a_full_disk_makes_files_wait(daemon: Daemon) -> None:
     assert daemon.status["reason"] == "less than 1e+06 GB free; files wait until there is space"
     assert daemon.status["disk"]["level"] == "full"
     assert daemon.trainings() == []
-    assert daemon.trainer() is None
     assert daemon.terminate() == 0
     assert daemon.names(daemon.workspace.queue / "normal") == ["waits.jsonl"]
 
