@@ -57,5 +57,5 @@ def test_orders_without_a_daemon(shell) -> None:
     assert list(shell.workspace.iterdir()) == []
     assert shell("train", "pause").stdout.startswith("no daemon is running; at its next start the daemon pauses")
     assert (shell.workspace / "control" / "paused").exists()
-    assert shell.json("train", "resume") == {"order": "resume", "daemon": "stopped"}
+    assert shell.json("train", "resume") == {"order": "resume", "daemon": "stopped", "accepted": False}
     assert not (shell.workspace / "control" / "paused").exists()

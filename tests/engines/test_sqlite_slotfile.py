@@ -32,10 +32,10 @@ with open(folder / "filler", "wb", buffering=0) as filler:
 try:
     worker = engine.register(slots=4)
 except StoreFull as error:
-    print("refused:", error)
+    print("refused:", error, flush=True)
 else:
     worker.note_progress(0)
-    print("registered")
+    print("registered", flush=True)
 os._exit(0)
 """
 

@@ -521,8 +521,9 @@ def test_a_pause_lasts_until_it_is_ended(long: Daemon, undisturbed: Daemon) -> N
 
 @pytest.mark.training
 def test_orders_at_the_socket(long: Daemon) -> None:
-    """Each says whether it is accepted: skip, the three stops, the queue's; answered fast while a model is trained."""
+    """Each says whether it is accepted: skip, the three stops, the queue's; answered while a model is trained."""
     workspace = long.workspace
+    write_file(workspace.inbox / "long.jsonl", 4000)  # never trained to its end here
     long.start()
     long.wait_for_checkpoint()
     write_file(workspace.inbox / "second.jsonl", 12, first=100)
