@@ -164,7 +164,7 @@ def test_the_end_of_a_program_finishes_the_work_in_hand(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, script, said.path, released.path, seen.path], cwd=tmp_path) as program:
         said.wait()
         seen.release()
-        released.release()
+        released.release(3)
         assert program.wait(120) == 0
     with BackgroundTaskManager(database=tmp_path / "shop.db", start=False) as reader:
         stats = reader.get_stats()
