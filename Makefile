@@ -32,9 +32,9 @@ test: $(VENV)/.dev ## Run all tests (ARGS=tests/spec: some of them)
 # SUBMITS and TASKS say how many. Then MINUTES of thirdshift torture, which goes on where the last run was.
 torture: $(VENV)/.dev ## Run the long forms of the crash and property tests (an hour and a half; EXAMPLES=10000: hours)
 	THIRDSHIFT_EXAMPLES=$(EXAMPLES) THIRDSHIFT_SECONDS=$(SECONDS) THIRDSHIFT_KILLS=$(KILLS) THIRDSHIFT_SUBMITS=$(SUBMITS) \
-	THIRDSHIFT_TASKS=$(TASKS) \
+	THIRDSHIFT_TASKS=$(TASKS) THIRDSHIFT_EVERY=1 \
 		$(BIN)/python -m pytest tests/engines/test_sqlite_stateful.py tests/crash/test_crowd.py \
-		tests/crash/test_kills.py tests/crash/test_unique.py tests/crash/test_transactions.py \
+		tests/crash/test_statements.py tests/crash/test_kills.py tests/crash/test_unique.py tests/crash/test_transactions.py \
 		tests/monitor/test_recount.py $(ARGS)
 	$(BIN)/python tests/crash/freezer.py
 	$(BIN)/thirdshift torture --minutes $(MINUTES)
