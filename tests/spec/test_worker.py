@@ -283,12 +283,19 @@ def test_a_pause_and_a_cancellation_give_back_what_was_claimed_ahead(
 
 
 def test_an_idle_worker_starts_a_task_without_a_claim_of_its_own(worker: Worker, database: Path, heard: Heard) -> None:
-    """It is claimed in the commit that submits it; only its end is a commit of the worker."""
+    """It is claimed in the commit that submits it; only its end is a commit of the worker.
+
+    Of several tasks the one with the fewest commits counts: the monitor commits now and then.
+    """
     with BackgroundTaskManager(database=database, start=False) as manager:
-        commits = SQLiteEngine._open[database]._writer.commits
-        assert manager.submit(functions.add, 1, 2).result(TIMEOUT_S) == 3
-        assert SQLiteEngine._open[database]._writer.commits == commits + 2
-        assert [claim.attempt for event in heard.wait(AttemptsClaimed) for claim in event.claims] == [1]  # type: ignore[attr-defined]
+        writer = SQLiteEngine._open[database]._writer
+        made = []
+        for _ in range(5):
+            commits = writer.commits
+            assert manager.submit(functions.add, 1, 2).result(TIMEOUT_S) == 3
+            made.append(writer.commits - commits)
+        assert min(made) == 2
+        assert [claim.attempt for event in heard.wait(AttemptsClaimed, 5) for claim in event.claims] == [1] * 5  # type: ignore[attr-defined]
 
 
 def test_a_submitter_that_is_interrupted_after_its_commit_loses_nothing(
