@@ -633,7 +633,7 @@ def test_a_disk_that_runs_full_under_a_training(long: Daemon, undisturbed: Daemo
 
         before = long.checkpoints()[-1]
         with filled(long.root, leaving_bytes=0):
-            for _ in range(20):
+            for _ in range(20):  # for a second the disk is full, whatever the training does: no event marks its end
                 document = ask(long.workspace.socket, {"order": "status"})["status"]
                 time.sleep(0.05)
             assert document["disk"]["free_gb"] == 0
