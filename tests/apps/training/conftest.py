@@ -2,15 +2,21 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from thirdshift import BackgroundTaskManager
 from thirdshift.apps.training.checkpoints import CheckpointStore, SetAside
+from thirdshift.apps.training.config import DaemonConfig
+from thirdshift.apps.training.intake import Intake
+from thirdshift.apps.training.notices import Notice
+from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.train_file import share_processors
+from thirdshift.apps.training.workspace import TrainingWorkspace
 
 share_processors()  # before the first test imports torch: spinning threads make these tests six times slower
 
@@ -127,3 +133,31 @@ def _damage_everywhere(store: CheckpointStore, plan_hash: str, damaged: list[Set
 
 def _stored_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+
+
+# The intake of a test's own `workspace`
+
+
+@pytest.fixture
+def manager(workspace: TrainingWorkspace) -> Iterator[BackgroundTaskManager]:
+    with BackgroundTaskManager(database=workspace.root / "tasks.db", start=False) as manager:
+        yield manager
+
+
+@pytest.fixture
+def told() -> list[Notice]:
+    return []
+
+
+@pytest.fixture
+def queue(workspace: TrainingWorkspace) -> TrainingQueue:
+    return TrainingQueue(workspace.queue)
+
+
+@pytest.fixture
+def intake(
+    workspace: TrainingWorkspace, queue: TrainingQueue, manager: BackgroundTaskManager, told: list[Notice]
+) -> Iterator[Intake]:
+    intake = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), told.append)
+    yield intake
+    intake.close()

@@ -12,14 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from thirdshift import BackgroundTaskManager
 from thirdshift.apps.training.check_task import INTAKE_QUEUE
-from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.intake import Intake
 from thirdshift.apps.training.notices import Notice
 from thirdshift.apps.training.queue import TrainingQueue
@@ -128,31 +126,6 @@ def workspace(tmp_path: Path) -> TrainingWorkspace:
     workspace.create()
     (workspace.root / "thirdshift.yaml").write_text("training: {model: {size: nano}}")
     return workspace
-
-
-@pytest.fixture
-def manager(workspace: TrainingWorkspace) -> Iterator[BackgroundTaskManager]:
-    with BackgroundTaskManager(database=workspace.root / "tasks.db", start=False) as manager:
-        yield manager
-
-
-@pytest.fixture
-def told() -> list[Notice]:
-    return []
-
-
-@pytest.fixture
-def queue(workspace: TrainingWorkspace) -> TrainingQueue:
-    return TrainingQueue(workspace.queue)
-
-
-@pytest.fixture
-def intake(
-    workspace: TrainingWorkspace, queue: TrainingQueue, manager: BackgroundTaskManager, told: list[Notice]
-) -> Iterator[Intake]:
-    intake = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), told.append)
-    yield intake
-    intake.close()
 
 
 def take_all(intake: Intake, manager: BackgroundTaskManager) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +25,6 @@ def workspace(tmp_path: Path) -> TrainingWorkspace:
     workspace = TrainingWorkspace(tmp_path / "workspace")
     workspace.create()
     return workspace
-
-
-@pytest.fixture
-def manager(workspace: TrainingWorkspace) -> Iterator[BackgroundTaskManager]:
-    with BackgroundTaskManager(database=workspace.root / "tasks.db", start=False) as manager:
-        yield manager
-
-
-@pytest.fixture
-def told() -> list[Notice]:
-    return []
-
-
-@pytest.fixture
-def queue(workspace: TrainingWorkspace) -> TrainingQueue:
-    return TrainingQueue(workspace.queue)
-
-
-@pytest.fixture
-def intake(
-    workspace: TrainingWorkspace, queue: TrainingQueue, manager: BackgroundTaskManager, told: list[Notice]
-) -> Iterator[Intake]:
-    intake = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), told.append)
-    yield intake
-    intake.close()
 
 
 @pytest.fixture
