@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
 
 from thirdshift.core.errors import UsageError
 from thirdshift.core.schedule import FireKind, Schedule
@@ -27,6 +28,8 @@ class NewSchedule:
     """All about its tasks but their call."""
     arguments: bytes
     source: str = FROM_CALLS
+    id: str = field(default_factory=lambda: uuid4().hex)
+    """The schedule's, where there is none of that name yet; one that takes another's place keeps its id."""
 
 
 class Fire(NamedTuple):

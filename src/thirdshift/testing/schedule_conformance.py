@@ -316,7 +316,7 @@ class ScheduleConformance(EngineSuite):
         assert len(self.tick(60.0)) == 1
 
     def test_a_deleted_schedule_is_gone_and_its_tasks_go_on(self) -> None:
-        """By its id or its name."""
+        """Nothing is left of its list of fires."""
         state = self.put(every=60)
         self.tick(60.0)
         assert self.engine.schedules.delete(state.id)
@@ -324,6 +324,18 @@ class ScheduleConformance(EngineSuite):
         assert self.engine.schedules.find("nightly") is None
         assert self.engine.schedules.fires(state.id, 10) == []
         assert self.run_all() == 1
+
+    def test_made_again_at_the_moment_it_fired_it_is_another_schedule(self) -> None:
+        """Both make a task of their own for that moment."""
+        old = self.put(at=START)
+        (before,) = self.tick()
+        self.engine.schedules.delete(old.id)
+        new = self.put(at=START)
+        (after,) = self.tick()
+        assert new.id != old.id
+        assert before is not None
+        assert after is not None
+        assert before.id != after.id
 
     def test_run_now_fires_beside_the_rule(self) -> None:
         """Also a paused one, twice in one moment, and by the rule for overlaps."""

@@ -26,6 +26,11 @@ T = TypeVar("T")
 _KEPT = timedelta(days=2)
 _AT_ONCE = 50
 """Schedules that one transaction moves on: some milliseconds under the write lock."""
+_SELECT = QUERY["schedules"]
+_BY_SEQ = _SELECT + " WHERE s.seq = ?"
+_BY_ID = _SELECT + " WHERE s.id = ?"
+_BY_NAME = _SELECT + " WHERE s.name = ?"
+_BY_ID_OR_NAME = _SELECT + " WHERE s.id = ?1 OR s.name = ?1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,17 +77,16 @@ class SQLiteSchedules:
     def put(self, new: NewSchedule) -> ScheduleState:
         """Store *new*, in place of the one of that name; the same definition again changes nothing."""
         now = self._store.now()
-        if self._write(lambda connection: _put(connection, new, now)):
+        is_changed, state = self._write(lambda connection: _put(connection, new, now))
+        if is_changed:
             self._store.announce(wake.SCHEDULES)
-        found = self.find(new.name)
-        assert found is not None, "it was stored"
-        return found
+        return state
 
     def keep_only(self, source: str, names: Collection[str]) -> Sequence[str]:
         """Delete the schedules of *source* that are not among *names*; returns their names."""
         strays = self._store.read(QUERY["schedule_strays"], (source, json.dumps(sorted(names))))
-        for seq, _ in strays:
-            self._change(QUERY["schedule_delete"], (seq,))
+        for schedule_id, _ in strays:
+            self._change(QUERY["schedule_delete"], (schedule_id,))
         return [name for _, name in strays]
 
     def find(self, which: str) -> ScheduleState | None:
@@ -92,7 +96,7 @@ class SQLiteSchedules:
 
     def all(self) -> Sequence[ScheduleState]:
         """Return every schedule, by name."""
-        return [_stored_of(row).state for row in self._store.read(QUERY["schedule_columns"], (None, None))]
+        return [_stored_of(row).state for row in self._store.read(_SELECT + " ORDER BY s.name")]
 
     def fires(self, schedule_id: str, limit: int) -> Sequence[Fire]:
         """Return its newest fires, newest first."""
@@ -106,40 +110,44 @@ class SQLiteSchedules:
 
     def set_paused(self, schedule_id: str, paused: bool) -> bool:
         """Pause or resume it; returns whether that changed anything."""
-        found, now = self._stored(schedule_id), self._store.now()
-        if found is None:
-            return False
-        state = found.state
-        following = None if paused else state.schedule.after(now, state.begun_at)
-        query = QUERY["schedule_pause" if paused else "schedule_resume"]
-        facts = {"seq": found.seq, "now": to_us(now), "next_at": _us(following)}
-        return self._change(query, facts)
+        now = self._store.now()
+
+        def change(connection: sqlite3.Connection) -> bool:
+            found = _find(connection, _BY_ID, schedule_id)
+            if found is None:
+                return False
+            following = None if paused else found.state.schedule.after(now, found.state.begun_at)
+            query = QUERY["schedule_pause" if paused else "schedule_resume"]
+            facts = {"id": schedule_id, "now": to_us(now), "next_at": _us(following)}
+            return connection.execute(query, facts).rowcount > 0
+
+        return self._changed(change)
 
     def end(self, schedule_id: str) -> bool:
         """Let it make no more tasks."""
-        found = self._stored(schedule_id)
-        if found is None:
-            return False
-        return self._change(QUERY["schedule_end"], {"seq": found.seq, "now": to_us(self._store.now())})
+        return self._change(QUERY["schedule_end"], {"id": schedule_id, "now": to_us(self._store.now())})
 
     def delete(self, schedule_id: str) -> bool:
         """Delete it with the list of its fires."""
-        found = self._stored(schedule_id)
-        return found is not None and self._change(QUERY["schedule_delete"], (found.seq,))
+        return self._change(QUERY["schedule_delete"], (schedule_id,))
 
     def run_now(self, schedule_id: str) -> Fire | None:
         """Fire once more, now, by the rule for overlaps."""
-        found, now = self._stored(schedule_id), self._store.now()
-        if found is None:
-            return None
+        now = self._store.now()
 
-        def fire_now(connection: sqlite3.Connection) -> Fire:
+        def fire_now(connection: sqlite3.Connection) -> tuple[_Stored, Fire] | None:
+            found = _find(connection, _BY_ID, schedule_id)
+            if found is None:
+                return None
             at = now
             while (made := _fire(connection, found, at, FireKind.MANUAL, now, set())) is None:
                 at += timedelta(microseconds=1)
-            return made
+            return found, made
 
-        made: Fire = self._store.write(fire_now, durable=found.state.task.durable)
+        done = self._write(fire_now)
+        if done is None:
+            return None
+        found, made = done
         self._announce_fires(found.state.schedule)
         return made
 
@@ -166,7 +174,7 @@ class SQLiteSchedules:
     # Inside
 
     def _stored(self, which: str) -> _Stored | None:
-        rows = self._store.read(QUERY["schedule_columns"], (None, which))
+        rows = self._store.read(_BY_ID_OR_NAME, (which,))
         found = [_stored_of(row) for row in rows]
         return next((each for each in found if each.state.id == which), found[0] if found else None)
 
@@ -175,14 +183,17 @@ class SQLiteSchedules:
         return result
 
     def _change(self, query: str, facts: Any) -> bool:
-        is_changed = self._write(lambda connection: connection.execute(query, facts).rowcount) > 0
+        return self._changed(lambda connection: connection.execute(query, facts).rowcount > 0)
+
+    def _changed(self, change: Callable[[sqlite3.Connection], bool]) -> bool:
+        is_changed = self._write(change)
         if is_changed:
             self._store.announce(wake.SCHEDULES)
         return is_changed
 
     def _decisions(self, seqs: Sequence[int], now: datetime, failed: dict[str, str]) -> Iterator[_Decision]:
         for seq in seqs:
-            for row in self._store.read(QUERY["schedule_columns"], (seq, None)):
+            for row in self._store.read(_BY_SEQ, (seq,)):
                 stored = _stored_of(row)
                 try:
                     yield self._decide(stored, now)
@@ -220,8 +231,8 @@ class SQLiteSchedules:
             self._store.announce(wake.ROOM)
 
 
-def _put(connection: sqlite3.Connection, new: NewSchedule, now: datetime) -> bool:
-    """Insert or replace one; returns whether anything changed."""
+def _put(connection: sqlite3.Connection, new: NewSchedule, now: datetime) -> tuple[bool, ScheduleState]:
+    """Insert or replace one; returns whether anything changed, and how it stands."""
     rule = rule_of(new.schedule)
     facts = {
         "source": new.source,
@@ -231,26 +242,27 @@ def _put(connection: sqlite3.Connection, new: NewSchedule, now: datetime) -> boo
         "now": to_us(now),
         "next_at": _us(new.schedule.first(now)),
     }
-    rows = connection.execute(QUERY["schedule_columns"], (None, new.name)).fetchall()
-    before = next((each for each in map(_stored_of, rows) if each.state.name == new.name), None)
+    before = _find(connection, _BY_NAME, new.name)
     if before is None:
-        connection.execute(QUERY["schedule_insert"], {**facts, "id": _id_of(new.name, now), "name": new.name})
-        return True
-    state = before.state
-    is_same = (state.rule, state.task, state.arguments, state.source) == (rule, new.task, new.arguments, new.source)
-    if is_same and state.ended_at is None:
-        return False
-    begun_at = now
-    if has_same_times(state.rule, rule) and state.ended_at is None:  # it fires when it would have fired
-        begun_at, facts["next_at"] = state.begun_at, _us(state.next_at)
-    connection.execute(QUERY["schedule_replace"], {**facts, "seq": before.seq, "begun_at": to_us(begun_at)})
-    return True
+        connection.execute(QUERY["schedule_insert"], {**facts, "id": new.id, "name": new.name})
+    else:
+        state = before.state
+        is_same = (state.rule, state.task, state.arguments, state.source) == (rule, new.task, new.arguments, new.source)
+        if is_same and state.ended_at is None:
+            return False, state
+        begun_at = now
+        if has_same_times(state.rule, rule) and state.ended_at is None:  # it fires when it would have fired
+            begun_at, facts["next_at"] = state.begun_at, _us(state.next_at)
+        connection.execute(QUERY["schedule_replace"], {**facts, "id": state.id, "begun_at": to_us(begun_at)})
+    stored = _find(connection, _BY_NAME, new.name)
+    assert stored is not None, "it was stored in this transaction"
+    return True, stored.state
 
 
 def _move_on(connection: sqlite3.Connection, decision: _Decision, now: datetime) -> list[Fire]:
     """Fire, and find the next fire time; nothing when the row is not where the plan was made."""
     stored = decision.of
-    facts = {"seq": stored.seq, "revision": stored.revision, "was": _us(stored.state.next_at)}
+    facts = {"id": stored.state.id, "revision": stored.revision, "was": _us(stored.state.next_at)}
     if not connection.execute(
         QUERY["schedule_move_on"], {**facts, "next_at": _us(decision.next_at), "now": to_us(now)}
     ).rowcount:
@@ -305,13 +317,13 @@ def _fire(
     return made._replace(task=task.id)
 
 
+def _find(connection: sqlite3.Connection, query: str, key: str) -> _Stored | None:
+    """Return the row as it stands in the transaction: what was read before it may be old."""
+    return next(map(_stored_of, connection.execute(query, (key,))), None)
+
+
 def _unfinished(connection: sqlite3.Connection, schedule_id: str) -> list[str]:
     return [task_id for (task_id,) in connection.execute(QUERY["unfinished_of_schedule"], (schedule_id,)).fetchall()]
-
-
-def _id_of(name: str, now: datetime) -> str:
-    """Return the id of a schedule that is stored now: there is one of a name at a time."""
-    return hashlib.blake2b(f"{name} {to_us(now)}".encode(), digest_size=16).hexdigest()
 
 
 def _task_id(schedule_id: str, nominal: datetime, kind: FireKind) -> TaskId:

@@ -433,7 +433,10 @@ class World:
             durable=rng.random() < 0.5,
         )
         name = rng.choice(_SCHEDULES)
-        process.engine.schedules.put(NewSchedule(name=name, schedule=schedule, task=spec, arguments=b"[1,[],{}]"))
+        schedule_id = f"{rng.getrandbits(128):032x}"
+        process.engine.schedules.put(
+            NewSchedule(name=name, schedule=schedule, task=spec, arguments=b"[1,[],{}]", id=schedule_id)
+        )
         self._tell("schedule", name=name)
 
     def _change_schedule(self, process: _Process) -> None:

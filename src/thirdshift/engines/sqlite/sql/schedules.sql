@@ -9,16 +9,14 @@ SELECT min(next_at) FROM schedule WHERE next_at > ?;
 -- name: schedules_active
 SELECT name, next_at FROM schedule WHERE next_at IS NOT NULL ORDER BY next_at;
 
--- name: schedule_columns
+-- name: schedules
 -- Every schedule with its newest fire: the primary key is walked backwards for one row.
 SELECT s.seq, s.revision, s.id, s.name, s.rule, s.task, s.arguments, s.source, s.begun_at, s.next_at, s.paused_at,
        s.ended_at, f.nominal, f.kind, f.at, f.task, s.looked_at
 FROM schedule AS s
 LEFT JOIN fire AS f ON f.schedule = s.seq
   AND (f.nominal, f.kind) = (SELECT nominal, kind FROM fire WHERE schedule = s.seq
-                             ORDER BY nominal DESC, kind DESC LIMIT 1)
-WHERE (?1 IS NULL OR s.seq = ?1) AND (?2 IS NULL OR s.id = ?2 OR s.name = ?2)
-ORDER BY s.name;
+                             ORDER BY nominal DESC, kind DESC LIMIT 1);
 
 -- name: schedule_insert
 INSERT INTO schedule (id, name, source, rule, task, arguments, begun_at, next_at, looked_at)
@@ -28,30 +26,30 @@ VALUES (:id, :name, :source, :rule, :task, :arguments, :now, :next_at, :now);
 UPDATE schedule
 SET source = :source, rule = :rule, task = :task, arguments = :arguments, begun_at = :begun_at, looked_at = :now,
     next_at = iif(paused_at IS NULL, :next_at, NULL), ended_at = NULL, revision = revision + 1
-WHERE seq = :seq;
+WHERE id = :id;
 
 -- name: schedule_pause
-UPDATE schedule SET paused_at = :now, next_at = NULL, revision = revision + 1 WHERE seq = :seq AND paused_at IS NULL;
+UPDATE schedule SET paused_at = :now, next_at = NULL, revision = revision + 1 WHERE id = :id AND paused_at IS NULL;
 
 -- name: schedule_resume
 UPDATE schedule
 SET paused_at = NULL, next_at = iif(ended_at IS NULL, :next_at, NULL), looked_at = :now, revision = revision + 1
-WHERE seq = :seq AND paused_at IS NOT NULL;
+WHERE id = :id AND paused_at IS NOT NULL;
 
 -- name: schedule_end
-UPDATE schedule SET ended_at = :now, next_at = NULL, revision = revision + 1 WHERE seq = :seq AND ended_at IS NULL;
+UPDATE schedule SET ended_at = :now, next_at = NULL, revision = revision + 1 WHERE id = :id AND ended_at IS NULL;
 
 -- name: schedule_delete
-DELETE FROM schedule WHERE seq = ?;
+DELETE FROM schedule WHERE id = ?;
 
 -- name: schedule_strays
 -- Of one source, those that it does not name any more.
-SELECT seq, name FROM schedule WHERE source = ?1 AND name NOT IN (SELECT value FROM json_each(?2));
+SELECT id, name FROM schedule WHERE source = ?1 AND name NOT IN (SELECT value FROM json_each(?2));
 
 -- name: schedule_move_on
 -- Only from where the plan was made: another process has moved it on, or somebody has changed it.
 UPDATE schedule SET next_at = :next_at, looked_at = :now
-WHERE seq = :seq AND revision = :revision AND next_at = :was;
+WHERE id = :id AND revision = :revision AND next_at = :was;
 
 -- name: fire_insert
 -- The key that makes a fire time happen once, whoever comes first, whatever the clocks said in between.
