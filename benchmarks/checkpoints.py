@@ -30,6 +30,7 @@ from thirdshift.apps.training.settings import PlanSettings  # noqa: E402
 from thirdshift.apps.training.state import MOMENTS, make_optimizer  # noqa: E402
 from thirdshift.apps.training.state_image import StateImage  # noqa: E402
 from thirdshift.host.files import sync_directory, sync_file  # noqa: E402
+from thirdshift.host.garbage import loaded_objects_frozen  # noqa: E402
 
 FACTS = CheckpointFacts(plan_hash="", base_hash="", data_name="", step=1, total_steps=2, numerics={})
 STEPS_A_BLOCK = 8
@@ -68,7 +69,7 @@ def stalls(root: Path, saves: int) -> None:
     image = StateImage(model=model, optimizer=optimizer, tokenizer_files={}, rows=1000, scratch=root / "scratch")
     megabytes = sum(size for _, _, size in image.stage(b"")) / 1e6
     print(f"state: {megabytes:.0f} MB, staged directly: {image.is_direct}")
-    with closing(image), closing(CheckpointSaver(store, image.buffer, keep_last=2)) as saver:
+    with closing(image), closing(CheckpointSaver(store, image.buffer, keep_last=2)) as saver, loaded_objects_frozen():
         save(saver, image, 0)
         saver.wait()  # from here on at normal priority: beside much else an idle writer takes too long to wait for
         staged, of_processor, synchronous = [], [], []

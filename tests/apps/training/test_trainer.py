@@ -1,5 +1,6 @@
 """Training is exact: stopped, killed or robbed of its newest checkpoint, it ends with the same bits."""
 
+import gc
 import os
 import resource
 import shutil
@@ -166,6 +167,13 @@ class TestExactResume:
         """Of weights, optimizer, ledger, tokenizer and manifest: it is named, and the checkpoint before it is taken."""
         scene.train(replace(SETTINGS, checkpoint_steps=10, keep_checkpoints=2))
         damage_everywhere(scene.store, scene.plan.hash, scene.damaged)
+
+    def test_no_pause_walks_through_all_that_is_loaded(self, scene: Scene) -> None:
+        """A full collection would, at any step, and takes longer than a save may hold the trainer up."""
+        frozen: list[int] = []
+        scene.train(on_step=lambda _step, _loss: frozen.append(gc.get_freeze_count()), should_stop=stop_after(9))
+        assert min(frozen) > 100_000
+        assert gc.get_freeze_count() == 0
 
     def test_a_finished_plan_is_not_trained_again(self, scene: Scene) -> None:
         """Called again it returns the same checkpoint without a step."""

@@ -34,6 +34,7 @@ from thirdshift.apps.training.staging import demand_disk
 from thirdshift.apps.training.state import make_optimizer, prepare_numerics, read_optimizer
 from thirdshift.apps.training.state_image import StateImage
 from thirdshift.core.errors import ThirdshiftError
+from thirdshift.host.garbage import loaded_objects_frozen
 
 REPORT_INTERVAL_S = 0.1
 LOSSES_KEPT = 10
@@ -107,13 +108,14 @@ def train(
             trainer.prepare_saving(settings, keep=published_checkpoint(base))
             if memory.begin():
                 trainer.take_less_memory(trainer.facts.step)
-        for step in range(trainer.facts.step, plan.total_steps):
-            loss = trainer.take_step(step, should_stop)
-            if loss is None:
-                break
-            on_step(step, loss)
-            trainer.save_when_due(settings)
-            pace.report(step, loss, report, trainer.trouble)
+        with loaded_objects_frozen():
+            for step in range(trainer.facts.step, plan.total_steps):
+                loss = trainer.take_step(step, should_stop)
+                if loss is None:
+                    break
+                on_step(step, loss)
+                trainer.save_when_due(settings)
+                pace.report(step, loss, report, trainer.trouble)
         trainer.finish_saving()
     finally:
         memory.end()
