@@ -643,8 +643,9 @@ class World:
         for _ in range(100):
             self._clock.advance(86_400.0 * 800)
             done = [self._completed(claim) for claim in worker.claims.values()]
-            if not self._exchange_as(process, worker, done, request) and not done:
-                break
+            is_idle = not self._exchange_as(process, worker, done, request) and not done
+            if is_idle and all(task.status != "scheduled" for task in self._watcher.tasks.values()):
+                break  # until then the clock, which was set back by years, has not come to the last one's time
         self.violations += self._watcher.end()
 
     def _completed(self, claim: Claim) -> Settlement:
