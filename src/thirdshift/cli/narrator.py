@@ -92,7 +92,8 @@ class Narrator:
             self._move_bar(name, progress)
             return
         now = time.monotonic()
-        if progress["phase"] != self._phase or (progress["phase"] == "training" and now >= self._next_line):
+        goes_on = progress["phase"] == "training" or progress["share"] > 0
+        if progress["phase"] != self._phase or (goes_on and now >= self._next_line):
             self._phase = progress["phase"]
             self._next_line = now + _LINE_INTERVAL_S
             self._line(f"{name}: {_facts(progress)}")
@@ -100,8 +101,8 @@ class Narrator:
     def _move_bar(self, name: str, progress: dict[str, Any]) -> None:
         if self._bar is None:
             self._bar = self._bars.add_task(name, facts="")
-        total = progress["total_steps"] or None
-        self._bars.update(self._bar, description=name, completed=progress["step"], total=total, facts=_facts(progress))
+        done, total = (progress["step"], progress["total_steps"]) if progress["total_steps"] else (progress["share"], 1)
+        self._bars.update(self._bar, description=name, completed=done, total=total, facts=_facts(progress))
 
     def _finish(self, name: str, result: FileResult, checkpoint: Path) -> None:
         if self._bar is not None:
@@ -196,7 +197,7 @@ def _words(notice: Notice, workspace: Path) -> str:
 
 def _facts(progress: dict[str, Any]) -> str:
     if progress["phase"] != "training" or not progress["step"]:
-        return str(progress["phase"])
+        return f"{progress['phase']}, {progress['share']:.0%}" if progress["share"] else str(progress["phase"])
     return (
         f"step {progress['step']}/{progress['total_steps']}, loss {float(progress['loss']):.3f}, "
         f"{float(progress['tokens_per_s']):,.0f} tokens/s, ETA {float(progress['eta_s']):.0f} s"

@@ -147,7 +147,8 @@ def _training(training: dict[str, Any]) -> str:
     if not training["file"]:
         return "no file in hand"
     if not training.get("total_steps"):
-        return f"{training['file']}: {training.get('phase', 'starting')}"
+        share = f", {training['share']:.0%}" if training.get("share") else ""
+        return f"{training['file']}: {training.get('phase', 'starting')}{share}"
     words = (
         f"{training['file']}: {training['phase']}, step {training['step']}/{training['total_steps']}, "
         f"loss {float(training['loss']):.3f}, {float(training['tokens_per_s']):,.0f} tokens/s, "

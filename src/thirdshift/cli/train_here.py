@@ -44,7 +44,7 @@ def run(session: Session, file: Path, epochs: int | None, seed: int) -> int:
         try:
             result = train_file(
                 job,
-                report=lambda now: show(now.phase, now.step, now.total_steps, _pace(now)),
+                report=lambda now: show(now.phase, *_done_of(now), _pace(now)),
                 should_stop=lambda: signals.stop_requested,
             )
         except BadLine as error:
@@ -156,6 +156,11 @@ def _levels(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+def _done_of(progress: Any) -> tuple[int, int]:
+    """Return how much is done, of how much: steps, or percent."""
+    return (int(100 * progress.share), 100) if progress.share else (progress.step, progress.total_steps)
+
+
 def _pace(progress: Any) -> str:
     if not progress.step:
         return ""
@@ -212,7 +217,7 @@ def _lines() -> _Show:
     def show(phase: str, done: int, total: int, remark: str) -> None:
         nonlocal last_phase, last_moment
         now = time.monotonic()
-        if phase == last_phase and now - last_moment < _LINE_EVERY_S and done < total:
+        if phase == last_phase and now - last_moment < _LINE_EVERY_S and not 0 < total <= done:
             return
         last_phase, last_moment = phase, now
         where = f" {done} of {total}" if total else ""

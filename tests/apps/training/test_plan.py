@@ -259,6 +259,16 @@ class TestPlan:
         assert plan is None
         assert not target.exists()
 
+    def test_long_planning_says_how_far_it_is(
+        self, nano_model: Path, tokenizer: Any, write_rows: WriteRows, tmp_path: Path
+    ) -> None:
+        """By the bytes that were read, every thousand rows."""
+        data, shares = write_rows(tmp_path / "train.jsonl", 3001), []
+        build_plan(
+            data, tmp_path / "plan", base=nano_model, tokenizer=tokenizer, settings=SETTINGS, on_share=shares.append
+        )
+        assert shares == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=0.05)
+
     def test_a_changed_byte_is_noticed(
         self, plan_of: Callable[..., Plan], write_rows: WriteRows, tmp_path: Path
     ) -> None:

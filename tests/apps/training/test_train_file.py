@@ -67,6 +67,10 @@ def test_a_file_goes_through_all_phases(job: TrainingJob) -> None:
     reports: list[Progress] = []
     result = train_file(job, report=reports.append)
     assert list(dict.fromkeys(report.phase for report in reports)) == PHASES
+    for phase in ("evaluating before", "evaluating after"):
+        shares = [report.share for report in reports if report.phase == phase]
+        assert shares == sorted(shares)
+        assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert result.finished
     assert (result.rows, result.held_out_rows, result.step, result.total_steps) == (38, 2, 10, 10)
     assert {name: found.asked for name, found in result.after.items()} == {"held_out.jsonl": 6, "this file": 2}

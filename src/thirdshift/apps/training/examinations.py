@@ -34,14 +34,23 @@ def examine_once(
     earlier: Questions,
     settings: TrainingSettings,
     should_stop: Callable[[], bool],
+    on_share: Callable[[float], None],
 ) -> Examined | None:
-    """Ask the model all questions and write what came of it to *path*, or read it there; None after a stop."""
+    """Ask the model all questions and write what came of it to *path*, or read it there; None after a stop.
+
+    *on_share* is told how much is done, from 0 to 1.
+    """
     if path.exists():
         document = json.loads(path.read_bytes())
         return Examined(**{part: _evaluations(document[part]) for part in ("now", "earlier")})
     model, tokenizer = load_model(model_directory, attention=settings.attention)
     model.to(device_here())
     found: dict[str, dict[str, Evaluation]] = {"now": {}, "earlier": {}}
+    total, done = sum(map(len, [*now.values(), *earlier.values()])), 0
+
+    def count_on(before: int) -> Callable[[int, int], None]:
+        return lambda asked, _: on_share((before + asked) / total)
+
     for part, questions in (("now", now), ("earlier", earlier)):
         for name, examples in questions.items():
             evaluation = exact_match(
@@ -51,9 +60,11 @@ def examine_once(
                 batch_size=settings.evaluation_batch_size,
                 longest_answer=settings.evaluation_answer_limit,
                 should_stop=should_stop,
+                on_progress=count_on(done),
             )
             if evaluation is None:
                 return None
+            done += len(examples)
             found[part][name] = evaluation
     examined = Examined(**found)
     write_atomically(path, json.dumps(asdict(examined), indent=1).encode())

@@ -89,15 +89,19 @@ def _begin_anew_on_another_model(job: TrainingJob) -> None:
 
 
 def _attempt(job: TrainingJob, attempts: AttemptLog, report: Report, should_stop: ShouldStop) -> FileResult:
+    def share_of(phase: str) -> Callable[[float], None]:
+        return lambda share: report(Progress(phase=phase, share=share))
+
     report(Progress(phase="planning"))
     earlier = None if job.history is None else _freeze_earlier(job, History(job.history))
-    plan = _load_or_build_plan(job, Replay() if earlier is None else earlier.replay(), should_stop)
+    replay = Replay() if earlier is None else earlier.replay()
+    plan = _load_or_build_plan(job, replay, should_stop, share_of("planning"))
     if plan is None:
         return FileResult(finished=False)
     result = _planned(plan, earlier)
 
     report(Progress(phase="evaluating before"))
-    before = _examine(job, plan, earlier, "before", should_stop)
+    before = _examine(job, plan, earlier, "before", should_stop, share_of("evaluating before"))
     if before is None:
         return result
     result = replace(result, before=before.now, earlier_before=before.earlier)
@@ -125,7 +129,7 @@ def _attempt(job: TrainingJob, attempts: AttemptLog, report: Report, should_stop
         return result
 
     report(Progress(phase="evaluating after"))
-    after = _examine(job, plan, earlier, "after", should_stop, outcome)
+    after = _examine(job, plan, earlier, "after", should_stop, share_of("evaluating after"), outcome)
     if after is None:
         return result
 
@@ -138,7 +142,9 @@ def _freeze_earlier(job: TrainingJob, history: History) -> Earlier:
     return Earlier.freeze(job.work / "earlier.json", history, job.settings)
 
 
-def _load_or_build_plan(job: TrainingJob, replay: Replay, should_stop: ShouldStop) -> Plan | None:
+def _load_or_build_plan(
+    job: TrainingJob, replay: Replay, should_stop: ShouldStop, on_share: Callable[[float], None]
+) -> Plan | None:
     """Return the file's plan. A damaged one is put aside and built again: the same sources give the same plan."""
     directory = job.work / "plan"
     if directory.exists():
@@ -158,6 +164,7 @@ def _load_or_build_plan(job: TrainingJob, replay: Replay, should_stop: ShouldSto
         seed=job.seed,
         replay=replay,
         should_stop=should_stop,
+        on_share=on_share,
     )
 
 
@@ -167,6 +174,7 @@ def _examine(
     earlier: Earlier | None,
     moment: str,
     should_stop: ShouldStop,
+    on_share: Callable[[float], None],
     outcome: TrainingOutcome | None = None,
 ) -> Examined | None:
     """Hold the examinations of this *moment*: those after training with the model of the last checkpoint."""
@@ -181,6 +189,7 @@ def _examine(
         {} if earlier is None else earlier.examinations(),
         job.settings,
         should_stop,
+        on_share,
     )
 
 

@@ -68,10 +68,12 @@ class TrainingJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a file is. Everything after ``phase`` is about training and zero in the other phases."""
+    """How far a file is. Everything after ``share`` is about training and zero in the other phases."""
 
     phase: str
     """"planning", "evaluating before", "training", "evaluating after" or "publishing"."""
+    share: float = 0.0
+    """How much of the file is planned, or of the examinations held, from 0 to 1; 0 in the other phases."""
     step: int = 0
     total_steps: int = 0
     epoch: int = 0

@@ -6,7 +6,7 @@ Rows go to disk as they come: a file of any size is planned in the memory of a f
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ from thirdshift.apps.training.replay import (
 )
 from thirdshift.apps.training.reservoir import Reservoir
 from thirdshift.apps.training.row_files import digest_of, write_row_file
-from thirdshift.apps.training.rows import BadLine, BadRow, read_rows
+from thirdshift.apps.training.rows import BadLine, BadRow, Row, read_rows
 from thirdshift.apps.training.settings import PlanSettings
 from thirdshift.apps.training.token_files import TokenFiles
 from thirdshift.storage.verified import hash_file, publish
 
 _NOTHING = Replay()
+_ROWS_A_REPORT = 1000
 
 
 class _Stopped(Exception):
@@ -51,10 +52,12 @@ def build_plan(
     seed: int = 0,
     replay: Replay = _NOTHING,
     should_stop: Callable[[], bool] = lambda: False,
+    on_share: Callable[[float], None] = lambda _share: None,
 ) -> Plan | None:
     """Tokenise *data* for the model in *base* and write the plan to *directory*, which appears only when whole.
 
     Rows of *replay* are mixed in; a source that is missing or was changed is named in the plan's facts, and left out.
+    *on_share* is told now and then how much of *data* is done, from 0 to 1.
 
     Returns None when *should_stop* became true. Raises :class:`BadLine` at a line that is no row or does not fit.
     The same arguments give the same plan, to the byte.
@@ -71,7 +74,7 @@ def build_plan(
     )
 
     def fill(folder: Path) -> None:
-        facts = _write_rows(folder, data, tokenizer, sources, replay, should_stop)
+        facts = _write_rows(folder, _rows_of(data, should_stop, on_share), data, tokenizer, sources, replay)
         facts = replace(facts, plan_hash=_hash_of(facts, folder))
         (folder / "plan.json").write_text(json.dumps(asdict(facts), indent=1))
 
@@ -82,15 +85,36 @@ def build_plan(
     return Plan.load(directory)
 
 
+def _rows_of(
+    data: Path, should_stop: Callable[[], bool], on_share: Callable[[float], None]
+) -> Iterator[tuple[int, Row]]:
+    """Yield line number and row; raises :class:`_Stopped` when it is asked to stop."""
+    size_bytes, read_bytes = max(1, data.stat().st_size), 0
+
+    def count(content: bytes) -> None:
+        nonlocal read_bytes
+        read_bytes += len(content)
+
+    for number, row in enumerate(read_rows(data, count)):
+        if should_stop():
+            raise _Stopped
+        if number % _ROWS_A_REPORT == 0:
+            on_share(read_bytes / size_bytes)
+        yield row
+
+
 def _write_rows(
-    folder: Path, data: Path, tokenizer: Any, facts: PlanFacts, replay: Replay, should_stop: Callable[[], bool]
+    folder: Path,
+    numbered_rows: Iterable[tuple[int, Row]],
+    data: Path,
+    tokenizer: Any,
+    facts: PlanFacts,
+    replay: Replay,
 ) -> PlanFacts:
     """Write tokens, mask, rows, examination and what later files may replay; return *facts* with the counts."""
     hold_out, reservoir = HoldOut(facts.settings), Reservoir(facts.settings.replay_keep)
     with TokenFiles(folder, len(tokenizer)) as files:
-        for line, row in read_rows(data):
-            if should_stop():
-                raise _Stopped
+        for line, row in numbered_rows:
             try:
                 encoded = encode_row(row, tokenizer, facts.context)
             except BadRow as problem:

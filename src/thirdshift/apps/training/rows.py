@@ -80,10 +80,13 @@ class Line:
     outcome: Row | BadRow
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield line number (from 1) and row; blank lines are passed over. Raises :class:`BadLine` at the first bad one."""
+def read_rows(path: Path, update: Callable[[bytes], object] = lambda _bytes: None) -> Iterator[tuple[int, Row]]:
+    """Yield line number (from 1) and row; blank lines are passed over. Raises :class:`BadLine` at the first bad one.
+
+    *update* is given every byte of the file, in order.
+    """
     with path.open("rb") as file:
-        for line in read_lines(file):
+        for line in read_lines(file, update):
             if isinstance(line.outcome, BadRow):
                 raise BadLine(path, line.number, line.outcome.why)
             yield line.number, line.outcome
