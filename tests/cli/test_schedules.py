@@ -36,7 +36,11 @@ def test_pause_resume_run_now_delete(shell) -> None:
     assert shell("schedules", "pause", "nightly").stdout == "nightly is paused already\n"
     assert json.loads(shell("--json", "schedules", "resume", "nightly").stdout)["state"] == "active"
     task_id = shell("schedules", "run-now", "nightly").stdout.strip()
-    assert json.loads(shell("--json", "tasks", "show", task_id).stdout)["arguments"]
+    task = shell.json("tasks", "show", task_id)
+    assert task["arguments"]
+    assert task["schedule"] == "nightly"
+    moment = datetime.fromisoformat(task["scheduled_for"])
+    assert f"nightly, for {moment:%Y-%m-%d %H:%M:%S} UTC" in shell("tasks", "show", task_id).stdout
     again = shell("schedules", "run-now", "nightly")
     assert again.returncode == 1
     assert "another one of it is unfinished" in again.stderr

@@ -1,5 +1,6 @@
 """Schedules in the file: the suite for all who store schedules, and what only several processes can show."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -61,6 +62,25 @@ def _new(every_s: float, overlap: Overlap = Overlap.SKIP) -> NewSchedule:
     spec = TaskSpec(name="echo", function="thirdshift.testing.functions:echo", queue="default", pool=PoolKind.THREAD)
     rule = Schedule(every=every_s, overlap=overlap)
     return NewSchedule(name="sync", schedule=rule, task=spec, arguments=b"[1,[],{}]")
+
+
+def test_tasks_of_an_older_file_get_their_fire_times(tmp_path: Path) -> None:
+    """Those whose fires are known yet; the others have none."""
+    path = tmp_path / "tasks.db"
+    with closing(SQLiteEngine(path, clock=FakeClock())) as engine:
+        schedule = engine.schedules.put(_new(60, Overlap.QUEUE))
+        fires = [engine.schedules.run_now(schedule.id) for _ in range(2)]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(
+            "ALTER TABLE task DROP COLUMN schedule_name; ALTER TABLE task DROP COLUMN scheduled_for;"
+            "DELETE FROM fire WHERE nominal = (SELECT max(nominal) FROM fire); PRAGMA user_version = 13;"
+        )
+    with closing(SQLiteEngine(path, clock=FakeClock())) as engine:
+        first, second = (engine.get(fire.task) for fire in fires if fire is not None and fire.task is not None)
+    assert first is not None
+    assert (first.schedule, first.scheduled_for) == ("sync", START)
+    assert second is not None
+    assert (second.schedule, second.scheduled_for) == (None, None)
 
 
 def test_what_is_fired_now_follows_the_rule_of_that_moment(

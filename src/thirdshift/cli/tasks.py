@@ -152,6 +152,8 @@ def describe(task: BackgroundTask) -> dict[str, Any]:
         "tags": list(task.tags),
         "unique_key": task.unique_key,
         "limit_key": task.limit_key,
+        "schedule": task.schedule,
+        "scheduled_for": task.scheduled_for,
         "arguments": _shown(lambda: list(task.arguments)),
         "result": _shown(lambda: task.result),
         "error": None if task.error is None else str(task.error),
@@ -236,6 +238,8 @@ def _facts(task: BackgroundTask) -> dict[str, str]:
         facts["unique key"] = task.unique_key
     if task.limit_key is not None:
         facts["limit key"] = task.limit_key
+    if task.schedule is not None:
+        facts["schedule"] = f"{task.schedule}, for {task.scheduled_for:%Y-%m-%d %H:%M:%S} UTC"
     if task.progress is not None:
         facts["progress"] = str(dict(task.progress))
     if task.status is TaskStatus.COMPLETED:

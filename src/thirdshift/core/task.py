@@ -116,6 +116,10 @@ class Claim(NamedTuple):
     """How often in a row a process died while it ran this task, without progress in between."""
     stall_timeout_s: float | None = None
     limit_key: str | None = None
+    schedule: str | None = None
+    """The name of the schedule that made the task."""
+    scheduled_for: datetime | None = None
+    """The fire time that it was made for."""
 
     @property
     def shortest_limit_s(self) -> float | None:
@@ -256,6 +260,10 @@ class BackgroundTask:
     """The task whose failing, or being cancelled, has cancelled this one, which needed it."""
     limit_key: str | None = None
     """The key of which few tasks run at once."""
+    schedule: str | None = None
+    """The name of the schedule that made it."""
+    scheduled_for: datetime | None = None
+    """The fire time that it was made for, by the rule; of a run by hand the moment of that."""
     encoded_arguments: bytes = field(default=b"", repr=False)
 
     @property

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context, ContextVar
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -72,6 +73,8 @@ class TaskContext:
         *,
         queue: str = "",
         worker: str = "",
+        schedule: str | None = None,
+        scheduled_for: datetime | None = None,
     ) -> None:
         self.id = task_id
         self.name = name
@@ -80,6 +83,11 @@ class TaskContext:
         self.queue = queue
         self.worker = worker
         """The id of the worker that runs it."""
+        self.schedule = schedule
+        """The name of the schedule that made this task; ``None``: none did."""
+        self.scheduled_for = scheduled_for
+        """The fire time that this task was made for, by the rule and in UTC, however late it runs; the same in every
+        attempt. Of a run by hand it is the moment of that; ``None`` for a task that no schedule made."""
         self.stop_reason: StopReason | None = None
         """Why the attempt should end soon; ``None`` while it should go on."""
         self.has_progress = False

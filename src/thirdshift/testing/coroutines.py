@@ -53,6 +53,11 @@ async def snooze_before_attempt(number: int, seconds: float = 0.0) -> Any:
     return functions.snooze_before_attempt(number, seconds)
 
 
+async def fire_time_in_attempt(number: int) -> Any:
+    """Return the schedule and the fire time that attempt *number* knows of."""
+    return functions.fire_time_in_attempt(number)
+
+
 async def call_off(reason: str) -> Cancel:
     """End the task as cancelled."""
     return Cancel(reason)

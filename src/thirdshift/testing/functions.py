@@ -63,6 +63,12 @@ def snooze_before_attempt(number: int, seconds: float = 0.0) -> Any:
     return Snooze(seconds) if attempt < number else attempt
 
 
+def fire_time_in_attempt(number: int) -> Any:
+    """Return the schedule and the fire time that attempt *number* knows of."""
+    task = current_task()
+    return Retry(after=0) if task.attempt < number else [task.schedule, task.scheduled_for]
+
+
 def call_off(reason: str) -> Cancel:
     """End the task as cancelled."""
     return Cancel(reason)

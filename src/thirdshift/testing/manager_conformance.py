@@ -37,6 +37,7 @@ from thirdshift.core.events import AttemptLost, EndedAfterCommit, Event
 from thirdshift.core.limits import QueueLimits
 from thirdshift.core.pruning import PruningConfig
 from thirdshift.core.reason import ReasonCode
+from thirdshift.core.schedule import Schedule
 from thirdshift.core.status import TaskPriority, TaskStatus
 from thirdshift.core.task import AttemptOutcome, BackgroundTask
 from thirdshift.handle import TaskHandle
@@ -380,6 +381,16 @@ class ManagerConformance:
         assert functions.context_facts() == [None, "", 0, None, False]
         found = self.run(self.functions.context_facts, name="facts")
         assert found.result == [found.id, "facts", 1, found.id, False]
+
+    @pytest.mark.parametrize("attempt", [1, 2])
+    def test_a_function_knows_the_fire_time_that_it_was_made_for(self, attempt: int) -> None:
+        """In the first attempt and in later ones; a task that no schedule made has none."""
+        function = self.functions.fire_time_in_attempt
+        self.manager.schedules.add(function, Schedule(every=3600), args=(attempt,), name="hourly")
+        fire = self.manager.schedules.run_now("hourly")
+        assert fire.task is not None
+        assert self.manager.handle(fire.task).result(TIMEOUT_S) == ["hourly", fire.nominal]
+        assert self.run(function, attempt).result == [None, None]
 
     def test_progress_can_be_read_while_it_runs(self) -> None:
         """And is gone afterwards."""

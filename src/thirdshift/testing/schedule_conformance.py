@@ -84,6 +84,23 @@ class ScheduleConformance(EngineSuite):
         (fire,) = self.engine.schedules.fires(state.id, 10)
         assert (fire.nominal, fire.kind, fire.task) == (START + timedelta(seconds=60), FireKind.DUE, task.id)
 
+    @pytest.mark.parametrize("limit_key", [None, "one"])
+    def test_a_task_carries_its_fire_time(self, limit_key: str | None) -> None:
+        """To the microsecond, however late it is made, in every attempt, also when the schedule is gone."""
+        self.clock.advance(0.123456)
+        state = self.engine.schedules.put(self.new(Schedule(every=60), limit_key=limit_key))
+        nominal = START + timedelta(seconds=60.123456)
+        assert state.next_at == nominal
+        (task,) = self.tick(90.0)
+        assert task is not None
+        assert (task.schedule, task.scheduled_for) == ("nightly", nominal)
+        assert self.engine.schedules.delete(state.id)
+        for _ in range(2):
+            (claim,) = self.claim()
+            assert (claim.schedule, claim.scheduled_for) == ("nightly", nominal)
+            self.finish(claim)
+            self.engine.retry(task.id)
+
     def test_who_looks_is_told_when_the_next_one_is_due(self) -> None:
         """So that it can sleep until then; nothing while there is no active schedule."""
         assert self.engine.schedules.tick().next_at is None

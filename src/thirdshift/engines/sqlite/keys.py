@@ -12,7 +12,7 @@ from heapq import heappop, heappush, merge
 from thirdshift.engines.sqlite.queries import QUERY, leaving_out
 from thirdshift.engines.sqlite.rows import Row, runnable_rows
 
-_KEY = 16
+_KEY = 18
 """Where the rows of the queries ``runnable_keyed`` and ``runnable_of_key`` have it; others are shorter."""
 
 Urgency = tuple[int, int, int]

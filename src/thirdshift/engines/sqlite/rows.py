@@ -96,7 +96,8 @@ def runnable_rows(answer: bytes) -> list[Row]:
 def claim_of_row(row: Row, arguments: bytes, owner: str, now: datetime) -> Claim:
     """Return the claim that a row of the query ``runnable`` becomes, or of those that have a limit key too."""
     (priority, _, seq, task_id, attempt_before, name, function, _) = row[:8]
-    (queue, pool, failures, retries, timeout_us, durable, crashes, stall_timeout_us, *keyed) = row[8:]
+    (queue, pool, failures, retries, timeout_us, durable, crashes, stall_timeout_us) = row[8:16]
+    (schedule, nominal_us, *keyed) = row[16:]
     return Claim(
         seq,
         task_id,
@@ -116,6 +117,8 @@ def claim_of_row(row: Row, arguments: bytes, owner: str, now: datetime) -> Claim
         crashes,
         None if stall_timeout_us is None else stall_timeout_us / 1e6,
         keyed[0] if keyed else None,
+        schedule,
+        optional_moment(nominal_us),
     )
 
 
@@ -277,6 +280,8 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         unique_key,
         cancelled_by,
         limit_key,
+        schedule,
+        nominal_us,
         facts,
     ) = row
     started = from_us(claimed) if claimed is not None else (attempts[-1].started_at if attempts else None)
@@ -305,6 +310,8 @@ def task_of_row(row: Row, attempts: Sequence[Attempt]) -> BackgroundTask:
         unique_key=unique_key,
         cancelled_by=cancelled_by,
         limit_key=limit_key,
+        schedule=schedule,
+        scheduled_for=optional_moment(nominal_us),
     )
 
 

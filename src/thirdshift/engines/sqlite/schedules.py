@@ -311,7 +311,8 @@ def _fire(
         dependencies.submit(connection, [task], now_us)
     else:
         submit.insert(connection, [row_of_new(task, now_us)], None, ())
-    connection.execute(QUERY["mark_scheduled"], (state.id, task.id))
+    mark = {"schedule": state.id, "name": state.name, "nominal": facts["nominal"], "task": task.id}
+    connection.execute(QUERY["mark_scheduled"], mark)
     connection.execute(QUERY["fire_task"], {**facts, "task": task.id})
     siblings.add(task.id)
     return made._replace(task=task.id)

@@ -21,6 +21,7 @@ import termios
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
@@ -106,9 +107,11 @@ class _Calls:
         with self._arrived:
             context = self._context
             if message["kind"] == "call":
+                nominal = message["scheduled_for"]
                 self._context = TaskContext(
                     message["id"], message["name"], message["attempt"], self,
-                    queue=message["queue"], worker=message["worker"],
+                    queue=message["queue"], worker=message["worker"], schedule=message["schedule"],
+                    scheduled_for=None if nominal is None else datetime.fromisoformat(nominal),
                 )  # fmt: skip
                 self._context.keep = self._keep
                 self._fence = None

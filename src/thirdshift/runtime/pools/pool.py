@@ -375,7 +375,16 @@ class Pool(ABC):
         """Put the first claim that waits into *place*, if there is one."""
         if not self._may_begin() or (claim := self._line.next()) is None:
             return None
-        context = TaskContext(claim.id, claim.name, claim.attempt, place, queue=claim.queue, worker=claim.owner)
+        context = TaskContext(
+            claim.id,
+            claim.name,
+            claim.attempt,
+            place,
+            queue=claim.queue,
+            worker=claim.owner,
+            schedule=claim.schedule,
+            scheduled_for=claim.scheduled_for,
+        )
         running = Running(control, claim, context, None)
         if claim.shortest_limit_s is not None:
             self._keep_limits(running)

@@ -213,6 +213,8 @@ class _ProcessRunner:
             attempt=claim.attempt,
             queue=claim.queue,
             worker=claim.owner,
+            schedule=claim.schedule,
+            scheduled_for=None if claim.scheduled_for is None else claim.scheduled_for.isoformat(),
             function=claim.function,
             arguments=claim.arguments.decode("utf-8", "surrogatepass"),
         )

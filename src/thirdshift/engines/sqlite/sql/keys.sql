@@ -9,7 +9,8 @@ UPDATE task SET priority = priority WHERE id = ? AND limit_key IS NOT NULL;
 SELECT CAST(json_group_array(json_array(
            priority, due_at, seq, id, attempt, name, function,
            iif(length(arguments) <= 1000, CAST(arguments AS TEXT), NULL),
-           queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us, limit_key, room)) AS BLOB)
+           queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us, schedule_name, scheduled_for,
+           limit_key, room)) AS BLOB)
 FROM (SELECT t.*, l.room FROM key_room AS l CROSS JOIN task AS t ON t.seq = l.seq
       WHERE l.queue = ?1 AND l.pool = ?2 AND l.room > 0
       ORDER BY l.priority DESC, l.due_at, l.seq
@@ -20,7 +21,8 @@ FROM (SELECT t.*, l.room FROM key_room AS l CROSS JOIN task AS t ON t.seq = l.se
 SELECT CAST(json_group_array(json_array(
            priority, due_at, seq, id, attempt, name, function,
            iif(length(arguments) <= 1000, CAST(arguments AS TEXT), NULL),
-           queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us, limit_key)) AS BLOB)
+           queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us, schedule_name, scheduled_for,
+           limit_key)) AS BLOB)
 FROM (SELECT * FROM task
       WHERE status = 'pending' AND limit_key = ?4 AND queue = ?1 AND pool = ?2
       ORDER BY priority DESC, due_at, seq

@@ -1,7 +1,8 @@
 -- name: task
 SELECT t.seq, t.id, t.name, t.function, t.arguments, t.queue, t.pool, t.priority, t.status, t.submitted_at, t.due_at,
        t.max_retries, t.timeout_us, t.tags, t.attempt, t.failures, t.owner, t.claimed_at, t.cancel_requested_at,
-       t.finished_at, t.stall_timeout_us, t.unique_key, t.cancelled_by, t.limit_key, p.facts
+       t.finished_at, t.stall_timeout_us, t.unique_key, t.cancelled_by, t.limit_key,
+       t.schedule_name, t.scheduled_for, p.facts
 FROM task t LEFT JOIN progress p ON p.task = t.seq AND p.attempt = t.attempt AND t.status = 'running'
 WHERE t.id = ?;
 

@@ -75,7 +75,7 @@ WHERE schedule = ?1 AND nominal < min(?2, coalesce(
 SELECT id FROM task WHERE schedule = ? AND finished_at IS NULL ORDER BY seq;
 
 -- name: mark_scheduled
-UPDATE task SET schedule = ?1 WHERE id = ?2;
+UPDATE task SET schedule = :schedule, schedule_name = :name, scheduled_for = :nominal WHERE id = :task;
 
 -- name: wait_for_siblings
 -- A task of a schedule that is to run again waits for the schedule's unfinished ones, as a new one does; not for those that
