@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from thirdshift.config import ScheduleConfig
 from thirdshift.core.clock import Clock
@@ -22,6 +22,9 @@ from thirdshift.core.schedule import Schedule, is_late
 from thirdshift.core.schedule_store import FROM_CALLS, FROM_CODE, Fire, NewSchedule, ScheduleState, rule_of
 from thirdshift.core.status import TaskStatus
 from thirdshift.submission import SubmitOptions, TaskMaker, tags_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _logger = logging.getLogger("thirdshift.scheduler")
 
@@ -39,7 +42,8 @@ class TaskScheduler:
         manager.schedules.preview("nightly", 3)
 
     A schedule is stored: it survives restarts, and any worker of the store makes its tasks. Wherever a method takes
-    *which*, it is a name or an id, and :class:`ScheduleNotFound` is raised where there is none.
+    *which*, it is a name or an id, and :class:`ScheduleNotFound` is raised where there is none. Coroutines use the same
+    methods with an *a* before their names: ``await manager.schedules.aadd(…)``.
     """
 
     def __init__(self, engine: Engine, maker: TaskMaker, clock: Clock) -> None:
@@ -146,6 +150,91 @@ class TaskScheduler:
         """Delete the schedules of *source* that are not among *names*; returns their names."""
         return self._store.keep_only(source, list(names))
 
+    # For coroutines. The event loop runs on meanwhile; a caller that is cancelled does not learn what has become of it.
+
+    async def aadd(
+        self,
+        func: Callable[..., Any],
+        schedule: Schedule,
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        task_name: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # the task's own option
+        stall_timeout: float | None = None,
+        tags: Iterable[str] = (),
+        pool: str | None = None,
+        durability: str | None = None,
+        limit_key: str | None = None,
+        source: str = FROM_CALLS,
+    ) -> ScheduleState:
+        """Do what :meth:`add` does, for coroutines."""
+        return await _in_thread(
+            self.add,
+            func,
+            schedule,
+            args=args,
+            kwargs=kwargs,
+            name=name,
+            task_name=task_name,
+            queue=queue,
+            priority=priority,
+            max_retries=max_retries,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+            tags=tags,
+            pool=pool,
+            durability=durability,
+            limit_key=limit_key,
+            source=source,
+        )
+
+    async def aget(self, which: str) -> ScheduleState | None:
+        """Do what :meth:`get` does, for coroutines."""
+        return await _in_thread(self.get, which)
+
+    async def aall(self) -> Sequence[ScheduleState]:
+        """Do what :meth:`all` does, for coroutines."""
+        return await _in_thread(self.all)
+
+    async def apreview(self, which: str, count: int = 5) -> Sequence[datetime]:
+        """Do what :meth:`preview` does, for coroutines."""
+        return await _in_thread(self.preview, which, count)
+
+    async def afires(self, which: str, limit: int = 10) -> Sequence[Fire]:
+        """Do what :meth:`fires` does, for coroutines."""
+        return await _in_thread(self.fires, which, limit)
+
+    async def apause(self, which: str) -> bool:
+        """Do what :meth:`pause` does, for coroutines."""
+        return await _in_thread(self.pause, which)
+
+    async def aresume(self, which: str) -> bool:
+        """Do what :meth:`resume` does, for coroutines."""
+        return await _in_thread(self.resume, which)
+
+    async def arun_now(self, which: str) -> Fire:
+        """Do what :meth:`run_now` does, for coroutines."""
+        return await _in_thread(self.run_now, which)
+
+    async def aend(self, which: str) -> bool:
+        """Do what :meth:`end` does, for coroutines."""
+        return await _in_thread(self.end, which)
+
+    async def adelete(self, which: str) -> bool:
+        """Do what :meth:`delete` does, for coroutines."""
+        return await _in_thread(self.delete, which)
+
+    async def akeep_only(self, source: str, names: Iterable[str]) -> Sequence[str]:
+        """Do what :meth:`keep_only` does, for coroutines."""
+        return await _in_thread(self.keep_only, source, names)
+
+    # For the manager
+
     def status_of(self, schedule_id: str) -> TaskStatus | None:
         """Return the status of its newest task; ``None`` for an unknown id.
 
@@ -232,6 +321,12 @@ class TaskScheduler:
         if found is None:
             raise ScheduleNotFound(which)
         return found
+
+
+async def _in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    from thirdshift import aio  # noqa: PLC0415  # only applications with an event loop need it
+
+    return await aio.in_thread(function, *args, **kwargs)
 
 
 def _declared(func: Callable[..., Any]) -> Schedule:

@@ -1,11 +1,15 @@
 """Recurring work as an application sees it: made by a call or a declaration, stored, and run by whoever works."""
 
+import asyncio
+import inspect
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +28,7 @@ from thirdshift import (
 from thirdshift.core.events import Event, FireTimesMissed
 from thirdshift.core.health import HealthCode
 from thirdshift.monitor.reasons import sentence
+from thirdshift.scheduling import TaskScheduler
 from thirdshift.testing import FakeClock, functions, run_until_idle
 
 RARELY = SchedulerConfig(check_interval_seconds=600.0)
@@ -262,3 +267,53 @@ def test_why_a_schedule_does_not_fire(manager: BackgroundTaskManager, clock: Fak
     assert "`thirdshift schedules resume` ends that" in why()
     manager.cancel_task(schedule_id)
     assert "makes no more tasks" in why()
+
+
+def test_a_coroutine_does_all_that_with_schedules(manager: BackgroundTaskManager) -> None:
+    """By calls with an *a* before the name, which say the same."""
+    schedules = manager.schedules
+
+    async def work() -> None:
+        added = await schedules.aadd(functions.echo, Schedule(every=3600), args=[1], name="sync", queue="mail")
+        assert added == await schedules.aget("sync")
+        assert added.task.queue == "mail"
+        assert await schedules.aall() == [added]
+        assert await schedules.apreview("sync", 2) == [START + timedelta(hours=hour) for hour in (1, 2)]
+        fire = await schedules.arun_now("sync")
+        assert await schedules.afires("sync", 1) == [fire]
+        assert await schedules.apause("sync")
+        assert not await schedules.apause("sync")
+        assert await schedules.aresume("sync")
+        assert await schedules.aend("sync")
+        assert await schedules.adelete("sync")
+        with pytest.raises(ScheduleNotFound):
+            await schedules.apause("sync")
+        await schedules.aadd(functions.echo, Schedule(every=1), name="old", source="list")
+        assert await schedules.akeep_only("list", []) == ["old"]
+
+    asyncio.run(work())
+
+
+def test_the_event_loop_runs_on_while_a_schedule_is_written(manager: BackgroundTaskManager) -> None:
+    """Also while another program holds the file locked."""
+
+    async def work() -> None:
+        with closing(sqlite3.connect(manager.database, isolation_level=None)) as stranger:
+            stranger.execute("BEGIN IMMEDIATE")
+            adding = asyncio.create_task(manager.schedules.aadd(functions.echo, Schedule(every=60), name="sync"))
+            assert not (await asyncio.wait([adding], timeout=0.1))[0]
+            stranger.execute("COMMIT")
+        assert (await adding).name == "sync"
+
+    asyncio.run(work())
+
+
+def test_every_call_for_people_has_a_twin_for_coroutines() -> None:
+    """With the same parameters and the same answer."""
+    calls = inspect.getmembers(TaskScheduler, inspect.isfunction)
+    twins = {name: call for name, call in calls if inspect.iscoroutinefunction(call)}
+    for_the_manager = {"status_of", "why", "declare", "declare_file"}
+    public = {name: call for name, call in calls if not name.startswith("_")}
+    assert {f"a{name}" for name in public.keys() - twins.keys() - for_the_manager} == set(twins)
+    for name, twin in twins.items():
+        assert inspect.signature(twin) == inspect.signature(public[name[1:]]), name

@@ -1,8 +1,12 @@
 """Typed calls: mypy must accept every line but those that end in ``# error``; ``test_typing`` compares."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import assert_type
 
-from thirdshift import BackgroundTaskManager, TaskHandle, TaskPriority, TaskStatus, task
+from thirdshift import BackgroundTaskManager, Schedule, TaskHandle, TaskPriority, TaskStatus, task
+from thirdshift.core.schedule_store import ScheduleState
+from thirdshift.core.task import TaskId
 
 
 @task(queue="mail", max_retries=5, timeout=30, pool="thread")
@@ -78,3 +82,8 @@ async def coroutine() -> None:
     assert_type(await manager.asubmit_task(send, "a", subject="b", priority=TaskPriority.LOW), str)
     assert_type(await manager.asubmit_many(send, [("a",)], kwargs=[{"subject": "x"}]), list[str])
     _wrong: str = await handle.aresult()  # error
+    assert_type(await manager.schedules.aadd(plain, Schedule(every=60), args=[1], queue="mail"), ScheduleState)
+    assert_type(await manager.schedules.apreview("nightly", 3), Sequence[datetime])
+    assert_type((await manager.schedules.arun_now("nightly")).task, TaskId | None)
+    await manager.schedules.aadd(plain, "0 3 * * *")  # error
+    await manager.schedules.aadd(plain, Schedule(every=60), prio=5)  # error
