@@ -223,10 +223,10 @@ class BackgroundTaskManager:
         self._keeper = self._new_keeper()
         self._schedules = TaskScheduler(self._engine, self._maker, self._clock)
         self._scheduling = scheduler or SchedulerConfig()
-        self._scheduler = self._new_scheduler()
         self._unknown_after = timedelta(hours=unknown_after_hours)
         self._name = name
         self._observe = observe
+        self._scheduler = self.new_scheduler(self._tell)
         self._sizes = sizes
         if start:
             try:
@@ -779,7 +779,7 @@ class BackgroundTaskManager:
                 worker = self.new_worker(pools, random=random.random, observe=self._tell)
                 if self._keeper is not None:
                     self._keeper.start()
-                if self._scheduling.enabled:
+                if self._scheduler is not None:
                     self._scheduler.start()
                 worker.start()
                 self._worker = worker
@@ -804,7 +804,8 @@ class BackgroundTaskManager:
         if self._worker is None:
             self._engine.close()
             return True
-        self._scheduler.stop()
+        if self._scheduler is not None:
+            self._scheduler.stop()
         is_over = self._worker.stop(self._shutdown_timeout_s if timeout is None else timeout)
         self._pruner.stop()
         if self._keeper is not None:
@@ -915,6 +916,18 @@ class BackgroundTaskManager:
             unknown_after=self._unknown_after,
         )
 
+    def new_scheduler(self, observe: Observer) -> Scheduler | None:
+        """Return what makes the tasks of schedules here, not yet started, if it is not switched off; as above."""
+        if not self._scheduling.enabled:
+            return None
+        return Scheduler(
+            self._engine.schedules,
+            clock=self._clock,
+            observe=observe,
+            check_interval_s=self._scheduling.check_interval_seconds,
+            declare=self._schedules.declare,
+        )
+
     # Inside
 
     def _wait_s(self, wait: float | None) -> float:
@@ -934,15 +947,6 @@ class BackgroundTaskManager:
         if kind is PoolKind.PROCESS:
             return ProcessPool(size, self._clock, self._recycling)
         return _POOLS[kind](size, self._clock)
-
-    def _new_scheduler(self) -> Scheduler:
-        return Scheduler(
-            self._engine.schedules,
-            clock=self._clock,
-            observe=self._tell,
-            check_interval_s=self._scheduling.check_interval_seconds,
-            declare=self._schedules.declare,
-        )
 
     def _tell(self, event: Event) -> None:
         log_event(event)
@@ -964,7 +968,7 @@ class BackgroundTaskManager:
         self._keeper = self._new_keeper()
         self._finishes = Finishes(self._engine)
         self._line = RoomLine(self._engine)
-        self._scheduler = self._new_scheduler()
+        self._scheduler = self.new_scheduler(self._tell)
 
     def _close_later(self) -> None:
         if self._worker is not None:

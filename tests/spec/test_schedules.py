@@ -29,7 +29,7 @@ from thirdshift.core.events import Event, FireTimesMissed
 from thirdshift.core.health import HealthCode
 from thirdshift.monitor.reasons import sentence
 from thirdshift.scheduling import TaskScheduler
-from thirdshift.testing import FakeClock, functions, run_until_idle
+from thirdshift.testing import FakeClock, functions, run_for, run_until_idle
 
 RARELY = SchedulerConfig(check_interval_seconds=600.0)
 """Only what is slept to exactly, or woken for, happens in time."""
@@ -106,15 +106,15 @@ def test_once_is_a_task_that_is_due_later(manager: BackgroundTaskManager, clock:
     assert clock.now() == START + timedelta(hours=1)
 
 
-def test_the_id_of_a_schedule_works_like_that_of_a_task(manager: BackgroundTaskManager, clock: FakeClock) -> None:
+def test_the_id_of_a_schedule_works_like_that_of_a_task(manager: BackgroundTaskManager) -> None:
     """Its status is that of the newest task, and cancelling it ends it."""
     schedule_id = manager.schedule_task_cron(functions.echo, "0 3 * * *", 1, timezone="Europe/Berlin", name="nightly")
     assert manager.get_task_status(schedule_id) is TaskStatus.SCHEDULED
-    clock.advance(86_400)
-    manager._engine.schedules.tick()
-    assert manager.get_task_status(schedule_id) is TaskStatus.PENDING
-    run_until_idle(manager)
+    (ran,) = run_for(manager, timedelta(days=1))
+    assert ran.scheduled_for == datetime(2030, 1, 1, 2, tzinfo=UTC)
     assert manager.get_task_status(schedule_id) is TaskStatus.COMPLETED
+    manager.schedules.run_now("nightly")
+    assert manager.get_task_status(schedule_id) is TaskStatus.PENDING
     assert manager.cancel_task(schedule_id)
     assert manager.schedules.preview("nightly") == []
     assert manager.get_task_status("0" * 32) is None
@@ -261,7 +261,7 @@ def test_why_a_schedule_does_not_fire(manager: BackgroundTaskManager, clock: Fak
         "it is the schedule sync (Every hour), which was due 60 min ago: no worker makes the tasks of schedules"
     )
     assert late() == ["sync"]
-    manager._engine.schedules.tick()
+    run_until_idle(manager)
     assert why().endswith("fires next in 60 min; it fired last 0 ms ago")
     manager.schedules.pause("sync")
     assert "`thirdshift schedules resume` ends that" in why()

@@ -11,6 +11,8 @@ import pytest
 import thirdshift
 from thirdshift import (
     BackgroundTaskManager,
+    Schedule,
+    SchedulerConfig,
     Snooze,
     TaskFailed,
     TaskHandle,
@@ -23,7 +25,7 @@ from thirdshift import (
 )
 from thirdshift.core.errors import NotSerialisable
 from thirdshift.core.task import AttemptOutcome
-from thirdshift.testing import FakeClock, functions, inline, run_until_idle, running
+from thirdshift.testing import FakeClock, functions, inline, run_for, run_until_idle, running
 from thirdshift.testing.fixtures import inline_tasks
 
 __all__ = ["inline_tasks"]
@@ -258,6 +260,68 @@ def test_a_manager_with_a_worker_is_refused(tmp_path: Path) -> None:
         pytest.raises(UsageError, match="has a worker of its own"),
     ):
         run_until_idle(manager)
+
+
+# Schedules
+
+
+def test_a_schedule_fires_when_its_moment_has_come(manager: BackgroundTaskManager, clock: FakeClock) -> None:
+    """No time passes for its sake; what passes for a task, or by hand, counts, by the rule for missed fire times."""
+    manager.schedules.add(functions.echo, Schedule(every=60, missed="all"), task_name="tidy")
+    assert run_until_idle(manager, advance=clock) == []
+    clock.advance(60)
+    assert [each.name for each in run_until_idle(manager)] == ["tidy"]
+    manager.options(run_at=clock.now() + timedelta(seconds=150)).submit(functions.add, 1, 2)
+    assert sorted(each.name for each in run_until_idle(manager, advance=clock)) == ["add", "tidy", "tidy"]
+
+
+def test_time_that_passes_fires_every_schedule_moment_by_moment(
+    manager: BackgroundTaskManager, clock: FakeClock
+) -> None:
+    """Together with tasks for later and with retries, in the order of their moments; then it stands at the end."""
+    began = clock.now()
+    for hours, name in ((3, "sync"), (4, "tidy")):
+        manager.schedules.add(functions.echo, Schedule(every=timedelta(hours=hours)), task_name=name)
+    manager.options(run_at=began + timedelta(hours=5), name="remind").submit(functions.fail_before_attempt, 2)
+    manager.options(run_at=began + timedelta(hours=11), name="not yet").submit(functions.echo)
+    ran = run_for(manager, timedelta(hours=9))
+    hours = [(each.name, (each.attempts[-1].finished_at - began) // timedelta(hours=1)) for each in ran]
+    assert hours[:4] == [("sync", 3), ("tidy", 4), ("remind", 5), ("remind", 5)]
+    assert hours[4:] == [("sync", 6), ("tidy", 8), ("sync", 9)]
+    assert [each.scheduled_for for each in ran[-2:]] == [began + timedelta(hours=hour) for hour in (8, 9)]
+    assert clock.now() == began + timedelta(hours=9)
+    assert run_for(manager, 0.5) == []
+
+
+def test_schedules_rest_where_they_are_switched_off(tmp_path: Path, clock: FakeClock) -> None:
+    """As a worker would leave them."""
+    off = SchedulerConfig(enabled=False)
+    with BackgroundTaskManager(database=tmp_path / "a.db", start=False, clock=clock, scheduler=off) as manager:
+        manager.schedule_task_interval(functions.echo, 60)
+        assert run_for(manager, 3600) == []
+
+
+def test_a_submit_that_runs_at_once_runs_nothing_of_schedules() -> None:
+    """Though time passes for its retry: a test sees what it submits."""
+    with inline() as manager:
+        manager.schedule_task_interval(functions.echo, 0.1)
+        manager.submit(functions.fail_before_attempt, 2)
+        assert [each.name for each in manager.find_tasks()] == ["fail_before_attempt"]
+        assert [each.name for each in run_until_idle(manager)] == ["echo"]
+
+
+def test_time_that_cannot_pass_is_refused(tmp_path: Path, manager: BackgroundTaskManager) -> None:
+    """On a clock that nobody turns, and backwards; and work without end is an error here too."""
+    with (
+        BackgroundTaskManager(database=tmp_path / "other.db", start=False) as other,
+        pytest.raises(UsageError, match="clock=FakeClock"),
+    ):
+        run_for(other, 1)
+    with pytest.raises(UsageError, match="-1 seconds cannot pass"):
+        run_for(manager, -1)
+    manager.schedule_task_interval(functions.echo, 1)
+    with pytest.raises(RuntimeError, match="Where so many are meant"):
+        run_for(manager, 60, most=5)
 
 
 def test_waiting_is_bounded_though_the_clock_stands_still(manager: BackgroundTaskManager) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from thirdshift.core.clock import Clock
 from thirdshift.core.events import FireTimesMissed, Observer, SchedulesFired, ScheduleUnusable
-from thirdshift.core.schedule_store import ScheduleStore
+from thirdshift.core.schedule_store import ScheduleStore, Tick
 from thirdshift.host.loop import Loop
 
 SAFETY_INTERVAL_S = 1.0
@@ -58,6 +58,14 @@ class Scheduler:
 
     def tick(self) -> float:
         """Look once; returns the seconds until it should be done again."""
+        tick = self.look()
+        if tick.next_at is None:
+            return self._check_interval_s if tick.failed else max(_WITHOUT_SCHEDULES_S, self._check_interval_s)
+        left_s = (tick.next_at - self._clock.now()).total_seconds()
+        return max(_SHORTEST_S, min(left_s, self._check_interval_s))
+
+    def look(self) -> Tick:
+        """Store what was declared, make the tasks of all fire times that have come, and say so."""
         self._declare()
         tick = self._store.tick()
         if tick.missed:
@@ -68,7 +76,4 @@ class Scheduler:
             if self._unusable.get(name) != why:
                 self._observe(ScheduleUnusable(name, why))
         self._unusable = dict(tick.failed)
-        if tick.next_at is None:
-            return self._check_interval_s if tick.failed else max(_WITHOUT_SCHEDULES_S, self._check_interval_s)
-        left_s = (tick.next_at - self._clock.now()).total_seconds()
-        return max(_SHORTEST_S, min(left_s, self._check_interval_s))
+        return tick

@@ -1,6 +1,7 @@
 """What users and our own tests share: tasks that run in the calling thread, a clock to turn, and the engines' suites.
 
-``inline`` runs every submit at once, ``run_until_idle`` what is due; :mod:`thirdshift.testing.running` shows both::
+``inline`` runs every submit at once, ``run_until_idle`` what is due, ``run_for`` what becomes due in some time, also of
+schedules; :mod:`thirdshift.testing.running` shows them::
 
     from thirdshift.testing import inline
 
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thirdshift.testing.clock import FakeClock
-    from thirdshift.testing.running import inline, run_until_idle
+    from thirdshift.testing.running import inline, run_for, run_until_idle
 
-__all__ = ["FakeClock", "inline", "run_until_idle"]
+__all__ = ["FakeClock", "inline", "run_for", "run_until_idle"]
 
-_HOME = {"FakeClock": "clock", "inline": "running", "run_until_idle": "running"}
+_HOME = {"FakeClock": "clock", "inline": "running", "run_for": "running", "run_until_idle": "running"}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,14 @@ a worker would start them, and returns what ran. A clock that is turned by hand 
             assert run_until_idle(manager) == []
             assert [task.name for task in run_until_idle(manager, advance=clock)] == ["remind"]
 
+Schedules never end, so no time passes for their sake there: they fire when their moment has come, as at a worker. With
+:func:`run_for` time passes, and everything happens moment by moment::
+
+    def test_the_report_is_made_every_night(tmp_path):
+        with BackgroundTaskManager(database=tmp_path / "tasks.db", start=False, clock=FakeClock()) as manager:
+            manager.schedule_task_cron(report, "0 3 * * *", name="nightly")
+            assert [task.scheduled_for.hour for task in run_for(manager, timedelta(days=2))] == [3, 3]
+
 Functions of every pool run here, so a process pool kills nothing and no time limit is kept. A retry waits its longest
 backoff; ``Retry(after=…)`` and ``Snooze`` as long as they say.
 """
@@ -29,6 +37,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +52,7 @@ from thirdshift.monitor.logs import log_event
 from thirdshift.runtime.pools.pool import AttemptSink, Running
 from thirdshift.runtime.pools.slots import Runner, Slot, SlotPool
 from thirdshift.runtime.pools.threads import ThreadRunner
+from thirdshift.runtime.scheduler import Scheduler
 from thirdshift.runtime.worker import Worker
 from thirdshift.testing.clock import FakeClock
 
@@ -73,14 +83,42 @@ def run_until_idle(
     """Run what is due in the calling thread until nothing is; return each attempt's task as it stood right after it.
 
     *manager* was made with ``start=False``. With *advance*, the manager's clock, time jumps to the next due moment
-    whenever nothing is left to run, until nothing is scheduled either. Raises ``RuntimeError`` when *most* attempts
-    have run and there is still work.
+    whenever nothing is left to run, until no task is due later either. A schedule whose fire time has passed by then
+    fires as its rule for missed ones says. Raises ``RuntimeError`` when *most* attempts have run and there is still
+    work.
     """
 
     def next_task() -> list[BackgroundTask]:
         return list(manager.find_tasks(TaskFilter(statuses=_LATER, limit=_ALL)))
 
-    return _run(manager, lambda: advance is not None and _jump(advance, next_task()), _Limit(most))
+    return _run(manager, lambda: advance is not None and _jump(advance, next_task()), _Limit(most), has_schedules=True)
+
+
+def run_for(manager: BackgroundTaskManager, span: timedelta | float, *, most: int = _MOST) -> list[BackgroundTask]:
+    """Let *span* (seconds or a ``timedelta``) pass, and run in the calling thread all that becomes due meanwhile.
+
+    *manager* was made with ``start=False`` and a :class:`FakeClock`, which goes from one moment to the next: retries,
+    tasks for later, and every fire time of every schedule. Returns and raises what :func:`run_until_idle` does.
+    """
+    clock = manager.clock
+    if not isinstance(clock, FakeClock):
+        raise UsageError(f"nobody can turn the clock of {manager!r}; make the manager of a test with clock=FakeClock()")
+    length = span if isinstance(span, timedelta) else timedelta(seconds=span)
+    if length < timedelta(0):
+        raise UsageError(f"{length.total_seconds():g} seconds cannot pass; clock.step() sets a wall clock back")
+    end = clock.now() + length
+
+    def step() -> bool:
+        now = clock.now()
+        if now >= end:
+            return False
+        tasks = manager.find_tasks(TaskFilter(statuses=_LATER, limit=_ALL))
+        fires = [state.next_at for state in manager.schedules.all() if state.next_at is not None]
+        moments = [moment for moment in (*fires, *(task.due_at for task in tasks)) if now < moment < end]
+        clock.advance((min(moments, default=end) - now).total_seconds())
+        return True
+
+    return _run(manager, step, _Limit(most), has_schedules=True)
 
 
 def _jump(clock: FakeClock, tasks: Sequence[BackgroundTask]) -> bool:
@@ -91,15 +129,18 @@ def _jump(clock: FakeClock, tasks: Sequence[BackgroundTask]) -> bool:
     return wait_s > 0
 
 
-def _run(manager: BackgroundTaskManager, jump: Callable[[], bool], limit: "_Limit") -> list[BackgroundTask]:
+def _run(
+    manager: BackgroundTaskManager, jump: Callable[[], bool], limit: "_Limit", *, has_schedules: bool
+) -> list[BackgroundTask]:
     """Run what is due, again after each *jump* in time. The caller's own task, if it is one, stays the current one."""
     if manager.is_working:
         raise UsageError(f"{manager!r} has a worker of its own; make the manager of a test with start=False")
     stage = _Stage(manager, limit)
+    scheduler = manager.new_scheduler(stage.observe) if has_schedules else None
     with _enlisted(manager, stage) as (worker, pools):
-        contextvars.copy_context().run(_run_due, stage, worker, pools)
+        contextvars.copy_context().run(_run_due, stage, worker, pools, scheduler)
         while jump():
-            contextvars.copy_context().run(_run_due, stage, worker, pools)
+            contextvars.copy_context().run(_run_due, stage, worker, pools, scheduler)
     return stage.ran
 
 
@@ -114,8 +155,10 @@ def _enlisted(manager: BackgroundTaskManager, stage: "_Stage") -> Iterator[tuple
         worker.leave()
 
 
-def _run_due(stage: "_Stage", worker: Worker, pools: Sequence["_StagePool"]) -> None:
+def _run_due(stage: "_Stage", worker: Worker, pools: Sequence["_StagePool"], scheduler: Scheduler | None) -> None:
     while True:
+        if scheduler is not None:
+            scheduler.look()
         worker.tick()
         if not stage.line:
             return
@@ -145,7 +188,8 @@ class _Limit:
             raise KeyboardInterrupt
         if self._attempts >= self._most:
             raise RuntimeError(
-                f"{self._most} attempts have run and there is still work: does a task submit itself or snooze for ever?"
+                f"{self._most} attempts have run and there is still work: does a task submit itself or snooze for "
+                "ever? Where so many are meant, say so by most=…"
             )
 
 
@@ -241,7 +285,7 @@ class _InlineManager(BackgroundTaskManager):
             self._limit = _Limit(_MOST)
         self._depth += 1
         try:
-            _run(self, lambda: _jump(self._hands, self._begun(ids)), self._limit)
+            _run(self, lambda: _jump(self._hands, self._begun(ids)), self._limit, has_schedules=False)
         finally:
             self._depth -= 1
 
