@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,10 @@ from typing import Any
 import pytest
 
 from thirdshift.core.health import has_reset_race
+from thirdshift.testing.torture.room import can_mount
 
 CHECKS = (
-    *("library", "strangers", "permissions", "free_space", "clock"),
+    *("file_system", "library", "strangers", "permissions", "free_space", "clock"),
     *("stale_workers", "stale_locks", "orphans", "functions"),
 )
 ORPHAN = """
@@ -58,10 +63,56 @@ def test_nothing_is_wrong(shell) -> None:
     assert unhealthy(found) == set()
     assert found["library"]["facts"]["version"] == sqlite3.sqlite_version
     assert found["functions"]["says"] == "1 function of unfinished tasks found"
+    assert found["file_system"]["says"].startswith(f"{shell.database} lies on ") or sys.platform != "linux"
     human = shell("doctor")
     assert human.returncode == 1
     assert "NOT   0 workers alive" in human.stdout
     assert "ok    only the owner may read and write the files" in human.stdout
+
+
+@pytest.fixture
+def far(shell) -> Iterator[Path]:
+    """The workspace as another machine would serve it: by the real protocol, whose server runs here."""
+    sshfs, server = shutil.which("sshfs"), Path("/usr/lib/openssh/sftp-server")
+    if sshfs is None or not server.exists() or not can_mount():
+        pytest.skip("needs root, sshfs and openssh-sftp-server")
+    folder = shell.folder / "far"
+    folder.mkdir()
+    ours, theirs = socket.socketpair()
+    command = [sshfs, "-f", "-o", "passive", f"far:{shell.workspace}", str(folder)]
+    with ours, theirs, subprocess.Popen([server], stdin=theirs, stdout=theirs) as serving:
+        with subprocess.Popen(command, stdin=ours, stdout=ours, stderr=subprocess.PIPE, text=True) as mounting:
+            deadline = time.monotonic() + 30
+            while not folder.is_mount():
+                assert mounting.poll() is None, mounting.stderr and mounting.stderr.read()
+                assert time.monotonic() < deadline
+            try:
+                yield folder
+            finally:
+                subprocess.run(["umount", folder], check=True)
+        serving.kill()
+
+
+def test_the_file_lies_on_another_machine(shell, far: Path) -> None:
+    """Said with what to do, by the one finding that can be made: nothing is opened and nothing made there."""
+    shell.submit("functions:add", "1")
+    there = sorted(file.name for file in far.iterdir())
+    database = ("--database", str(far / "thirdshift.db"))
+    done = shell("--json", "doctor", *database)
+    assert done.returncode == 1
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert (finding["check"], finding["healthy"]) == ("file_system", False)
+    assert finding["facts"]["type"] == "fuse.sshfs"
+    assert "local disk" in finding["do"]
+    human = shell("doctor", *database)
+    assert human.returncode == 1
+    assert "lies on fuse.sshfs, which another machine serves" in human.stdout
+    refused = shell("health", *database)
+    assert refused.returncode == 69
+    assert "fuse.sshfs, a network file system" in refused.stderr
+    shutil.copy(shell.database, far / "another.db")
+    assert shell("doctor", "--database", str(far / "another.db")).returncode == 1
+    assert sorted(file.name for file in far.iterdir()) == sorted([*there, "another.db"])
 
 
 def test_another_program_has_the_file_open(shell) -> None:

@@ -24,7 +24,8 @@ from thirdshift.core.health import HealthLimits
 def doctor(session: Session, database: Path | None, app_dir: Path, check_seconds: float | None) -> int:
     """Look for what is wrong and for what may do harm one day; each finding says what to do.
 
-    Beyond `health --level complete`: the SQLite library, other programs that have the file open, who may read it, free
+    Beyond `health --level complete`: the file system (nothing is opened on that of another machine, and this alone is
+    told), the SQLite library, other programs that have the file open, who may read it, free
     space inside it, the clock, dead workers, their locks and children, and whether the functions of all unfinished
     tasks can be imported (their modules are).
     Exits 0 when all is well, 1 when not, 69 when the store is unavailable.

@@ -8,8 +8,8 @@ import click
 
 from thirdshift.cli.output import Session, print_json
 from thirdshift.config import load_settings
-from thirdshift.core.errors import StoreError
-from thirdshift.core.health import Finding, HealthLimits, is_healthy
+from thirdshift.core.errors import StoreError, StoreOnNetwork
+from thirdshift.core.health import Finding, HealthCode, HealthLimits, is_healthy
 from thirdshift.monitor.health import remedy, sentence
 
 
@@ -76,8 +76,14 @@ def _examine(session: Session, path: Path, level: str, limits: HealthLimits) -> 
         raise StoreError(f"{path} does not exist; start a worker, or name the file with --database or --workspace")
     settings = load_settings(session.workspace)
     aliases = settings.aliases if level == "doctor" else None  # their targets are looked for: code that may not be here
-    with BackgroundTaskManager(database=path, start=False, pruning=settings.pruning, aliases=aliases) as manager:
-        return list(manager.health(level, limits))
+    try:
+        with BackgroundTaskManager(database=path, start=False, pruning=settings.pruning, aliases=aliases) as manager:
+            return list(manager.health(level, limits))
+    except StoreOnNetwork as error:
+        if level != "doctor":
+            raise
+        facts = {"type": error.file_system, "path": error.path}
+        return [Finding(code=HealthCode.FILE_SYSTEM, is_healthy=False, facts=facts)]
 
 
 def _describe(finding: Finding) -> dict[str, Any]:

@@ -325,6 +325,9 @@ class StoreOnNetwork(StoreError):
     """The file lies on a network file system, where SQLite's locks cannot be trusted."""
 
     def __init__(self, path: str, file_system: str) -> None:
+        self.path = path
+        self.file_system = file_system
+        """Its type, as the kernel calls it."""
         super().__init__(
             f"{path} lies on {file_system}, a network file system: locks there cannot be trusted and tasks would be "
             "lost. Put the database on a local disk."

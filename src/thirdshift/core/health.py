@@ -49,6 +49,8 @@ class HealthCode(Enum):
     """``count`` since the live workers started, ``seconds_ago`` (``None``: never), ``recent_s``."""
     SCHEDULES = "schedules"
     """``active``: how many there are; ``late``: fire times that nobody has acted on, ``name`` and ``late_s``."""
+    FILE_SYSTEM = "file_system"
+    """``type`` of the one that holds the file at ``path``; ``None``: not to be seen. Unhealthy: another machine's."""
     LIBRARY = "library"
     """``version`` of SQLite, ``has_race`` (:func:`has_reset_race`), ``files``: libraries in this process, if known."""
     STRANGERS = "strangers"

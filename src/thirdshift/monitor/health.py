@@ -53,6 +53,11 @@ def sentence(finding: Finding) -> str:  # noqa: C901, PLR0912  # a table: one li
         case HealthCode.SCHEDULES:
             late = ", ".join(f"{each['name']} ({_span(each['late_s'])})" for each in facts["late"])
             return f"schedules are late: {late}" if late else f"{_number(facts['active'], 'schedule')} on time"
+        case HealthCode.FILE_SYSTEM:
+            if facts["type"] is None:
+                return "which file system holds the file cannot be seen on this system"
+            where = "on this machine" if finding.is_healthy else "which another machine serves: nothing was opened"
+            return f"{facts['path']} lies on {facts['type']}, {where}"
         case HealthCode.LIBRARY:
             race = " has the WAL-reset race, which our own checkpoints avoid" if facts["has_race"] else ""
             several = f"; several libraries in one process: {', '.join(facts['files'])}"
@@ -139,6 +144,11 @@ def remedy(finding: Finding) -> str | None:  # noqa: C901, PLR0912  # as above
             return (
                 "no worker makes their tasks, or it does not know their zone: start one (`thirdshift worker`) whose "
                 "configuration says scheduler: {enabled: true}, and look for schedule.unusable in its log"
+            )
+        case HealthCode.FILE_SYSTEM:
+            return (
+                "locks cannot be trusted there, so tasks would be lost: stop who uses the file, copy it with its -wal "
+                "to a local disk, and name it there by `database` in thirdshift.yaml, --workspace or --database"
             )
         case HealthCode.LIBRARY:
             return (

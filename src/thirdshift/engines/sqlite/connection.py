@@ -49,7 +49,6 @@ _COMMON = (
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """Open *path* for writing; made (0600) and brought to the current schema when needed. Raises ``StoreError``."""
-    _refuse_network(path)
     with errors_of(path):
         _create_private(path)
         connection = _connect(path, "rw")
@@ -142,7 +141,8 @@ def primary_code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def _refuse_network(path: Path) -> None:
+def refuse_network(path: Path) -> None:
+    """Raise ``StoreOnNetwork`` where locks cannot be trusted."""
     kind = filesystem_type(path.parent)
     if is_network_filesystem(kind):
         raise StoreOnNetwork(str(path), kind)

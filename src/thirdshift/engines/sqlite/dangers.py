@@ -1,4 +1,5 @@
-"""What may do harm to a file one day: the library, other programs that have it open, who may read it, its clock.
+"""What may do harm to a file one day: where it lies, the library, other programs that have it open, who may
+read it, its clock.
 
 What ``health`` asks is how a store is now; this is for ``doctor``. Where the system has no ``/proc`` (macOS), other
 programs and libraries are not to be seen, which is said.
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from thirdshift.core.health import Finding, HealthCode, HealthLimits, has_reset_race
 from thirdshift.engines.sqlite.queries import QUERY
+from thirdshift.host.filesystem import UNKNOWN, filesystem_type
 
 _PROC = Path("/proc")
 
@@ -17,12 +19,20 @@ def dangers(path: Path, reader: sqlite3.Connection, limits: HealthLimits, now_us
     """Return the findings about the file *path*; *reader* is a connection for this alone."""
     has_race = has_reset_race(sqlite3.sqlite_version_info)
     return [
+        _file_system(path),
         _library(has_race),
         _strangers(path, has_race),
         _permissions(path),
         _free_space(reader, limits.unused_bytes),
         _clock(reader, limits.ahead_s, now_us),
     ]
+
+
+def _file_system(path: Path) -> Finding:
+    """That of another machine was refused before the file was opened; ``doctor`` then finds nothing else."""
+    kind = filesystem_type(path.parent)
+    facts = {"type": None if kind == UNKNOWN else kind, "path": str(path)}
+    return Finding(code=HealthCode.FILE_SYSTEM, is_healthy=True, facts=facts)
 
 
 def _library(has_race: bool) -> Finding:

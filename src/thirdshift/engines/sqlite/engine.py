@@ -59,7 +59,7 @@ from thirdshift.engines.sqlite import manage, submit, unique, wake, work
 from thirdshift.engines.sqlite.alerts import alert_of_row, change_of_row, update
 from thirdshift.engines.sqlite.card import read_card
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
-from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader
+from thirdshift.engines.sqlite.connection import closed, errors_of, forked, open_reader, refuse_network
 from thirdshift.engines.sqlite.dangers import dangers
 from thirdshift.engines.sqlite.deaths import DeathWatch
 from thirdshift.engines.sqlite.figures import FigureBook
@@ -162,6 +162,7 @@ class SQLiteEngine:
         self._users = 0
         self._identity = uuid4().hex
         self._folder = path.with_name(path.name + ".run")
+        refuse_network(path)  # before anything is made there
         with errors_of(path):
             make_folders(path.parent)
             self._folder.mkdir(mode=0o700, exist_ok=True)
