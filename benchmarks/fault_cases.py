@@ -153,7 +153,7 @@ def forks(side: Side, kind: str = "fork-submit", *, count: int = 500) -> Finding
     _until(lambda: expected <= set(side.log().ends), 20)
     with contextlib.closing(sqlite3.connect(side.place)) as file:
         (check,) = file.execute("PRAGMA integrity_check(1)").fetchone()
-    told = f"; of {count} submits by children {len(log.sent)} acknowledged, {len(log.refused)} refused"
+    told = f"; of {count} submits by children {len(log.sent)} acknowledged, {len(log.refused)} refused{side.refusals()}"
     return _finding(side, sorted(expected), f"integrity {check}{told if kind == 'fork-submit' else ''}")
 
 

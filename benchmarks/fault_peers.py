@@ -95,6 +95,12 @@ class Side:
                 (found.sent if word == "sent" else found.refused).add(int(number))
         return found
 
+    def refusals(self) -> str:
+        """Return what the children were told that were refused, each once, as the end of a sentence."""
+        path = self.log_path.with_name(self.log_path.name + "-refusals")
+        told = sorted(set(path.read_text().splitlines())) if path.exists() else []
+        return f" ({'; '.join(told)})" if told else ""
+
     def _environment(self) -> dict[str, str]:
         return {**child_environment(), "FAULTS_PLACE": self.place}
 

@@ -43,8 +43,10 @@ def fork(log: str, number: int, submit: Callable[[int], object] | None) -> None:
         try:
             submit(number + CHILD)
             note(log, "sent", number + CHILD)
-        except Exception:  # noqa: BLE001  # whatever it is: a submit that is refused is no acknowledgement
+        except Exception as error:  # noqa: BLE001  # whatever it is: a submit that is refused is no acknowledgement
             note(log, "refused", number + CHILD)
+            with open(f"{log}-refusals", "a") as refusals:
+                refusals.write(f"{type(error).__name__}: {error}\n")
         finally:
             os._exit(0)
     os.waitpid(child, 0)

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from thirdshift.core.engine import ClaimRequest, TaskFilter
-from thirdshift.core.errors import StoreError
+from thirdshift.core.errors import StoreBusy, StoreError
 from thirdshift.core.status import TaskStatus
 from thirdshift.core.task import PoolKind
-from thirdshift.engines.sqlite import SQLiteEngine, checkpoint
+from thirdshift.engines.sqlite import SQLiteEngine, checkpoint, writer
 from thirdshift.engines.sqlite import engine as sqlite_engine
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
 from thirdshift.engines.sqlite.connection import LOG_LIMIT_BYTES
@@ -487,6 +487,30 @@ def test_a_fork_does_not_wait_for_ever_for_a_locked_file(
         other.execute("ROLLBACK")
         submitting.result(LONG_S)
     assert engine.counts()[TaskStatus.PENDING] == 1
+
+
+@pytest.mark.alone
+def test_a_fork_outlasts_who_waits_for_a_locked_file(
+    engine: SQLiteEngine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of ours that cannot commit gives up before the fork does, so the child has the file as any other has."""
+    assert sqlite_engine._QUIET_S > 2 * writer.BUSY_LIMIT_S
+    monkeypatch.setattr(writer, "BUSY_LIMIT_S", 0.2)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as threads:
+        other.execute("BEGIN IMMEDIATE")
+        submitting = threads.submit(engine.submit, [new_task()])
+        while not engine._writer._is_led:
+            threading.Event().wait(0.001)
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(engine.counts()[TaskStatus.PENDING])
+            finally:
+                os._exit(99)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(StoreBusy, match="If there is none, the disk"):
+            submitting.result(LONG_S)
+        other.execute("ROLLBACK")
 
 
 @pytest.mark.alone

@@ -269,7 +269,7 @@ class StoreBusy(StoreError):
             f"It is {holder}: keep such a block short."
             if holder
             else "Look for a program that holds a transaction open on it (a shell, a database browser, a backup) and "
-            "end that transaction."
+            "end that transaction. If there is none, the disk takes so long for a commit of another process of ours."
         )
         super().__init__(f"{path} has been locked by another connection for {waited_s:g} s; nothing was written. {who}")
 

@@ -116,7 +116,7 @@ def translated(error: sqlite3.Error | MemoryError, path: Path, *, committing: bo
     if code in _DAMAGE:
         return StoreDamaged(str(path), str(error))
     if code == sqlite3.SQLITE_BUSY:
-        return StoreBusy(str(path), 0.0)
+        return StoreBusy(str(path), _OPEN_LIMIT_S)  # who opens and who reads has waited so long
     if committing:
         return OutcomeUnknown(str(path), str(error) or "out of memory")
     return StoreError(f"{path}: {error}")

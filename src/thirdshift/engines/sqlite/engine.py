@@ -93,8 +93,9 @@ from thirdshift.host.lock import FileLock
 _BATCH = 500
 """Rows that one transaction of a long change writes: some milliseconds under the write lock."""
 _MOST_RELATIVES = 1_000
-_QUIET_S = 5.0
-"""How long a fork waits for what is being written or read."""
+_QUIET_S = 30.0
+"""How long a fork waits for what is being written or read. Much longer than a writer waits for a lock: that one
+gives up in time, and a disk that takes seconds for one commit costs no child its file."""
 _SPEC_OF = attrgetter("spec")
 _LEAST_PAUSE_S = 0.002
 """Twice the pause after which another process that found the file locked looks again."""
