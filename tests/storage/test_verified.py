@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from thirdshift.core.errors import DamagedDirectory
+from thirdshift.storage.temporaries import sweep_temporaries
 from thirdshift.storage.verified import (
     MANIFEST_NAME,
     copy_verified,
     publish,
     read_manifest,
-    sweep_temporaries,
     verify,
 )
 
@@ -237,6 +237,23 @@ def test_sweeping_removes_what_crashes_left_and_nothing_else(directory: Path) ->
     shutil.copytree(directory, left)
     assert sweep_temporaries(directory.parent) == [left]
     assert list(directory.parent.iterdir()) == [directory]
+
+
+def test_sweeping_leaves_what_a_living_writer_fills(tmp_path: Path) -> None:
+    """It asks the kernel who lives; also a folder that is swept before its writer holds it costs nothing."""
+
+    def fill_and_sweep(folder: Path) -> None:
+        assert sweep_temporaries(tmp_path) == []
+        fill(folder)
+
+    publish(tmp_path / "target", fill_and_sweep)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    sweeper = "import sys, pathlib; from thirdshift.storage.temporaries import sweep_temporaries as sweep\nwhile 1: "
+    with subprocess.Popen([sys.executable, "-c", f"{sweeper}sweep(pathlib.Path(sys.argv[1]))", tmp_path]) as process:
+        for number in range(100):
+            publish(tmp_path / str(number), fill)
+        process.kill()
+    assert all(verify(tmp_path / str(number)) for number in range(100))
 
 
 def test_a_publication_whose_name_may_be_lost_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

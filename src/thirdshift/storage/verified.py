@@ -7,7 +7,6 @@ came to the end; whoever needs to know that the disk kept the bytes calls :func:
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,10 +17,10 @@ from blake3 import blake3
 
 from thirdshift.core.errors import DamagedDirectory
 from thirdshift.host.files import sync_directory, sync_file, write_atomically
+from thirdshift.storage.temporaries import temporary_beside
 
 MANIFEST_NAME = "manifest.json"
 CHUNK_BYTES = 1 << 20
-_TEMPORARY_MARK = ".tmp-"
 _FORMAT = 1
 
 
@@ -57,34 +56,13 @@ def publish(target: Path, fill: Fill, *, facts: Mapping[str, Any] | None = None)
     """Make *target* appear as one step, with what *fill* writes into the folder it is given.
 
     Raises :class:`FileExistsError` when *target* exists. A crash or an exception leaves nothing under the name
-    *target*; what it leaves under a temporary name is removed by :func:`sweep_temporaries`.
+    *target*; what it leaves under a temporary name is removed by
+    :func:`~thirdshift.storage.temporaries.sweep_temporaries`, but never while its writer lives.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists; a verified directory is never overwritten")
-    temporary = target.with_name(f"{target.name}{_TEMPORARY_MARK}{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True, mode=0o700)
-    try:
-        known = {entry.path: entry for entry in fill(temporary) or ()}
-        manifest = Manifest(files=_entries(temporary, known), facts=dict(facts or {}))
-        for entry in manifest.files:
-            if entry.path not in known:
-                sync_file(temporary / entry.path)
-        for folder in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
-            sync_directory(folder)
-        write_atomically(temporary / MANIFEST_NAME, _encode(manifest))
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    try:
-        sync_directory(target.parent)
-    except BaseException:  # whoever is told that it failed must not find it there
-        with contextlib.suppress(OSError):
-            target.rename(temporary)
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return manifest
+    with temporary_beside(target) as temporary:
+        return _publish(target, temporary, fill, facts)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -142,22 +120,35 @@ def copy_verified(source: Path, target: Path, *, facts: Mapping[str, Any] | None
         raise
 
 
-def sweep_temporaries(parent: Path) -> list[Path]:
-    """Remove what interrupted writers left in *parent*; returns what was removed.
-
-    Only call it while no writer of *parent* can be at work.
-    """
-    left = sorted(path for path in parent.glob(f"*{_TEMPORARY_MARK}*") if path.is_dir())
-    for path in left:
-        shutil.rmtree(path)
-    return left
-
-
 def hash_file(path: Path) -> str:
     """Return the BLAKE3 hash of *path* in hex."""
     hasher = blake3()
     hasher.update_mmap(path)
     return hasher.hexdigest()
+
+
+def _publish(target: Path, temporary: Path, fill: Fill, facts: Mapping[str, Any] | None) -> Manifest:
+    try:
+        known = {entry.path: entry for entry in fill(temporary) or ()}
+        manifest = Manifest(files=_entries(temporary, known), facts=dict(facts or {}))
+        for entry in manifest.files:
+            if entry.path not in known:
+                sync_file(temporary / entry.path)
+        for folder in [temporary, *(path for path in temporary.rglob("*") if path.is_dir())]:
+            sync_directory(folder)
+        write_atomically(temporary / MANIFEST_NAME, _encode(manifest))
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    try:
+        sync_directory(target.parent)
+    except BaseException:  # whoever is told that it failed must not find it there
+        with contextlib.suppress(OSError):
+            target.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return manifest
 
 
 def _paths(directory: Path) -> list[str]:

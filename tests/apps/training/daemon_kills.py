@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 
 from thirdshift.apps.training.queue import TrainingQueue
+from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.processes import descendants, send_signal
+from thirdshift.storage.temporaries import TEMPORARY_MARK
 from thirdshift.storage.verified import hash_file
 
 THIRDSHIFT = Path(sys.executable).with_name("thirdshift")
@@ -140,6 +142,8 @@ class Site:
             self._compare_file(name, expected)
         if self.weights() != expected.weights():
             self.fail("the model is another than that of the daemon left alone")
+        if left := [*workspace.root.glob(f"**/*{TEMPORARY_MARK}*")]:
+            self.fail(f"half made is {left}")
         if any((workspace.checkpoints / "damaged").glob("*")):
             self.fail("a checkpoint was found damaged")
 
@@ -153,9 +157,11 @@ class Site:
             self.fail(f"{name}: rows were trained {counts} times instead of {wanted_counts}")
         if name == "file-0.jsonl" and set(counts) != {EPOCHS}:  # later ones repeat some rows of earlier ones, once
             self.fail(f"{name}: rows were trained {counts} times instead of {EPOCHS}")
-        snapshots = list(self.workspace.snapshots.glob(f"{report['checkpoint']}_*"))
+        service = SnapshotService(self.workspace.checkpoints, self.workspace.snapshots)
+        snapshots = [one.name for one in service.list_snapshots() if one.checkpoint == report["checkpoint"]]
         if len(snapshots) != 1:
             self.fail(f"{name}: its snapshots are {snapshots}")
+        service.verify(snapshots[0])
 
     def counts(self, report: dict[str, Any]) -> list[int]:
         """How often each row was trained, by the ledger of the checkpoint that *report* names."""

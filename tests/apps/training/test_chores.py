@@ -1,14 +1,19 @@
 """The chores beside the training, without a worker: what is asked for, and what is remembered of it."""
 
 import os
+import signal
 from pathlib import Path
 
 from thirdshift import BackgroundTaskManager, TaskFilter
+from thirdshift.apps.training.checkpoints import CheckpointFacts, CheckpointStore
 from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.config import GeneratorConfig
 from thirdshift.apps.training.inline_chores import InlineChores
 from thirdshift.apps.training.snapshot_interval import is_snapshot_due
+from thirdshift.apps.training.tasks import take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
+from thirdshift.core.task import AttemptOutcome
+from thirdshift.storage.verified import verify
 
 
 def seeds_of(manager: BackgroundTaskManager, workspace: TrainingWorkspace, times: int) -> list[int]:
@@ -83,6 +88,30 @@ def test_one_snapshot_is_asked_for_however_often_it_is_due(tmp_path: Path) -> No
             for _ in range(3):
                 chores.snapshot_when_due(0)
         assert [task.name for task in manager.find_tasks()] == ["take_snapshot"]
+
+
+def test_a_snapshot_whose_process_is_killed_is_taken_once(tmp_path: Path) -> None:
+    """Killed in the middle of its copy, the chore is tried again: one verified snapshot, and nothing half made."""
+    workspace = TrainingWorkspace(tmp_path)
+    workspace.create()
+
+    def fill(folder: Path) -> None:
+        with (folder / "model.safetensors").open("wb") as weights:
+            weights.truncate(100_000_000)
+
+    facts = CheckpointFacts(plan_hash="", base_hash="", data_name="", step=1, total_steps=1, numerics={})
+    CheckpointStore(workspace.checkpoints).save(fill, facts)
+    with BackgroundTaskManager("process", 1, database=tmp_path / "tasks.db") as manager:
+        taking = manager.submit(take_snapshot, str(tmp_path))
+        while not (half_made := next(workspace.snapshots.glob("*.tmp-*"), None)):
+            assert not manager.get_task_status(taking.id).is_finished
+        os.kill(int(half_made.name.rpartition("-")[2]), signal.SIGKILL)
+        taken = Path(taking.result(timeout=60))
+        task = manager.get_task(taking.id)
+    assert task is not None
+    assert [attempt.outcome for attempt in task.attempts] == [AttemptOutcome.INTERRUPTED, AttemptOutcome.COMPLETED]
+    assert list(workspace.snapshots.iterdir()) == [taken]
+    verify(taken)
 
 
 def test_chores_in_line_are_done_when_the_call_returns(tmp_path: Path) -> None:

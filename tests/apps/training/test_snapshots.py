@@ -169,3 +169,14 @@ def test_sweeping_removes_what_a_crash_left(service: SnapshotService) -> None:
     left.mkdir()
     assert service.sweep() == [left]
     assert list(service.snapshots_dir.iterdir()) == [path]
+
+
+def test_asked_twice_with_one_key_it_is_made_once(service: SnapshotService, clock: Clock) -> None:
+    """For one who died before it could say what it had made; a copy that does not verify is made again."""
+    made = service.create_snapshot(key="of a task")
+    clock.seconds += 60
+    assert service.create_snapshot(key="of a task") == made
+    (made / "model.safetensors").write_text("weights 9")
+    again = service.create_snapshot(key="of a task")
+    assert [one.path for one in service.list_snapshots()] == [again]
+    assert service.create_snapshot(key="of another") != again

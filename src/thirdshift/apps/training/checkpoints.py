@@ -20,7 +20,8 @@ from typing import Any, Self
 
 from thirdshift.core.errors import DamagedDirectory, ThirdshiftError
 from thirdshift.host.files import move_directory_without_overwriting, sync_directory, write_atomically
-from thirdshift.storage.verified import Fill, publish, read_manifest, sweep_temporaries, verify
+from thirdshift.storage.temporaries import sweep_temporaries
+from thirdshift.storage.verified import Fill, publish, read_manifest, verify
 
 _NAME = re.compile(r"ckpt-(\d{6,})(?:-\d+)?")  # with the suffix of a namesake among the damaged
 _TRASH_MARK = ".trash-"

@@ -24,7 +24,7 @@ from thirdshift.apps.training.rows import Row
 from thirdshift.apps.training.trainer import TrainingOutcome, train
 from thirdshift.core.errors import DamagedDirectory
 from thirdshift.host.files import move_directory_without_overwriting
-from thirdshift.storage.verified import sweep_temporaries
+from thirdshift.storage.temporaries import sweep_temporaries
 
 _logger = logging.getLogger("thirdshift.training")
 

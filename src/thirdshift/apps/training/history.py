@@ -18,7 +18,8 @@ from thirdshift.apps.training.rows import Row
 from thirdshift.core.errors import DamagedDirectory, UsageError
 from thirdshift.core.plain import plain
 from thirdshift.host.files import numbered, sync_directory, write_atomically
-from thirdshift.storage.verified import FileEntry, publish, read_manifest, sweep_temporaries
+from thirdshift.storage.temporaries import TEMPORARY_MARK, sweep_temporaries
+from thirdshift.storage.verified import FileEntry, publish, read_manifest
 
 EXAMINATION = "held_out.jsonl"
 REPLAY = "for_replay.jsonl"
@@ -142,7 +143,7 @@ class History:
 
 
 def _is_record(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".") and ".tmp-" not in path.name
+    return path.is_dir() and not path.name.startswith(".") and TEMPORARY_MARK not in path.name
 
 
 def _read(path: Path) -> FileRecord | None:

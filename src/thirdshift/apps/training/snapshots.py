@@ -4,6 +4,7 @@ A snapshot is an ordinary folder: a person opens it, ``transformers`` loads it.
 """
 
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from thirdshift.apps.training.checkpoints import CheckpointStore
 from thirdshift.apps.training.filenames import free_name
 from thirdshift.apps.training.moments import iso
 from thirdshift.core.errors import DamagedDirectory, ThirdshiftError, UnsafePath
-from thirdshift.storage.verified import copy_verified, read_manifest, sweep_temporaries, verify
+from thirdshift.storage.temporaries import sweep_temporaries
+from thirdshift.storage.verified import copy_verified, read_manifest, verify
 
 _CHECKPOINT_NAME = re.compile(r"ckpt-\d{6,}")
 _SNAPSHOT_NAME = re.compile(r"ckpt-\d{6,}_\d{8}_\d{6}(-\d+)?")
@@ -36,19 +38,20 @@ class SnapshotNotFound(ThirdshiftError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """One snapshot: the checkpoint it is a copy of, when it was taken (aware UTC), and its bytes."""
+    """One snapshot: the checkpoint it is a copy of, when it was taken (aware UTC), its bytes, and who asked for it."""
 
     name: str
     path: Path
     checkpoint: str
     taken_at: datetime
     size_bytes: int
+    key: str | None = None
 
 
 class SnapshotService:
     """Takes, lists, verifies and restores snapshots of the checkpoints in *checkpoints_dir*.
 
-    One process takes snapshots at a time; any may read. *clock* gives Unix seconds.
+    Any process may, at any time. *clock* gives Unix seconds.
     """
 
     def __init__(self, checkpoints_dir: Path, snapshots_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -56,19 +59,25 @@ class SnapshotService:
         self.snapshots_dir = Path(snapshots_dir)
         self._clock = clock
 
-    def create_snapshot(self, name: str | None = None) -> Path:
+    def create_snapshot(self, name: str | None = None, *, key: str | None = None) -> Path:
         """Copy the checkpoint *name* (``None``: the newest) to ``<name>_<YYYYmmdd_HHMMSS>``, local time.
 
-        The checkpoint is kept from being pruned meanwhile, and the copy is read back and compared by hash. Raises
+        The checkpoint is kept from being pruned meanwhile, and the copy is read back and compared by hash. What dead
+        attempts left half done is removed. With a *key* it is made once: called again with the same one, after a death
+        at any moment, it returns the snapshot that was made, if that verifies. Raises
         :class:`DamagedDirectory` when it does not verify, after removing it; :class:`NoCheckpoint`;
         :class:`thirdshift.apps.training.checkpoints.CheckpointGone` when there is none of that name.
         """
+        self.sweep()
+        if key is not None and (made := self._made_with(key)):
+            return made
         store = CheckpointStore(self.checkpoints_dir)
         with store.in_use(self._checkpoint(store, name)) as checkpoint:
             moment = self._clock()
             local_time = time.strftime("%Y%m%d_%H%M%S", time.localtime(moment))
             target = self.snapshots_dir / free_name(self.snapshots_dir, f"{checkpoint.name}_{local_time}")
-            copy_verified(checkpoint, target, facts={"checkpoint": checkpoint.name, "taken_at": iso(moment)})
+            facts = {"checkpoint": checkpoint.name, "taken_at": iso(moment), "key": key}
+            copy_verified(checkpoint, target, facts=facts)
         return target
 
     def list_snapshots(self) -> list[Snapshot]:
@@ -101,8 +110,20 @@ class SnapshotService:
         return target_dir
 
     def sweep(self) -> list[Path]:
-        """Remove what interrupted copies left; only while no snapshot is being taken. Returns what was removed."""
+        """Remove what interrupted copies left, but none that is being made. Returns what was removed."""
         return sweep_temporaries(self.snapshots_dir)
+
+    def _made_with(self, key: str) -> Path | None:
+        """Return the sound snapshot of that *key*. The maker may have died before it verified it: a bad one goes."""
+        for snapshot in self.list_snapshots():
+            if snapshot.key == key:
+                try:
+                    verify(snapshot.path)
+                except DamagedDirectory:
+                    shutil.rmtree(snapshot.path)
+                else:
+                    return snapshot.path
+        return None
 
     def _checkpoint(self, store: CheckpointStore, name: str | None) -> Path:
         if name is not None:
@@ -127,4 +148,11 @@ def _read(path: Path) -> Snapshot | None:
         checkpoint, taken_at = str(manifest.facts["checkpoint"]), datetime.fromisoformat(manifest.facts["taken_at"])
     except (DamagedDirectory, KeyError, TypeError, ValueError):
         return None
-    return Snapshot(name=path.name, path=path, checkpoint=checkpoint, taken_at=taken_at, size_bytes=manifest.size_bytes)
+    return Snapshot(
+        name=path.name,
+        path=path,
+        checkpoint=checkpoint,
+        taken_at=taken_at,
+        size_bytes=manifest.size_bytes,
+        key=manifest.facts.get("key"),
+    )

@@ -90,15 +90,16 @@ def take_snapshot(base_dir: str, checkpoint: str | None = None) -> str:
 
     A checkpoint that was pruned before its turn came is represented by the newest, which goes on from it.
     """
+    key = current_task().idempotency_key
     workspace = TrainingWorkspace(base_dir)
     config = config_of(workspace)
     with idle_priority():
         DiskGuard(config.disk.min_free_gb, config.disk.warn_free_gb).require(workspace.snapshots)
         service = SnapshotService(workspace.checkpoints, workspace.snapshots)
         try:
-            return str(service.create_snapshot(checkpoint))
+            return str(service.create_snapshot(checkpoint, key=key))
         except CheckpointGone:
-            return str(service.create_snapshot())
+            return str(service.create_snapshot(key=key))
 
 
 @task(queue=CHORES_QUEUE, pool="process", max_retries=2, timeout=300)
