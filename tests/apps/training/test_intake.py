@@ -195,6 +195,39 @@ def test_a_file_that_is_still_written_to_after_it_was_claimed_is_looked_at_again
     assert queue.checking.names() == ["a.jsonl"]
 
 
+def test_an_older_file_is_trained_first_though_its_check_takes_longer(
+    workspace: TrainingWorkspace, queue: TrainingQueue, manager: BackgroundTaskManager
+) -> None:
+    """For a minute, also by the next daemon; what goes before it anyway does not wait, and then nobody does."""
+    now = [0.0]
+    first, second = (
+        Intake(workspace, queue, manager, DaemonConfig(settle_s=0), lambda _notice: None, clock=lambda: now[0])
+        for _ in range(2)
+    )
+    for number, name in enumerate(("older.jsonl", "newer.jsonl", "urgent.jsonl")):
+        (workspace.inbox / name).write_text(row_of(name))
+        os.utime(workspace.inbox / name, (number, number))
+    first.tick()
+    with (workspace.checking / "older.jsonl").open("a"):  # its check comes to no end
+        run_until_idle(manager)
+        first.tick()
+        queue.set_priority("urgent.jsonl", "high")
+        assert (names(queue), queue.checking.names()) == (["urgent.jsonl", "newer.jsonl"], ["older.jsonl"])
+        urgent = queue.get_next(first.awaited())
+        assert urgent is not None
+        assert urgent.name == "urgent.jsonl"
+        assert queue.get_next(first.awaited()) is None
+        second.recover()
+        now[0] = 59.0
+        assert queue.get_next(second.awaited()) is None
+        now[0] = 60.0
+        newer = queue.get_next(second.awaited())
+        assert newer is not None
+        assert newer.name == "newer.jsonl"
+    first.close()
+    second.close()
+
+
 def test_what_a_dead_daemon_was_checking_is_checked_again(
     workspace: TrainingWorkspace, intake: Intake, queue: TrainingQueue, manager: BackgroundTaskManager
 ) -> None:

@@ -2,6 +2,7 @@
 
 from thirdshift import BackgroundTaskManager
 from thirdshift.apps.training.control import ControlFolder
+from thirdshift.apps.training.intake import Intake
 from thirdshift.apps.training.notices import Notify, Remarked
 from thirdshift.apps.training.orders import Orders
 from thirdshift.apps.training.session import TrainingSession
@@ -25,6 +26,7 @@ class Admission:
         session: TrainingSession,
         control: ControlFolder,
         orders: Orders,
+        intake: Intake,
         manager: BackgroundTaskManager,
         disk: DiskGuard,
         notify: Notify,
@@ -33,6 +35,7 @@ class Admission:
         self._session = session
         self._control = control
         self._orders = orders
+        self._intake = intake
         self._manager = manager
         self._disk = disk
         self._notify = notify
@@ -63,7 +66,7 @@ class Admission:
             return
         if self._orders.stops_after_file:
             self.reason = "stops after the file in hand, by order"
-        elif self._session.begin():
+        elif self._session.begin(self._intake.awaited()):
             self.reason = self._recovery = None
 
     def _obstacle(self) -> str | None:

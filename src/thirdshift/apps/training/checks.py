@@ -5,6 +5,8 @@ looked at at a time, so that a small one always finds a place beside it.
 """
 
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
@@ -21,6 +23,8 @@ from thirdshift.core.task import AttemptOutcome
 
 SLOTS = 2
 """Files that are looked at at once."""
+PATIENCE_S = 60.0
+"""Seconds from the beginning of a check for which files that would be trained after it wait for its end."""
 _LARGE_BYTES = 64 * 10**6
 _FORCED = re.compile(r"\.force(-\d+)?\.jsonl$")
 _UNFINISHED = frozenset(status for status in TaskStatus if not status.is_finished)
@@ -36,13 +40,17 @@ class Checks:
         manager: BackgroundTaskManager,
         config: ValidationConfig,
         notify: Notify,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._workspace = workspace
         self._queue = queue
         self._manager = manager
         self._config = config
         self._notify = notify
+        self._clock = clock
         self._tasks: dict[str, str] = {}
+        self._begun_at: dict[str, float] = {}
         self.finished = FinishWaker(manager)
         """Is readable when a check has ended."""
 
@@ -53,6 +61,12 @@ class Checks:
         """End the checks of before: what lies there is checked again. Before any worker starts."""
         for task in self._manager.find_tasks(TaskFilter(statuses=_UNFINISHED, queue=INTAKE_QUEUE, limit=1000)):
             self._manager.cancel_task(task.id)
+        self._begun_at = dict.fromkeys(self._queue.checking.names(), self._clock())
+
+    def awaited(self) -> list[str]:
+        """Return the files that are being checked, and not for longer than :data:`PATIENCE_S`."""
+        now = self._clock()
+        return [name for name, begun_at in self._begun_at.items() if now - begun_at < PATIENCE_S]
 
     def begin(self, file: ClaimedFile) -> None:
         """Have *file* looked at; one that is no plain file of its own is refused unread."""
@@ -82,6 +96,7 @@ class Checks:
         options = self._manager.options(tags=[f"check:{name}"], limit_key="check of a large file" if is_large else None)
         task_id = options.submit(check_file, str(self._workspace.root), name, self._config.level).id
         self._tasks[name] = task_id
+        self._begun_at.setdefault(name, self._clock())
         self.finished.watch(task_id)
 
     def _finish(self, name: str, task: BackgroundTask) -> None:
@@ -99,7 +114,7 @@ class Checks:
 
     def _accept(self, name: str, found: dict[str, Any]) -> None:
         path = self._queue.checking.accept(name, found)
-        self._tasks.pop(name, None)
+        self._forget(name)
         self._notify(FileAccepted(path.name, found["rows"]))
         lengths = found["lengths"]
         if lengths is not None and lengths["cut_rows"]:
@@ -110,20 +125,24 @@ class Checks:
         cause = f"duplicate of {twin}"
         report = {"cause": cause, "duplicate_of": twin, "trained": False, "validation": found}
         target = self._queue.checking.archive(name, report, self._workspace.archive)
-        self._tasks.pop(name, None)
+        self._forget(name)
         again = f"to train it again: thirdshift train add --force {target.relative_to(self._workspace.root)}"
         self._notify(Remarked(f"{name} is a {cause}; archived untrained. {again}"))
 
     def _refuse(self, name: str, report: dict[str, Any]) -> None:
         target = self._queue.checking.refuse(name, {**report, "final_failure": True})
-        self._tasks.pop(name, None)
+        self._forget(name)
         self._notify(FileRefused(name, report["cause"], target))
 
     def _let_go(self, name: str, task_id: str) -> None:
         self._manager.cancel_task(task_id)
         self._queue.checking.forget(name)
-        self._tasks.pop(name, None)
+        self._forget(name)
         self._notify(Remarked(f"{name} was taken out of queue/checking by hand; it is not checked"))
+
+    def _forget(self, name: str) -> None:
+        self._tasks.pop(name, None)
+        self._begun_at.pop(name, None)
 
 
 def _failed_attempts(task: BackgroundTask) -> int:

@@ -102,7 +102,7 @@ class TrainingDaemon:
             for source in intake.sources:
                 sleep.add(source)
             orders = Orders(control, session, chores, say)
-            admission = Admission(workspace, session, control, orders, manager, disk, say)
+            admission = Admission(workspace, session, control, orders, intake, manager, disk, say)
             reporter = Reporter(workspace, queue, disk, session, chores, admission, troubles, sleep)
 
             if reporter.found_a_crash():

@@ -1,6 +1,8 @@
 """From the inbox to the queue: complete files only, claimed before they are read, checked before they may wait."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from thirdshift import BackgroundTaskManager
@@ -18,7 +20,10 @@ _AT_ONCE = 64
 
 
 class Intake:
-    """Takes what people drop. A bad file goes to ``queue/failed`` with a report; nothing is ever deleted."""
+    """Takes what people drop. A bad file goes to ``queue/failed`` with a report; nothing is ever deleted.
+
+    *clock* counts seconds and never steps.
+    """
 
     def __init__(
         self,
@@ -27,12 +32,14 @@ class Intake:
         manager: BackgroundTaskManager,
         config: DaemonConfig,
         notify: Notify,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inbox = workspace.inbox.resolve()
         self._queue = queue
         self._notify = notify
         self._flattener = InboxFlattener(self._inbox, settle_s=config.settle_s)
-        self._checks = Checks(workspace, queue, manager, config.validation, notify)
+        self._checks = Checks(workspace, queue, manager, config.validation, notify, clock=clock)
         self._watcher = FileWatcher(self._inbox, settle_s=config.settle_s, say=lambda text: notify(Remarked(text)))
         events = [self._watcher] if self._watcher.has_events else []
         self.sources: list[Readable] = [self._checks.finished, *events]
@@ -60,6 +67,10 @@ class Intake:
     def size(self) -> int:
         """Return how many files lie in the inbox that will be taken once they are complete, or are being checked."""
         return self._watcher.size() + self._flattener.size() + len(self._checks)
+
+    def awaited(self) -> list[str]:
+        """Return the files whose checks are waited for by those that would be trained after them."""
+        return self._checks.awaited()
 
     def close(self) -> None:
         """Watch no more."""

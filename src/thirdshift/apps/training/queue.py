@@ -18,7 +18,7 @@ is the decision, and the next start carries it out when a crash came between (`d
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,16 +94,20 @@ class TrainingQueue:
             sync_file(path)
         return self._places.enter(path, storable(path.name), priority)
 
-    def get_next(self) -> QueuedFile | None:
+    def get_next(self, awaited: Iterable[str] = ()) -> QueuedFile | None:
         """Move the first file of the line to processing and return it; ``None`` when nobody waits.
 
         First what was interrupted, then high before normal before low, and in order of arrival; a file that failed not
-        before its time.
+        before its time. No file is taken that one of *awaited*, which are being checked, would go before.
         """
         now = datetime.fromtimestamp(self._clock(), UTC)
+        checked = [file for name in awaited if (file := self._describe(self._places.checking / name))]
+        limit = min(map(_turn, checked), default=None)
         for file in self.queued():
             if file.retry_at is not None and now < file.retry_at:
                 continue
+            if limit is not None and _turn(file) > limit:
+                return None
             try:
                 return self._take(file)
             except FileNotFoundError:  # somebody removed it or changed its priority meanwhile
@@ -112,10 +116,9 @@ class TrainingQueue:
 
     def queued(self) -> list[QueuedFile]:
         """All waiting files in the order in which they will be taken."""
-        rank = {priority: number for number, priority in enumerate(PRIORITIES)}
         paths = [folder / name for folder in self._places.waiting.values() for name in names_in(folder)]
         files = [file for path in paths if (file := self._describe(path))]
-        return sorted(files, key=lambda file: (not file.goes_first, rank[file.priority], file.arrived_at, file.name))
+        return sorted(files, key=_turn)
 
     def size(self) -> int:
         """Number of waiting files; those in processing are not counted."""
@@ -247,14 +250,16 @@ class TrainingQueue:
         return None if target is None else RecoveredFile(name=path.name, path=target, finished=True)
 
     def _describe(self, path: Path) -> QueuedFile | None:
+        if not os.path.lexists(path):  # moved on since the folder was listed
+            return None
         try:
             sidecar = self._places.sidecar_of(path)
-        except FileNotFoundError:  # moved on since the folder was listed
+        except FileNotFoundError:
             return None
         return QueuedFile(
             name=path.name,
             path=path,
-            priority=path.parent.name,
+            priority=sidecar.priority if path.parent == self._places.checking else path.parent.name,
             arrived_at=datetime.fromisoformat(sidecar.arrived_at),
             goes_first=sidecar.goes_first,
             attempts=sidecar.attempts,
@@ -264,3 +269,8 @@ class TrainingQueue:
 
     def _in_processing(self, name: str) -> Path:
         return self._places.find(name, [self._places.processing], "in processing")
+
+
+def _turn(file: QueuedFile) -> tuple[bool, int, datetime, str]:
+    """The order in which files are taken, as a key to sort by."""
+    return not file.goes_first, PRIORITIES.index(file.priority), file.arrived_at, file.name

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from blake3 import blake3
@@ -75,11 +75,14 @@ class TrainingSession:
             if folder.is_dir() and folder.name not in waiting:
                 shutil.rmtree(folder)
 
-    def begin(self) -> bool:
-        """Take the next file and see that a task trains it; False when nobody waits or a file is in hand."""
+    def begin(self, awaited: Iterable[str] = ()) -> bool:
+        """Take the next file and see that a task trains it; False when none may be taken or a file is in hand.
+
+        *awaited* are being checked: those behind them wait too.
+        """
         if self._file is not None:
             return False
-        file = self._file = self._queue.get_next()
+        file = self._file = self._queue.get_next(awaited)
         if file is None:
             return False
         self._task_id = self._task_of(file)
