@@ -82,6 +82,20 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
         sync_directory(path.parent)
 
 
+def create_atomically(path: Path, content: bytes) -> bool:
+    """Create *path* with *content* as one durable step; False, and nothing changed, when it is there already."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    write_atomically(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    sync_directory(path.parent)
+    return True
+
+
 def move_without_overwriting(source: Path, folder: Path, name: str | None = None) -> Path:
     """Move *source* into *folder*; a namesake there is never overwritten, ``-1``, ``-2`` … is added instead.
 

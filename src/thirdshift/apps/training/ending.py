@@ -5,9 +5,11 @@ What is decided is on disk before it is carried out, so a crash anywhere leads t
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from thirdshift.apps.training.attempts import AttemptLog
 from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointStore
+from thirdshift.apps.training.decision import decide
 from thirdshift.apps.training.gate import worsened
 from thirdshift.apps.training.history import HELD_BACK, PUBLISHED, History
 from thirdshift.apps.training.job import FileResult, TrainingJob
@@ -18,8 +20,6 @@ from thirdshift.apps.training.publish import publish_current_model
 from thirdshift.apps.training.row_files import read_row_file
 from thirdshift.host.files import write_atomically
 
-DECISION = "decision.json"
-
 
 def conclude(
     job: TrainingJob,
@@ -29,7 +29,7 @@ def conclude(
     result: FileResult,
     attempts: AttemptLog,
 ) -> FileResult:
-    """Bring the trained *checkpoint* to its end and return the finished *result*."""
+    """Bring the trained *checkpoint* to its end and return the finished *result*; raises ``Skipped``."""
     history = None if job.history is None else History(job.history)
     result = _decide(job, plan, history, result)
     came_of_it = model_hash(checkpoint.path)
@@ -61,17 +61,16 @@ def conclude(
 
 
 def _decide(job: TrainingJob, plan: Plan, history: History | None, result: FileResult) -> FileResult:
-    """Return *result* with what was decided: at the first call, from then on what ``decision.json`` says."""
-    path = job.work / DECISION
-    if path.exists():
-        decided = json.loads(path.read_bytes())
-    else:
+    """Return *result* with what was decided: at the first call, from then on what is written."""
+
+    def ask_the_gate() -> dict[str, Any]:
         is_accepted = history is not None and history.is_accepted(plan.facts.data_hash)
         worse = worsened(result.earlier_before, result.earlier_after, job.settings)
         files = {} if history is None else {record.key: record.file for record in history.records()}
         found = [f"{files.get(key, key)}: {how}" for key, how in worse.items()]
-        decided = {"held_back": [] if is_accepted else found, "is_accepted": is_accepted and bool(found)}
-        write_atomically(path, json.dumps(decided, indent=1).encode())
+        return {"held_back": [] if is_accepted else found, "is_accepted": is_accepted and bool(found)}
+
+    decided = decide(job.work, plan.facts.data_name, ask_the_gate)
     return replace(
         result, finished=True, held_back=tuple(decided["held_back"]), is_accepted=bool(decided["is_accepted"])
     )

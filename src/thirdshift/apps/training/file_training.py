@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from thirdshift.apps.training.attempts import ATTEMPTS, AttemptLog
 from thirdshift.apps.training.checkpoints import CheckpointStore
+from thirdshift.apps.training.decision import DECISION, demand_not_skipped
 from thirdshift.apps.training.earlier import Earlier
-from thirdshift.apps.training.ending import DECISION, conclude
+from thirdshift.apps.training.ending import conclude
 from thirdshift.apps.training.evaluate import examples_from_jsonl
 from thirdshift.apps.training.examinations import Examined, examine_once
 from thirdshift.apps.training.history import History
@@ -36,6 +37,7 @@ def run(job: TrainingJob, report: Report, should_stop: ShouldStop) -> FileResult
     """Do what is left to do of *job*; see :func:`thirdshift.apps.training.train_file.train_file`."""
     if (done := _result_of_before(job)) is not None:
         return done
+    demand_not_skipped(job.work, job.data.name)
     job.work.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(job.work)
     _begin_anew_on_another_model(job)

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from thirdshift.apps.training.decision import Skipped
 from thirdshift.apps.training.job import FileResult, OutOfMemory, Progress, TrainingJob
 from thirdshift.apps.training.rows import BadLine
 from thirdshift.core.errors import ThirdshiftError
@@ -35,7 +36,7 @@ def train_in_fresh_process(
 ) -> FileResult | None:
     """Train *job* in a fresh process and return its result; None when memory did not suffice there either.
 
-    Raises ``BadLine``, or :class:`TrainerFailed` for every other error.
+    Raises ``BadLine``, ``Skipped``, or :class:`TrainerFailed` for every other error.
     """
     command = [sys.executable, "-P", "-m", __name__, str(os.getpid())]  # -P: the folder it runs in is no library
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
@@ -54,6 +55,8 @@ def train_in_fresh_process(
     if "bad_line" in answer:
         path, line, why = answer["bad_line"]
         raise BadLine(Path(path), line, why)
+    if "skipped" in answer:
+        raise Skipped(job.data.name)
     if "out_of_memory" in answer:
         return None
     raise TrainerFailed(answer.get("error", f"it ended with status {child.returncode}"))
@@ -108,6 +111,8 @@ def _main() -> None:
         result = train_here(job, report=lambda progress: say(progress=asdict(progress)), should_stop=is_stopped.is_set)
     except BadLine as error:
         say(bad_line=[str(error.path), error.line, error.why])
+    except Skipped:
+        say(skipped=True)
     except OutOfMemory:
         say(out_of_memory=True)
     except ThirdshiftError as error:

@@ -56,8 +56,7 @@ class Orders:
                 case "pause" | "resume":
                     self._control.set_paused(word == "pause")
                 case "skip":
-                    if not self._session.skip():
-                        self._notify(Remarked("no file is in hand that could be skipped; nothing was done"))
+                    self._session.skip()
                 case "trigger_snapshot":
                     self._chores.snapshot()
                 case _:

@@ -1,14 +1,17 @@
 """The file in hand: taken from the queue, trained by a durable task, brought to the archive or to ``failed``."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
 from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
 from thirdshift.apps.training.config import DaemonConfig
+from thirdshift.apps.training.decision import SKIPPED, skip
 from thirdshift.apps.training.failures import record_failure
 from thirdshift.apps.training.job import FileResult
 from thirdshift.apps.training.notices import (
@@ -107,24 +110,23 @@ class TrainingSession:
             self.progress = dict(task.progress)
             self._notify(TrainingProgressed(file.name, self.progress))
 
-    def skip(self) -> bool:
-        """Give up the file in hand and go on with the next; False when none is in hand, or it is trained already.
+    def skip(self) -> None:
+        """Give up the file in hand and go on with the next, unless it is trained already; says what came of it.
 
-        It lies in ``failed``, from where a retry brings it back; what was trained of it is in no model. First the file
-        is moved and then its task cancelled, so that a crash in between is a skip too.
+        It lies in ``failed``, from where a retry brings it back; what was trained of it is in no model. It is decided
+        first, against the process that may be about to publish it. A crash after that is a skip too: whoever trains the
+        file next finds the decision.
         """
         self.tick()
         file = self._file
-        if file is None or (self.progress or {}).get("phase") == "publishing":
-            return False
-        attempts = file.attempts + 1
-        report = {"cause": "skipped by order", "attempts": attempts, "task": self._task_id, "final_failure": True}
-        record_failure(self._workspace, file.name, _key(file), "skipped by order")
-        self._queue.mark_failed(file.name, report)
-        self._manager.cancel_task(self._task_id)
-        self._notify(Remarked(f"skipped {file.name}; `thirdshift train queue retry {file.name}` brings it back"))
-        self._drop()
-        return True
+        if file is None:
+            self._notify(Remarked("no file is in hand that could be skipped; nothing was done"))
+        elif not skip(self._workspace.work / _key(file)):
+            self._notify(Remarked(f"{file.name} is not skipped: its training is over; what came of it is told soon"))
+        else:
+            self._manager.cancel_task(self._task_id)
+            self._refuse(file, {"cause": SKIPPED, "attempts": file.attempts + 1, "task": self._task_id})
+            self._notify(Remarked(f"`thirdshift train queue retry {file.name}` brings it back"))
 
     def lay_aside(self) -> None:
         """Put the file in hand back to the head of the queue, after the worker has stopped; its task waits too."""
@@ -210,10 +212,17 @@ class TrainingSession:
     def _drop(self) -> None:
         """Forget the file in hand; the work of one that waits again is kept for when it goes on."""
         if self._file is not None and self._file.name not in {file.name for file in self._queue.queued()}:
-            shutil.rmtree(self._workspace.work / _key(self._file), ignore_errors=True)
+            self._remove_work(self._workspace.work / _key(self._file))
         self._file = None
         self._task_id = ""
         self.progress = None
+
+    def _remove_work(self, work: Path) -> None:
+        """A process that has not died yet of being cancelled finds no folder there, and so cannot publish anything."""
+        leaving = work.with_name(f".{work.name}.leaving")
+        with contextlib.suppress(FileNotFoundError):
+            work.rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
 
     def _unfinished_tasks(self) -> list[BackgroundTask]:
         wanted = TaskFilter(statuses=_UNFINISHED, queue=TRAINING_QUEUE, name=train_queued_file.__name__, limit=1000)

@@ -6,8 +6,6 @@ files of one name at the same moment get two names.
 
 import contextlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.core.plain import plain
-from thirdshift.host.files import sync_directory, write_atomically
+from thirdshift.host.files import create_atomically, sync_directory, write_atomically
 
 _SUFFIX = ".json"
 
@@ -68,16 +66,7 @@ class Sidecars:
 
     def claim(self, name: str, sidecar: Sidecar) -> bool:
         """Create the sidecar of *name* as one step; ``False`` when the name is claimed already."""
-        temporary = self.folder / f".{secrets.token_hex(8)}.tmp"
-        write_atomically(temporary, _encode(name, sidecar))
-        try:
-            os.link(temporary, self._path(name))
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
-        sync_directory(self.folder)
-        return True
+        return create_atomically(self._path(name), _encode(name, sidecar))
 
     def write(self, name: str, sidecar: Sidecar) -> None:
         """Write the sidecar of *name*, new or not, as one step."""

@@ -12,6 +12,7 @@ from thirdshift.apps.training.checkpoint_saver import CheckpointNotSaved
 from thirdshift.apps.training.checkpoints import CheckpointGone
 from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.control import ControlFolder
+from thirdshift.apps.training.decision import SKIPPED, Skipped
 from thirdshift.apps.training.generator import DataGenerator
 from thirdshift.apps.training.job import Progress, TrainingJob
 from thirdshift.apps.training.rows import BadLine
@@ -43,8 +44,8 @@ def config_of(workspace: TrainingWorkspace) -> DaemonConfig:
 def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Snooze:
     """Train the file *name* in ``queue/processing`` on the current model; *key* names its own work folder.
 
-    Returns ``{"result": …}``, or ``{"refused": "file:line: why"}`` for a file that cannot be trained. Asked to stop, it
-    saves a checkpoint and is run again later.
+    Returns ``{"result": …}``, or ``{"refused": "file:line: why"}`` for a file that cannot be trained, or is skipped.
+    Asked to stop, it saves a checkpoint and is run again later.
     """
     context = current_task()
     workspace = TrainingWorkspace(base_dir)
@@ -76,6 +77,8 @@ def train_queued_file(base_dir: str, name: str, key: str) -> dict[str, Any] | Sn
         result = train_file(job, report=report, should_stop=should_stop)
     except BadLine as error:
         return {"refused": str(error)}
+    except Skipped:
+        return {"refused": SKIPPED}
     except (NoRoom, CheckpointNotSaved, OSError) as error:  # a full disk is no failure of the file
         if isinstance(error, OSError) and not says_no_space(error):
             raise

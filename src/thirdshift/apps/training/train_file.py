@@ -19,7 +19,8 @@ def train_file(
 
     Call it again with the same job after a stop, a crash or a success: it goes on where it was, exactly, and a
     finished job is not trained twice. When memory does not suffice it goes on in a fresh process, with half as many
-    rows at once. Raises ``BadLine`` when a line of the file cannot be trained.
+    rows at once. Raises ``BadLine`` when a line of the file cannot be trained, and
+    ``Skipped`` when a person gave it up before it was published.
     """
     try:
         return train_here(job, report=report, should_stop=should_stop)
