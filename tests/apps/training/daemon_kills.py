@@ -2,10 +2,11 @@
 
     python tests/apps/training/daemon_kills.py KILLS SEED
 
-Nobody helps it: it is only started again, as systemd would do. The moment is drawn by chance: a phase of the training,
-a file that was just archived or a chore that runs, and some time after it; so is who is killed: the daemon, one of its
-processes, or all of them. When five files are trained and kills are left, another set begins. Prints what it did as
-JSON; ends with an error at the first difference.
+Nobody helps it: it is only started again, as systemd would do. Files are dropped into the inbox one after the other,
+and trained in that order. The moment is drawn by chance: a file that was just dropped, is being checked or was just
+queued, a phase of the training, a file that was just archived or a chore that runs, and some time after it; so is who
+is killed: the daemon, one of its processes, or all of them. When five files are trained and kills are left, another set
+begins. Prints what it did as JSON; ends with an error at the first difference.
 """
 
 import collections
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from thirdshift.apps.training.queue import TrainingQueue
+from thirdshift.apps.training.history import History
 from thirdshift.apps.training.snapshots import SnapshotService
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.processes import descendants, send_signal
@@ -42,6 +43,7 @@ training:
   training: {{epochs: {EPOCHS}, batch_size: 4, micro_batch_size: 4, max_context: 48, held_out_percent: 10,
              evaluation_limit: 4, threads: 1, checkpoint_steps: 1, keep_checkpoints: 1000}}
 """
+ARRIVALS = ("dropped", "checking", "queued")
 MOMENTS = ("start", "planning", "evaluating before", "training", "training", "evaluating after", "archived", "chore")
 VICTIMS = ("daemon", "daemon", "all", "all", "process")
 PATIENCE_S = 60.0
@@ -51,13 +53,13 @@ LIMIT_S = 600.0
 
 
 class Site:
-    """A workspace in which five files wait, and the daemon on it."""
+    """A workspace, five files that are dropped there one after the other, and the daemon on it."""
 
     def __init__(self, root: Path) -> None:
         self.workspace = TrainingWorkspace(root)
         self.workspace.create()
         (root / "thirdshift.yaml").write_text(CONFIGURATION)
-        queue = TrainingQueue(self.workspace.queue)
+        self.to_drop: list[Path] = []
         for number in range(FILES):
             rows = [
                 {"prompt": f"{number} {row} {'abcdefgh'[row % 8]}", "completion": "abcdefgh"[(row + number) % 8]}
@@ -65,7 +67,8 @@ class Site:
             ]
             path = root / f"file-{number}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            queue.add(path)  # from the inbox they would be queued in the order in which their checks end
+            self.to_drop.append(path)
+        self.drop()
         self.daemon = self.start()
 
     def start(self) -> "subprocess.Popen[str]":
@@ -73,8 +76,21 @@ class Site:
         log = (self.workspace.logs / "output.log").open("a")
         return subprocess.Popen(command, stdout=log, stderr=log, text=True)
 
+    def drop(self) -> Path:
+        """Drop the next file, as a whole."""
+        path = self.to_drop.pop(0)
+        return path.rename(self.workspace.inbox / path.name)
+
     def finish(self) -> None:
-        """Wait for the end of a daemon that nobody kills any more."""
+        """Drop what is left, and wait for the end of a daemon that nobody kills any more."""
+        while self.to_drop:
+            self.drop()
+        self._wait_for_end()
+        if any(self.workspace.inbox.iterdir()):  # dropped in the moment in which it found nothing left to do
+            self.daemon = self.start()
+            self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
         try:
             code = self.daemon.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -92,6 +108,20 @@ class Site:
 
     def archived(self) -> list[str]:
         return sorted(path.name for path in self.workspace.archive.glob("*.jsonl"))
+
+    def drop_and_wait_for(self, moment: str) -> None:
+        """Drop a file in front of a daemon that watches, and wait for *moment* in its way to the queue."""
+        if self.daemon.poll() is not None:  # all that was dropped so far is trained
+            self.daemon = self.start()
+        until = time.monotonic() + PATIENCE_S
+        while not self.status() and time.monotonic() < until:
+            time.sleep(0.002)
+        dropped = self.drop()
+        checked = self.workspace.checking / dropped.name
+        while time.monotonic() < until:
+            if moment == "dropped" or (not dropped.exists() and (moment == "checking" or not checked.exists())):
+                return
+            time.sleep(0.0005)
 
     def wait_for(self, moment: str) -> bool:
         """Wait for *moment*; False when the daemon ended before."""
@@ -135,7 +165,16 @@ class Site:
         names = [f"file-{number}.jsonl" for number in range(FILES)]
         if self.archived() != names:
             self.fail(f"archived are {self.archived()}")
-        for folder in (workspace.inbox, workspace.processing, workspace.failed, workspace.queue / "low"):
+        trained = [record.file for record in History(workspace.history).records()]
+        if trained != names:
+            self.fail(f"trained were, in this order, {trained}")
+        for folder in (
+            workspace.inbox,
+            workspace.checking,
+            workspace.processing,
+            workspace.failed,
+            workspace.queue / "low",
+        ):
             if left := [path.name for path in folder.iterdir()]:
                 self.fail(f"{folder} holds {left}")
         for name in names:
@@ -192,12 +231,17 @@ def main(kills: int, seed: int) -> None:
             wanted = min(chance.randint(15, 25), kills - hits)
             victim = ""
             while wanted:
-                moment = chance.choice(MOMENTS)
+                arrives = bool(site.to_drop) and chance.random() < 0.5
+                moment = chance.choice(ARRIVALS if arrives else MOMENTS)
                 # A process that dies several times in a row without any progress is given up, which is right.
                 victim = chance.choice(VICTIMS[:-1] if victim == "process" else VICTIMS)
-                if not site.wait_for(moment):
-                    break
-                time.sleep(chance.random() ** 2)
+                if arrives:
+                    site.drop_and_wait_for(moment)
+                elif not site.wait_for(moment):
+                    if not site.to_drop:
+                        break
+                    continue
+                time.sleep(chance.random() ** 2 * (0.05 if arrives else 1))
                 if site.hit(victim, chance):
                     tally[f"{victim}, {moment}"] += 1
                     wanted -= 1

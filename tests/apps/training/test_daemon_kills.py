@@ -18,9 +18,10 @@ pytestmark = [
 
 
 def test_five_files_are_trained_once_whatever_is_killed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Daemon, one process or all; started again, it ends with the weights of a daemon left alone and needs no person.
+    """Daemon, one process or all, from the drop on; started again, it ends with the weights of one left alone.
 
-    By the ledger every row was trained exactly its epochs; each file has one report, one archive and one snapshot.
+    Nobody helps it. The files are trained in the order in which they were dropped. By the
+    ledger every row was trained exactly its epochs; each file has one report, one archive and one snapshot.
     """
     program = Path(__file__).with_name("daemon_kills.py")
     command = [sys.executable, str(program), KILLS, SEED]
