@@ -4,7 +4,6 @@ The order that makes it so: write a temporary file in the same folder, fsync it,
 folder. Without the last step the rename itself can be lost on power failure (Pillai et al., OSDI 2014).
 """
 
-import contextlib
 import errno
 import os
 import secrets
@@ -66,17 +65,11 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     ``durable=False`` leaves out both fsyncs: right for a status file that is rewritten several times a second.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        _write_new(temporary, content, durable=durable)
         temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise
     if durable:
         sync_directory(path.parent)
@@ -85,13 +78,13 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
 def create_atomically(path: Path, content: bytes) -> bool:
     """Create *path* with *content* as one durable step; False, and nothing changed, when it is there already."""
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    write_atomically(temporary, content)
     try:
+        _write_new(temporary, content, durable=True)
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
     return True
 
@@ -143,6 +136,15 @@ def numbered(name: str) -> Iterator[str]:
     while True:
         yield f"{path.stem}-{number}{path.suffix}"
         number += 1
+
+
+def _write_new(path: Path, content: bytes, *, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

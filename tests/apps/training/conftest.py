@@ -158,6 +158,6 @@ def queue(workspace: TrainingWorkspace) -> TrainingQueue:
 def intake(
     workspace: TrainingWorkspace, queue: TrainingQueue, manager: BackgroundTaskManager, told: list[Notice]
 ) -> Iterator[Intake]:
-    intake = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), told.append)
+    intake = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), told.append, clock=lambda: 0.0)
     yield intake
     intake.close()

@@ -1,5 +1,6 @@
 """What is dropped is taken when it is complete, looked at in the background, and brought where it belongs."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from thirdshift.apps.training.intake import Intake
 from thirdshift.apps.training.notices import FileAccepted, FileRefused, Notice, Remarked
 from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.workspace import TrainingWorkspace
+from thirdshift.host.signals import StopSignals
+from thirdshift.host.waiting import LoopWait
 from thirdshift.testing import run_until_idle
 
 ROW = '{"prompt": "1 + 1 =", "completion": "2"}\n'
@@ -171,10 +174,14 @@ def test_one_file_that_cannot_be_taken_does_not_hold_up_the_others(
             raise PermissionError(1, "Operation not permitted", source)
         rename(source, target, **folders)
 
+    def tick_until_told() -> None:
+        while True:
+            intake.tick()
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refuse)
         with pytest.raises(PermissionError):
-            intake.tick()
+            tick_until_told()
     assert queue.checking.names() == ["b.jsonl"]
     take_all()
     assert names(queue) == ["b.jsonl", "a.jsonl"]
@@ -193,6 +200,27 @@ def test_a_file_that_is_still_written_to_after_it_was_claimed_is_looked_at_again
         assert names(queue) == []
         file.write("nonsense\n")
     assert queue.checking.names() == ["a.jsonl"]
+
+
+def test_many_files_are_taken_in_several_ticks(
+    workspace: TrainingWorkspace, queue: TrainingQueue, manager: BackgroundTaskManager
+) -> None:
+    """Each costs a while on a busy disk; the loop is woken for the next tick, and does other things before."""
+    now = itertools.count(0, 0.02)
+    intake = Intake(workspace, queue, manager, DaemonConfig(settle_s=0), lambda _notice: None, clock=lambda: next(now))
+    for number in range(5):
+        (workspace.inbox / f"{number}.jsonl").write_text(row_of(str(number)))
+        os.utime(workspace.inbox / f"{number}.jsonl", (number, number))
+    ticks = []
+    with StopSignals() as signals, LoopWait(signals) as sleep:
+        for source in intake.sources:
+            sleep.add(source)
+        while len(queue.checking.names()) < 5:
+            intake.tick()
+            ticks.append(queue.checking.names())
+            sleep.wait(60)
+    assert len(ticks) > 2
+    intake.close()
 
 
 def test_an_older_file_is_trained_first_though_its_check_takes_longer(

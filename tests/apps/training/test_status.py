@@ -1,5 +1,6 @@
 """The status is one whole document of plain JSON, at any moment."""
 
+import contextlib
 import json
 import math
 import os
@@ -9,7 +10,10 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import pytest
+
 from thirdshift.apps.training.status import StatusFile, training_status
+from thirdshift.apps.training.status_writer import StatusWriter
 from thirdshift.core.status import TaskStatus
 from thirdshift.host.disk import DiskState
 
@@ -106,3 +110,21 @@ def test_a_reader_never_sees_half_a_document(tmp_path: Path) -> None:
             seen.add(document["number"])
         os.kill(writer.pid, signal.SIGKILL)
     assert file.read() is not None
+
+
+def test_a_loop_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+    """A thread writes; the last status is there at the end, and an error is told to whoever gives the next one."""
+    file = StatusFile(tmp_path / "status" / "training_status.json")
+    writer = StatusWriter(file)
+
+    def write_until_told() -> None:
+        while True:
+            writer.write({"state": "training"})
+
+    with pytest.raises(FileNotFoundError, match="training_status"):
+        write_until_told()
+    file.path.parent.mkdir()
+    with contextlib.suppress(FileNotFoundError):  # that of one more write before the folder was there
+        writer.write({"state": "stopped"})
+    writer.close()
+    assert file.read() == {"state": "stopped"}

@@ -73,8 +73,9 @@ class ControlFolder:
     def set_paused(self, paused: bool) -> None:
         """Begin or end the pause, durably; a pause that goes on keeps its beginning."""
         if not paused:
-            self._paused.unlink(missing_ok=True)
-            sync_directory(self.control_dir)
+            with contextlib.suppress(FileNotFoundError):
+                self._paused.unlink()
+                sync_directory(self.control_dir)
         elif not self.is_paused:
             write_atomically(self._paused, json.dumps({"since": iso(self._clock())}).encode())
 

@@ -13,10 +13,12 @@ from thirdshift.apps.training.notices import Notify, Remarked
 from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.watcher import FileWatcher
 from thirdshift.apps.training.workspace import TrainingWorkspace
-from thirdshift.host.waiting import Readable
+from thirdshift.host.waiting import Readable, Waker
 
 _AT_ONCE = 64
 """Files that are in hand at most; the others wait in the inbox, and the loop goes on."""
+_TICK_S = 0.05
+"""Seconds after which a tick takes no further file: each costs a few syncs, and orders are to be obeyed meanwhile."""
 
 
 class Intake:
@@ -38,11 +40,14 @@ class Intake:
         self._inbox = workspace.inbox.resolve()
         self._queue = queue
         self._notify = notify
+        self._clock = clock
+        self._refused: dict[Path, OSError] = {}
         self._flattener = InboxFlattener(self._inbox, settle_s=config.settle_s)
         self._checks = Checks(workspace, queue, manager, config.validation, notify, clock=clock)
         self._watcher = FileWatcher(self._inbox, settle_s=config.settle_s, say=lambda text: notify(Remarked(text)))
         events = [self._watcher] if self._watcher.has_events else []
-        self.sources: list[Readable] = [self._checks.finished, *events]
+        self._more = Waker()
+        self.sources: list[Readable] = [self._checks.finished, self._more, *events]
         """What wakes a loop that sleeps when there is something to do here."""
 
     def recover(self) -> None:
@@ -55,12 +60,22 @@ class Intake:
             self._notify(Remarked(f"{old.relative_to(self._inbox)} moved up to {new.name}"))
 
     def tick(self) -> None:
-        """Take every file that is complete, and bring those that were checked where they belong.
+        """Take the files that are complete, and bring those that were checked where they belong.
 
-        One that cannot be moved does not keep the others waiting.
+        Many are taken in several ticks, so that others have their turn. One that cannot be moved does not keep the
+        others waiting: its error is raised once all were tried.
         """
         self._checks.tick()
-        errors = [error for path in self._arrived() if (error := self._try_to_take(path))]
+        began_at = self._clock()
+        for path in self._arrived():
+            if path in self._refused:
+                continue
+            if self._clock() - began_at > _TICK_S:
+                self._more.wake()
+                return
+            if error := self._try_to_take(path):
+                self._refused[path] = error
+        errors, self._refused = list(self._refused.values()), {}
         if errors:
             raise errors[0]
 
@@ -76,6 +91,7 @@ class Intake:
         """Watch no more."""
         self._watcher.close()
         self._checks.finished.close()
+        self._more.close()
 
     def _arrived(self) -> list[Path]:
         arrived = [*self._watcher.get_irregular(), *self._watcher.get_new_files()]

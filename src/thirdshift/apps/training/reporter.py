@@ -9,6 +9,7 @@ from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.session import TrainingSession
 from thirdshift.apps.training.status import StatusFile, training_status
+from thirdshift.apps.training.status_writer import StatusWriter
 from thirdshift.apps.training.troubles import Troubles
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.disk import DiskGuard
@@ -16,7 +17,7 @@ from thirdshift.host.waiting import LoopWait
 
 
 class Reporter:
-    """Writes ``status/training_status.json``."""
+    """Has ``status/training_status.json`` written, in a thread; to be closed."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Reporter:
     ) -> None:
         self._workspace = workspace
         self._file = StatusFile(workspace.status_file)
+        self._writer = StatusWriter(self._file)
         self._queue = queue
         self._disk = disk
         self._session = session
@@ -62,4 +64,8 @@ class Reporter:
             last_error=self._troubles.last_error,
             loop={"gap_ms": self._loop.gaps_ms()},
         )
-        self._file.write(self.document)
+        self._writer.write(self.document)
+
+    def close(self) -> None:
+        """Write no more; the last status is on disk."""
+        self._writer.close()
