@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from thirdshift.apps.training.train_file import share_processors
+from thirdshift.apps.training.runs.train_file import share_processors
 
 share_processors()
 
@@ -24,11 +24,11 @@ import torch  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
-from thirdshift.apps.training.checkpoint_saver import CheckpointSaver  # noqa: E402
-from thirdshift.apps.training.checkpoints import CheckpointFacts, CheckpointStore  # noqa: E402
+from thirdshift.apps.training.saving.checkpoint_saver import CheckpointSaver  # noqa: E402
+from thirdshift.apps.training.saving.checkpoints import CheckpointFacts, CheckpointStore  # noqa: E402
+from thirdshift.apps.training.saving.state import MOMENTS, make_optimizer  # noqa: E402
+from thirdshift.apps.training.saving.state_image import StateImage  # noqa: E402
 from thirdshift.apps.training.settings import PlanSettings  # noqa: E402
-from thirdshift.apps.training.state import MOMENTS, make_optimizer  # noqa: E402
-from thirdshift.apps.training.state_image import StateImage  # noqa: E402
 from thirdshift.host.files import sync_directory, sync_file  # noqa: E402
 from thirdshift.host.garbage import loaded_objects_frozen  # noqa: E402
 
@@ -39,7 +39,7 @@ import json, sys
 from pathlib import Path
 from thirdshift.apps.training.job import TrainingJob
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.train_file import train_here
+from thirdshift.apps.training.runs.train_file import train_here
 root = Path(sys.argv[1])
 settings = TrainingSettings(epochs=200, checkpoint_steps=1, held_out_percent=0)
 job = TrainingJob(data=root / "rows.jsonl", current_model=root / "model", checkpoints=root / "checkpoints",
@@ -133,7 +133,7 @@ def save_synchronously(root: Path, model: LlamaForCausalLM, optimizer: torch.opt
 
 def recoveries(root: Path, kills: int) -> None:
     """Kill a trainer of the tiny model, start another at once, and time it until it has made a step."""
-    from thirdshift.apps.training.model import create_tiny_model  # noqa: PLC0415
+    from thirdshift.apps.training.models.model import create_tiny_model  # noqa: PLC0415
 
     create_tiny_model(root / "model")
     rows = (f'{{"prompt": "{number}", "completion": "{number % 7}"}}\n' for number in range(400))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from thirdshift import BackgroundTaskManager, TaskFilter, TaskStatus
 from thirdshift.apps.training import syllo, tasks
-from thirdshift.apps.training.check_task import INTAKE_QUEUE
+from thirdshift.apps.training.inbox.check_task import INTAKE_QUEUE
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.requests import ask
 

@@ -18,15 +18,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the training child
 import torch
 
 from thirdshift.apps.training import syllo
-from thirdshift.apps.training.batches import NOT_TRAINED
-from thirdshift.apps.training.checkpoints import CheckpointStore
-from thirdshift.apps.training.layout import micro_batches
-from thirdshift.apps.training.model import create_tiny_model, load_model
-from thirdshift.apps.training.plan import Plan
-from thirdshift.apps.training.planning import build_plan
+from thirdshift.apps.training.data.batches import NOT_TRAINED
+from thirdshift.apps.training.models.model import create_tiny_model, load_model
+from thirdshift.apps.training.plans.layout import micro_batches
+from thirdshift.apps.training.plans.plan import Plan
+from thirdshift.apps.training.plans.planning import build_plan
+from thirdshift.apps.training.runs.trainer import Trainer, train
+from thirdshift.apps.training.saving.checkpoints import CheckpointStore
+from thirdshift.apps.training.saving.state import make_optimizer, prepare_numerics
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.state import make_optimizer, prepare_numerics
-from thirdshift.apps.training.trainer import Trainer, train
 
 BLOCK = 2
 """Steps that a side makes before it is the other's turn."""

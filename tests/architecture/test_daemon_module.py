@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from thirdshift.apps.training import daemon
+from thirdshift.apps.training.service import daemon
 
 SOURCE = Path(daemon.__file__)
 

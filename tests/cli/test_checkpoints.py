@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from thirdshift.apps.training.checkpoints import CheckpointFacts, CheckpointStore
+from thirdshift.apps.training.saving.checkpoints import CheckpointFacts, CheckpointStore
 from thirdshift.apps.training.workspace import TrainingWorkspace
 
 FACTS = CheckpointFacts(

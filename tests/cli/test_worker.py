@@ -17,7 +17,7 @@ from typing import IO, Any
 import pytest
 
 from thirdshift import BackgroundTaskManager, TaskStatus
-from thirdshift.apps.training.daemon import QUEUES
+from thirdshift.apps.training.service.daemon import QUEUES
 from thirdshift.apps.training.tasks import TRAINING_QUEUE
 from thirdshift.cli import worker as command
 from thirdshift.testing.signals import TIMEOUT_S, Signal

@@ -10,7 +10,7 @@ import click
 from thirdshift.cli.output import Session, print_json, print_table
 
 if TYPE_CHECKING:
-    from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointStore
+    from thirdshift.apps.training.saving.checkpoints import Checkpoint, CheckpointStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def restore(session: Session, name: str, folder: Path | None) -> None:
     thirdshift train checkpoints restore ckpt-000012
     thirdshift train checkpoints restore ckpt-000012 --to /tmp/model
     """
-    from thirdshift.apps.training.publish import publish_current_model  # noqa: PLC0415
+    from thirdshift.apps.training.models.publish import publish_current_model  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
     from thirdshift.host.instance import PIDManager  # noqa: PLC0415
     from thirdshift.storage.verified import copy_verified  # noqa: PLC0415
@@ -131,7 +131,7 @@ def restore(session: Session, name: str, folder: Path | None) -> None:
 
 def _store(session: Session) -> "CheckpointStore | None":
     """Return the workspace's store, None when there is none yet: looking makes no folders."""
-    from thirdshift.apps.training.checkpoints import CheckpointStore  # noqa: PLC0415
+    from thirdshift.apps.training.saving.checkpoints import CheckpointStore  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
 
     directory = TrainingWorkspace(session.workspace).checkpoints

@@ -35,7 +35,7 @@ def status(session: Session) -> None:
 
 def describe(session: Session) -> dict[str, Any]:
     """Return everything that ``status`` knows, as JSON-ready data."""
-    from thirdshift.apps.training.status import STATUS_KEYS, StatusFile  # noqa: PLC0415
+    from thirdshift.apps.training.service.status import STATUS_KEYS, StatusFile  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
     from thirdshift.host.lock import held_by_somebody, read_pid  # noqa: PLC0415
 

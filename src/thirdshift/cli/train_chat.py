@@ -9,7 +9,7 @@ import click
 from thirdshift.cli.output import Session, print_json
 
 if TYPE_CHECKING:
-    from thirdshift.apps.training.talk import Talk
+    from thirdshift.apps.training.models.talk import Talk
 
 
 @click.command()
@@ -44,7 +44,7 @@ def chat(session: Session, prompt: str | None, puzzle: bool, level: int, seed: i
 
 
 def _talk(session: Session, longest: int) -> "Talk":
-    from thirdshift.apps.training.train_file import share_processors  # noqa: PLC0415
+    from thirdshift.apps.training.runs.train_file import share_processors  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
 
     model = TrainingWorkspace(session.workspace).current_model
@@ -54,7 +54,7 @@ def _talk(session: Session, longest: int) -> "Talk":
             "'thirdshift train run FILE'"
         )
     share_processors()
-    from thirdshift.apps.training.talk import Talk  # noqa: PLC0415  # loads torch
+    from thirdshift.apps.training.models.talk import Talk  # noqa: PLC0415  # loads torch
 
     return Talk(model, longest=longest)
 

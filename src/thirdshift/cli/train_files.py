@@ -9,7 +9,7 @@ import click
 from thirdshift.cli.output import Session, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from thirdshift.apps.training.validation_report import ValidationReport
+    from thirdshift.apps.training.inbox.validation_report import ValidationReport
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _BAR = 40
@@ -31,10 +31,10 @@ def validate(session: Session, file: Path, level: str | None) -> int:
     thirdshift train validate my-rows.jsonl
     thirdshift --json train validate my-rows.jsonl --level deep | jq .lengths.longest
     """
-    from thirdshift.apps.training.measure import measure_of  # noqa: PLC0415
-    from thirdshift.apps.training.tasks import config_of  # noqa: PLC0415
-    from thirdshift.apps.training.validation import FileChanged  # noqa: PLC0415
-    from thirdshift.apps.training.validation import validate as look_at  # noqa: PLC0415
+    from thirdshift.apps.training.config import config_of  # noqa: PLC0415
+    from thirdshift.apps.training.inbox.validation import FileChanged  # noqa: PLC0415
+    from thirdshift.apps.training.inbox.validation import validate as look_at  # noqa: PLC0415
+    from thirdshift.apps.training.models.measure import measure_of  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
 
     workspace = TrainingWorkspace(session.workspace)

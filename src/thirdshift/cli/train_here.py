@@ -34,9 +34,9 @@ def run(session: Session, file: Path, epochs: int | None, seed: int) -> int:
     thirdshift train run my-rows.jsonl
     thirdshift --json train run my-rows.jsonl | jq .last_loss
     """
+    from thirdshift.apps.training.data.rows import BadLine  # noqa: PLC0415
     from thirdshift.apps.training.one_file import prepared_job  # noqa: PLC0415
-    from thirdshift.apps.training.rows import BadLine  # noqa: PLC0415
-    from thirdshift.apps.training.train_file import train_file  # noqa: PLC0415
+    from thirdshift.apps.training.runs.train_file import train_file  # noqa: PLC0415
     from thirdshift.host.signals import StopSignals  # noqa: PLC0415
 
     preparing = prepared_job(session.workspace, file.absolute(), seed=seed, epochs=epochs)
@@ -124,7 +124,7 @@ def generate(session: Session, count: int, levels: str, seed: int | None, output
     thirdshift train generate --held-out --count 200 --levels 1-10
     """
     from thirdshift.apps.training import syllo  # noqa: PLC0415
-    from thirdshift.apps.training.generator import DataGenerator  # noqa: PLC0415
+    from thirdshift.apps.training.inbox.generator import DataGenerator  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
 
     chosen = _levels(levels)

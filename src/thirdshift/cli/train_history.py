@@ -11,7 +11,7 @@ import click
 from thirdshift.cli.output import Session, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from thirdshift.apps.training.history import FileRecord
+    from thirdshift.apps.training.records.history import FileRecord
     from thirdshift.apps.training.workspace import TrainingWorkspace
 
 
@@ -26,7 +26,7 @@ def history(session: Session, file: str | None) -> None:
     thirdshift train history my-rows.jsonl
     thirdshift --json train history | jq '.[] | select(.outcome == "held back")'
     """
-    from thirdshift.apps.training.history import History  # noqa: PLC0415
+    from thirdshift.apps.training.records.history import History  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
 
     found = History(TrainingWorkspace(session.workspace).history)
@@ -61,8 +61,8 @@ def accept(session: Session, file: str) -> None:
     thirdshift train history my-rows.jsonl
     thirdshift train accept my-rows.jsonl
     """
-    from thirdshift.apps.training.history import HELD_BACK, History  # noqa: PLC0415
-    from thirdshift.apps.training.queue import TrainingQueue  # noqa: PLC0415
+    from thirdshift.apps.training.files.queue import TrainingQueue  # noqa: PLC0415
+    from thirdshift.apps.training.records.history import HELD_BACK, History  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
 
     workspace = TrainingWorkspace(session.workspace)

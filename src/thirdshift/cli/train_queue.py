@@ -83,8 +83,8 @@ def remove(session: Session, file: str) -> None:
 
 def _ask(session: Session, request: dict[str, Any]) -> dict[str, Any]:
     """Ask the daemon, or where none answers, do it here: the folders are the queue."""
-    from thirdshift.apps.training.queue import TrainingQueue  # noqa: PLC0415
-    from thirdshift.apps.training.queue_orders import carry_out  # noqa: PLC0415
+    from thirdshift.apps.training.files.queue import TrainingQueue  # noqa: PLC0415
+    from thirdshift.apps.training.files.queue_orders import carry_out  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
     from thirdshift.host.requests import ask  # noqa: PLC0415
 

@@ -22,9 +22,9 @@ def report(session: Session, output: Path | None) -> None:
     thirdshift train report
     thirdshift --json train report | jq .totals
     """
-    from thirdshift.apps.training.history import History  # noqa: PLC0415
-    from thirdshift.apps.training.report import Report  # noqa: PLC0415
-    from thirdshift.apps.training.report_page import write_report  # noqa: PLC0415
+    from thirdshift.apps.training.records.history import History  # noqa: PLC0415
+    from thirdshift.apps.training.records.report import Report  # noqa: PLC0415
+    from thirdshift.apps.training.records.report_page import write_report  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
 
     workspace = TrainingWorkspace(session.workspace)

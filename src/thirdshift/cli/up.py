@@ -42,7 +42,7 @@ def up(session: Session, until_idle: bool, max_workers: int | None, app_dir: Pat
     thirdshift --workspace ~/shift up --until-idle
     thirdshift --workspace ~/shift up --log-format json
     """
-    from thirdshift.apps.training.daemon import QUEUES, TrainingDaemon  # noqa: PLC0415  # --help must not wait for it
+    from thirdshift.apps.training.service.daemon import QUEUES, TrainingDaemon  # noqa: PLC0415  # --help must not wait for it
 
     prepare(app_dir)
     settings = _settings(session.workspace)

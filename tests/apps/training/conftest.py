@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from thirdshift import BackgroundTaskManager
-from thirdshift.apps.training.checkpoints import CheckpointStore, SetAside
 from thirdshift.apps.training.config import DaemonConfig
-from thirdshift.apps.training.intake import Intake
+from thirdshift.apps.training.files.queue import TrainingQueue
+from thirdshift.apps.training.inbox.intake import Intake
 from thirdshift.apps.training.notices import Notice
-from thirdshift.apps.training.queue import TrainingQueue
-from thirdshift.apps.training.train_file import share_processors
+from thirdshift.apps.training.runs.train_file import share_processors
+from thirdshift.apps.training.saving.checkpoints import CheckpointStore, SetAside
 from thirdshift.apps.training.workspace import TrainingWorkspace
 
 share_processors()  # before the first test imports torch: spinning threads make these tests six times slower
@@ -26,7 +26,7 @@ WORDS = ("ox", "tree", "river", "cat", "mountain", "sun", "window", "bee")
 @pytest.fixture(scope="session")
 def nano_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory, made once and never written to."""
-    from thirdshift.apps.training.model import create_tiny_model
+    from thirdshift.apps.training.models.model import create_tiny_model
 
     directory = tmp_path_factory.mktemp("models") / "nano"
     create_tiny_model(directory, seed=7, size="nano")
@@ -72,7 +72,7 @@ def _make_model(family: str, nano_model: Path, directory: Path) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
-    from thirdshift.apps.training.model import tokenizer_files
+    from thirdshift.apps.training.models.model import tokenizer_files
 
     common = {"vocab_size": 261, "pad_token_id": 256, "eos_token_id": 257, "bos_token_id": None}
     heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from thirdshift.apps.training.history import History
-from thirdshift.apps.training.snapshots import SnapshotService
+from thirdshift.apps.training.records.history import History
+from thirdshift.apps.training.saving.snapshots import SnapshotService
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.processes import descendants, send_signal
 from thirdshift.storage.temporaries import TEMPORARY_MARK

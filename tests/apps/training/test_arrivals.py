@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.watcher import FileWatcher
+from thirdshift.apps.training.inbox.watcher import FileWatcher
 from thirdshift.host.writers import is_open_for_writing
 
 LONG_S = 1000.0

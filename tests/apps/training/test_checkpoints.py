@@ -10,7 +10,13 @@ from random import Random
 
 import pytest
 
-from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointFacts, CheckpointGone, CheckpointStore, SetAside
+from thirdshift.apps.training.saving.checkpoints import (
+    Checkpoint,
+    CheckpointFacts,
+    CheckpointGone,
+    CheckpointStore,
+    SetAside,
+)
 
 FACTS = CheckpointFacts(
     plan_hash="one plan", base_hash="base", data_name="train.jsonl", step=1, total_steps=9, numerics={"threads": "2"}
@@ -168,7 +174,7 @@ class TestPruning:
         script = """
 import sys
 from pathlib import Path
-from thirdshift.apps.training.checkpoints import CheckpointStore
+from thirdshift.apps.training.saving.checkpoints import CheckpointStore
 path = Path(sys.argv[1])
 with CheckpointStore(path.parent).in_use(path):
     print("held", flush=True)

@@ -5,11 +5,11 @@ import signal
 from pathlib import Path
 
 from thirdshift import BackgroundTaskManager, TaskFilter
-from thirdshift.apps.training.checkpoints import CheckpointFacts, CheckpointStore
-from thirdshift.apps.training.chores import Chores
 from thirdshift.apps.training.config import GeneratorConfig
-from thirdshift.apps.training.inline_chores import InlineChores
-from thirdshift.apps.training.snapshot_interval import is_snapshot_due
+from thirdshift.apps.training.saving.checkpoints import CheckpointFacts, CheckpointStore
+from thirdshift.apps.training.saving.snapshot_interval import is_snapshot_due
+from thirdshift.apps.training.service.chores import Chores
+from thirdshift.apps.training.service.inline_chores import InlineChores
 from thirdshift.apps.training.tasks import take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.task import AttemptOutcome

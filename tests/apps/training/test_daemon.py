@@ -19,9 +19,9 @@ from typing import Any, Self, TypeVar
 import pytest
 
 from thirdshift import BackgroundTask, BackgroundTaskManager, TaskStatus
-from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointFacts, CheckpointStore
-from thirdshift.apps.training.sidecars import Sidecar, Sidecars
-from thirdshift.apps.training.snapshots import SnapshotService
+from thirdshift.apps.training.files.sidecars import Sidecar, Sidecars
+from thirdshift.apps.training.saving.checkpoints import Checkpoint, CheckpointFacts, CheckpointStore
+from thirdshift.apps.training.saving.snapshots import SnapshotService
 from thirdshift.apps.training.tasks import TRAINING_QUEUE, take_snapshot
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.engine import TaskFilter

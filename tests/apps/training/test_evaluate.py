@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from thirdshift.apps.training.encoding import encode_question
-from thirdshift.apps.training.evaluate import exact_match, examples_from_jsonl
-from thirdshift.apps.training.model import load_model
-from thirdshift.apps.training.rows import Message, Row
+from thirdshift.apps.training.data.encoding import encode_question
+from thirdshift.apps.training.data.rows import Message, Row
+from thirdshift.apps.training.models.evaluate import exact_match, examples_from_jsonl
+from thirdshift.apps.training.models.model import load_model
 
 
 def asks(question: str, answer: str, level: str = "") -> Row:
@@ -20,9 +20,9 @@ def asks(question: str, answer: str, level: str = "") -> Row:
 @pytest.fixture(scope="module")
 def parrot(nano_model: Path) -> tuple[object, object]:
     """A nano model that has learnt a few answers by heart."""
-    from thirdshift.apps.training.batches import pad_rows
-    from thirdshift.apps.training.encoding import encode_row
-    from thirdshift.apps.training.loss import summed_loss
+    from thirdshift.apps.training.data.batches import pad_rows
+    from thirdshift.apps.training.data.encoding import encode_row
+    from thirdshift.apps.training.models.loss import summed_loss
 
     model, tokenizer = load_model(nano_model)
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ class TestExactMatch:
 
     def test_answers_are_those_of_transformers(self, parrot: tuple[object, object], nano_model: Path) -> None:
         """Greedy generation by transformers gives the same tokens, also for a model that knows nothing."""
-        from thirdshift.apps.training.evaluate import greedy
+        from thirdshift.apps.training.models.evaluate import greedy
 
         model, tokenizer = load_model(nano_model)
         model.eval()

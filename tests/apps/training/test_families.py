@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from thirdshift.apps.training.checkpoints import CheckpointStore
-from thirdshift.apps.training.encoding import encode_question, encode_row
+from thirdshift.apps.training.data.encoding import encode_question, encode_row
+from thirdshift.apps.training.data.rows import BadRow, parse_row
 from thirdshift.apps.training.job import FileResult, OutOfMemory, Progress, TrainingJob
-from thirdshift.apps.training.model import load_model, model_hash
-from thirdshift.apps.training.plan import Plan
-from thirdshift.apps.training.precision import LossScale
-from thirdshift.apps.training.rows import BadRow, parse_row
-from thirdshift.apps.training.run_manifest import DamagedManifest, NotEnoughMemory, RunManifest
+from thirdshift.apps.training.models.model import load_model, model_hash
+from thirdshift.apps.training.models.precision import LossScale
+from thirdshift.apps.training.plans.plan import Plan
+from thirdshift.apps.training.runs.run_manifest import DamagedManifest, NotEnoughMemory, RunManifest
+from thirdshift.apps.training.runs.train_file import train_file, train_here
+from thirdshift.apps.training.saving.checkpoints import CheckpointStore
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.train_file import train_file, train_here
 
 SETTINGS = TrainingSettings(epochs=1, batch_size=8, micro_batch_size=4, learning_rate=1e-3, checkpoint_interval_s=1e9)
 MakeJob = Callable[..., TrainingJob]

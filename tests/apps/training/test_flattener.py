@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.flattener import InboxFlattener
-from thirdshift.apps.training.watcher import FileWatcher
+from thirdshift.apps.training.inbox.flattener import InboxFlattener
+from thirdshift.apps.training.inbox.watcher import FileWatcher
 
 
 class Clock:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.attempts import AttemptLog
-from thirdshift.apps.training.checkpoints import CheckpointStore
-from thirdshift.apps.training.history import HELD_BACK, PUBLISHED, History
 from thirdshift.apps.training.job import FileResult, Progress, TrainingJob
-from thirdshift.apps.training.model import model_hash
+from thirdshift.apps.training.models.model import model_hash
+from thirdshift.apps.training.records.attempts import AttemptLog
+from thirdshift.apps.training.records.history import HELD_BACK, PUBLISHED, History
+from thirdshift.apps.training.runs.train_file import train_file
+from thirdshift.apps.training.saving.checkpoints import CheckpointStore
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.train_file import train_file
 
 LETTERS = "abcdefgh"
 SETTINGS = TrainingSettings(

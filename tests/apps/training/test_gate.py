@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from thirdshift.apps.training.gate import worsened
 from thirdshift.apps.training.job import Evaluation
+from thirdshift.apps.training.runs.gate import worsened
 from thirdshift.apps.training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.generator import DataGenerator
-from thirdshift.apps.training.validation import validate
+from thirdshift.apps.training.inbox.generator import DataGenerator
+from thirdshift.apps.training.inbox.validation import validate
 
 NAME = time.strftime("auto_gen_%Y%m%d_%H%M%S", time.localtime(1_800_000_000))
 

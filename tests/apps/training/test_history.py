@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.attempts import KILLED, AttemptLog
-from thirdshift.apps.training.history import EXAMINATION, HELD_BACK, PUBLISHED, REPLAY, History
-from thirdshift.apps.training.row_files import read_row_file
-from thirdshift.apps.training.rows import parse_row
+from thirdshift.apps.training.data.row_files import read_row_file
+from thirdshift.apps.training.data.rows import parse_row
+from thirdshift.apps.training.records.attempts import KILLED, AttemptLog
+from thirdshift.apps.training.records.history import EXAMINATION, HELD_BACK, PUBLISHED, REPLAY, History
 
 ROW = parse_row(json.dumps({"prompt": "a", "completion": "b"}))
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from thirdshift import BackgroundTaskManager
-from thirdshift.apps.training.check_task import INTAKE_QUEUE
-from thirdshift.apps.training.intake import Intake
+from thirdshift.apps.training.files.queue import TrainingQueue
+from thirdshift.apps.training.inbox.check_task import INTAKE_QUEUE
+from thirdshift.apps.training.inbox.intake import Intake
 from thirdshift.apps.training.notices import Notice
-from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.processes import descendants
 from thirdshift.testing import run_until_idle
@@ -314,9 +314,9 @@ def test_a_look_takes_the_memory_of_a_line_not_of_a_file(tmp_path: Path) -> None
     program = """
 import resource, sys
 from pathlib import Path
-from thirdshift.apps.training import byte_tokenizer
-from thirdshift.apps.training.measure import FastTokenizer, Measure
-from thirdshift.apps.training.validation import validate
+from thirdshift.apps.training.models import byte_tokenizer
+from thirdshift.apps.training.models.measure import FastTokenizer, Measure
+from thirdshift.apps.training.inbox.validation import validate
 measure = Measure(
     tokenizer=FastTokenizer(byte_tokenizer.make(), {"eos_token": byte_tokenizer.END}, byte_tokenizer.CHAT_TEMPLATE),
     context=512,

@@ -12,9 +12,9 @@ import pytest
 from thirdshift import BackgroundTaskManager
 from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.filenames import storable
-from thirdshift.apps.training.intake import Intake
+from thirdshift.apps.training.files.queue import TrainingQueue
+from thirdshift.apps.training.inbox.intake import Intake
 from thirdshift.apps.training.notices import FileAccepted, FileRefused, Notice, Remarked
-from thirdshift.apps.training.queue import TrainingQueue
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.host.signals import StopSignals
 from thirdshift.host.waiting import LoopWait

@@ -45,8 +45,8 @@ def test_the_light_modules_load_nothing_heavy() -> None:
     """Supervisors and snapshot services use these modules in processes without torch."""
     script = """
 import sys
-import thirdshift.apps.training.checkpoints, thirdshift.apps.training.publish, thirdshift.apps.training.rows
-import thirdshift.apps.training.train_file
+import thirdshift.apps.training.data.rows, thirdshift.apps.training.models.publish
+import thirdshift.apps.training.runs.train_file, thirdshift.apps.training.saving.checkpoints
 print(sorted({"torch", "transformers", "numpy", "safetensors", "tokenizers"} & set(sys.modules)))
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from thirdshift.apps.training.batches import pack_rows
-from thirdshift.apps.training.layout import LAYOUTS, micro_batches
-from thirdshift.apps.training.layout_check import TOLERANCE, check_layout
-from thirdshift.apps.training.loss import logits_of, summed_loss
-from thirdshift.apps.training.model import load_model
-from thirdshift.apps.training.plan import Plan
-from thirdshift.apps.training.planning import build_plan
+from thirdshift.apps.training.data.batches import pack_rows
+from thirdshift.apps.training.models.loss import logits_of, summed_loss
+from thirdshift.apps.training.models.model import load_model
+from thirdshift.apps.training.plans.layout import LAYOUTS, micro_batches
+from thirdshift.apps.training.plans.layout_check import TOLERANCE, check_layout
+from thirdshift.apps.training.plans.plan import Plan
+from thirdshift.apps.training.plans.planning import build_plan
 from thirdshift.apps.training.settings import PlanSettings
 
 LENGTHS = (3, 3, 4, 7, 7, 9, 12, 20, 20, 21)

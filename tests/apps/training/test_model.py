@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thirdshift.apps.training.model import (
+from thirdshift.apps.training.models.model import (
     NotAModel,
     context_of,
     create_tiny_model,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thirdshift.apps.training.encoding import encode_question, encode_row
-from thirdshift.apps.training.model import load_model
-from thirdshift.apps.training.plan import Plan, shuffled
-from thirdshift.apps.training.planning import build_plan
-from thirdshift.apps.training.rows import BadLine, BadRow, parse_row
+from thirdshift.apps.training.data.encoding import encode_question, encode_row
+from thirdshift.apps.training.data.rows import BadLine, BadRow, parse_row
+from thirdshift.apps.training.models.model import load_model
+from thirdshift.apps.training.plans.plan import Plan, shuffled
+from thirdshift.apps.training.plans.planning import build_plan
 from thirdshift.apps.training.settings import PlanSettings
 from thirdshift.core.errors import DamagedDirectory
 

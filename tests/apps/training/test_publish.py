@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.model import create_tiny_model, load_model, model_hash
-from thirdshift.apps.training.publish import publish_current_model
+from thirdshift.apps.training.models.model import create_tiny_model, load_model, model_hash
+from thirdshift.apps.training.models.publish import publish_current_model
 from thirdshift.core.errors import DamagedDirectory
 from thirdshift.storage import verified
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from thirdshift.apps.training.queue import QueuedFile, TrainingQueue
+from thirdshift.apps.training.files.queue import QueuedFile, TrainingQueue
 from thirdshift.core.errors import FileNotQueued, UnsafePath, UsageError
 
 # Runs the life of a few files in a child that kills itself at its nth file operation, for every n: Python reports each
@@ -20,7 +20,7 @@ from thirdshift.core.errors import FileNotQueued, UnsafePath, UsageError
 CRASHER = """
 import os, signal, sys
 from pathlib import Path
-from thirdshift.apps.training.queue import TrainingQueue
+from thirdshift.apps.training.files.queue import TrainingQueue
 
 def kill_at(deadly):
     seen = 0

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from thirdshift.apps.training.model import load_model
-from thirdshift.apps.training.plan import FOR_REPLAY, Plan
-from thirdshift.apps.training.planning import build_plan
-from thirdshift.apps.training.replay import KeptRows, Replay, ReplaySource, dealt
-from thirdshift.apps.training.reservoir import LARGEST_ROW_BYTES, RESERVOIR_BYTES, Reservoir
-from thirdshift.apps.training.row_files import digest_of, read_row_file, write_row_file
-from thirdshift.apps.training.rows import Row, parse_row
+from thirdshift.apps.training.data.replay import KeptRows, Replay, ReplaySource, dealt
+from thirdshift.apps.training.data.reservoir import LARGEST_ROW_BYTES, RESERVOIR_BYTES, Reservoir
+from thirdshift.apps.training.data.row_files import digest_of, read_row_file, write_row_file
+from thirdshift.apps.training.data.rows import Row, parse_row
+from thirdshift.apps.training.models.model import load_model
+from thirdshift.apps.training.plans.plan import FOR_REPLAY, Plan
+from thirdshift.apps.training.plans.planning import build_plan
 from thirdshift.apps.training.settings import PlanSettings
 from thirdshift.storage.verified import hash_file
 

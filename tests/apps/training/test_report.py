@@ -8,12 +8,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from thirdshift.apps.training.chart import Chart, Line, shortened, ticks
-from thirdshift.apps.training.history import FAILED, HELD_BACK, PUBLISHED, History
 from thirdshift.apps.training.job import OWN_EXAMINATION, Evaluation, FileResult
-from thirdshift.apps.training.loss_log import CurvePoint
-from thirdshift.apps.training.report import Report
-from thirdshift.apps.training.report_page import write_report
+from thirdshift.apps.training.records.chart import Chart, Line, shortened, ticks
+from thirdshift.apps.training.records.history import FAILED, HELD_BACK, PUBLISHED, History
+from thirdshift.apps.training.records.report import Report
+from thirdshift.apps.training.records.report_page import write_report
+from thirdshift.apps.training.runs.loss_log import CurvePoint
 
 HOSTILE = '<script>alert("1")</script>&.jsonl'
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from thirdshift.apps.training.control import ControlFolder
-from thirdshift.apps.training.queue import TrainingQueue
-from thirdshift.apps.training.requests import Requests
+from thirdshift.apps.training.files.queue import TrainingQueue
+from thirdshift.apps.training.service.requests import Requests
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.errors import FileNotQueued, UsageError
 

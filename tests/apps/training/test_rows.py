@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.rows import (
+from thirdshift.apps.training.data.rows import (
     LINE_LIMIT_BYTES,
     BadLine,
     BadRow,

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from thirdshift.apps.training import checkpoint_writer
-from thirdshift.apps.training.checkpoint_saver import CheckpointSaver
-from thirdshift.apps.training.checkpoints import CheckpointFacts, CheckpointStore
-from thirdshift.apps.training.staging import NoRoom, StagingBuffer, demand_disk
+from thirdshift.apps.training.saving import checkpoint_writer
+from thirdshift.apps.training.saving.checkpoint_saver import CheckpointSaver
+from thirdshift.apps.training.saving.checkpoints import CheckpointFacts, CheckpointStore
+from thirdshift.apps.training.saving.staging import NoRoom, StagingBuffer, demand_disk
 from thirdshift.storage.verified import CHUNK_BYTES, verify
 
 FACTS = CheckpointFacts(
@@ -234,10 +234,10 @@ class TestImage:
         import safetensors.torch
         import torch
 
-        from thirdshift.apps.training.model import load_model
+        from thirdshift.apps.training.models.model import load_model
+        from thirdshift.apps.training.saving.state import make_optimizer
+        from thirdshift.apps.training.saving.state_image import StateImage
         from thirdshift.apps.training.settings import PlanSettings
-        from thirdshift.apps.training.state import make_optimizer
-        from thirdshift.apps.training.state_image import StateImage
 
         model, _ = load_model(model_of(family))
         optimizer = make_optimizer(model, PlanSettings())

@@ -8,15 +8,15 @@ import pytest
 
 from thirdshift import BackgroundTaskManager
 from thirdshift.apps.training.config import DaemonConfig
-from thirdshift.apps.training.decision import Skipped, decide, skip
+from thirdshift.apps.training.files.queue import TrainingQueue
 from thirdshift.apps.training.job import Progress, TrainingJob
-from thirdshift.apps.training.model import create_tiny_model, model_hash
+from thirdshift.apps.training.models.model import create_tiny_model, model_hash
 from thirdshift.apps.training.notices import FileRefused, Notice, Remarked
-from thirdshift.apps.training.queue import TrainingQueue
-from thirdshift.apps.training.session import TrainingSession
+from thirdshift.apps.training.runs.decision import Skipped, decide, skip
+from thirdshift.apps.training.runs.train_file import train_file
+from thirdshift.apps.training.service.session import TrainingSession
 from thirdshift.apps.training.settings import TrainingSettings
 from thirdshift.apps.training.tasks import work_key
-from thirdshift.apps.training.train_file import train_file
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.testing import run_until_idle
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.checkpoints import CheckpointFacts, CheckpointGone, CheckpointStore
-from thirdshift.apps.training.snapshots import NoCheckpoint, SnapshotNotFound, SnapshotService
+from thirdshift.apps.training.saving.checkpoints import CheckpointFacts, CheckpointGone, CheckpointStore
+from thirdshift.apps.training.saving.snapshots import NoCheckpoint, SnapshotNotFound, SnapshotService
 from thirdshift.core.errors import DamagedDirectory, UnsafePath
 from thirdshift.storage.verified import verify
 
@@ -18,7 +18,7 @@ FACTS = CheckpointFacts(plan_hash="p", base_hash="b", data_name="data.jsonl", st
 PRUNER = """
 import sys
 from pathlib import Path
-from thirdshift.apps.training.checkpoints import CheckpointStore
+from thirdshift.apps.training.saving.checkpoints import CheckpointStore
 print([path.name for path in CheckpointStore(Path(sys.argv[1])).prune(keep_last=1)])
 """
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.status import StatusFile, training_status
-from thirdshift.apps.training.status_writer import StatusWriter
+from thirdshift.apps.training.service.status import StatusFile, training_status
+from thirdshift.apps.training.service.status_writer import StatusWriter
 from thirdshift.core.status import TaskStatus
 from thirdshift.host.disk import DiskState
 
 WRITER = """
 import sys
 from pathlib import Path
-from thirdshift.apps.training.status import StatusFile
+from thirdshift.apps.training.service.status import StatusFile
 file = StatusFile(Path(sys.argv[1]))
 number = 0
 while True:

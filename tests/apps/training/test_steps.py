@@ -2,7 +2,7 @@
 
 import pytest
 
-from thirdshift.apps.training.steps import Step
+from thirdshift.apps.training.service.steps import Step
 
 
 class Faulty:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.model import NotAModel, create_tiny_model
-from thirdshift.apps.training.talk import Talk
+from thirdshift.apps.training.models.model import NotAModel, create_tiny_model
+from thirdshift.apps.training.models.talk import Talk
 
 
 def test_a_newly_published_model_answers_from_then_on(nano_model: Path, tmp_path: Path) -> None:

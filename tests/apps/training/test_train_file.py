@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from thirdshift.apps.training.data.rows import BadLine
 from thirdshift.apps.training.job import FileResult, Progress, TrainingJob
-from thirdshift.apps.training.model import create_tiny_model, model_hash
-from thirdshift.apps.training.rows import BadLine
+from thirdshift.apps.training.models.model import create_tiny_model, model_hash
+from thirdshift.apps.training.runs.train_file import train_file
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.train_file import train_file
 
 SETTINGS = TrainingSettings(epochs=2, batch_size=8, micro_batch_size=4, learning_rate=1e-2)
 PHASES = ["planning", "evaluating before", "training", "evaluating after", "publishing"]

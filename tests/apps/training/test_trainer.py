@@ -15,17 +15,18 @@ from typing import Any
 import pytest
 import torch
 
-from thirdshift.apps.training import checkpoint_saver, memory_watch, staging
-from thirdshift.apps.training.checkpoints import Checkpoint, CheckpointStore, SetAside
 from thirdshift.apps.training.job import Progress
-from thirdshift.apps.training.layout import MicroBatch, micro_batches
-from thirdshift.apps.training.loss import summed_loss
-from thirdshift.apps.training.model import create_tiny_model, load_model
-from thirdshift.apps.training.plan import Plan
-from thirdshift.apps.training.planning import build_plan
-from thirdshift.apps.training.run_manifest import RunManifest
+from thirdshift.apps.training.models.loss import summed_loss
+from thirdshift.apps.training.models.model import create_tiny_model, load_model
+from thirdshift.apps.training.plans.layout import MicroBatch, micro_batches
+from thirdshift.apps.training.plans.plan import Plan
+from thirdshift.apps.training.plans.planning import build_plan
+from thirdshift.apps.training.runs import memory_watch
+from thirdshift.apps.training.runs.run_manifest import RunManifest
+from thirdshift.apps.training.runs.trainer import BaseChanged, Diverged, TrainingOutcome, train
+from thirdshift.apps.training.saving import checkpoint_saver, staging
+from thirdshift.apps.training.saving.checkpoints import Checkpoint, CheckpointStore, SetAside
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.trainer import BaseChanged, Diverged, TrainingOutcome, train
 
 SETTINGS = TrainingSettings(
     epochs=3,
@@ -359,11 +360,11 @@ def damage(path: Path, how: str) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from thirdshift.apps.training import checkpoint_saver
-from thirdshift.apps.training.checkpoints import CheckpointStore
-from thirdshift.apps.training.plan import Plan
+from thirdshift.apps.training.saving import checkpoint_saver
+from thirdshift.apps.training.saving.checkpoints import CheckpointStore
+from thirdshift.apps.training.plans.plan import Plan
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.trainer import train
+from thirdshift.apps.training.runs.trainer import train
 
 def tell():
     print("micro-batch", flush=True)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from thirdshift.apps.training import byte_tokenizer
-from thirdshift.apps.training.duplicate_rows import DuplicateRows
-from thirdshift.apps.training.lengths import Lengths
-from thirdshift.apps.training.measure import FastTokenizer, Measure, measure_in
-from thirdshift.apps.training.rows import parse_row
-from thirdshift.apps.training.validation import FileChanged, validate
-from thirdshift.apps.training.validation_report import Level, ValidationReport
+from thirdshift.apps.training.config import Level
+from thirdshift.apps.training.data.duplicate_rows import DuplicateRows
+from thirdshift.apps.training.data.lengths import Lengths
+from thirdshift.apps.training.data.rows import parse_row
+from thirdshift.apps.training.inbox.validation import FileChanged, validate
+from thirdshift.apps.training.inbox.validation_report import ValidationReport
+from thirdshift.apps.training.models import byte_tokenizer
+from thirdshift.apps.training.models.measure import FastTokenizer, Measure, measure_in
 from thirdshift.core.errors import UsageError
 
 
@@ -226,7 +227,7 @@ def test_the_light_tokenizer_reads_what_training_reads(model_of: Callable[[str],
     """Token by token, with and without a chat template, and a beginning of every text."""
     from transformers import AutoTokenizer
 
-    from thirdshift.apps.training.encoding import encode_row
+    from thirdshift.apps.training.data.encoding import encode_row
 
     directory = tmp_path / "model"
     shutil.copytree(model_of("gpt2"), directory)

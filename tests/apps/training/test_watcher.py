@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from thirdshift.apps.training.watcher import FileWatcher
+from thirdshift.apps.training.inbox.watcher import FileWatcher
 
 
 class Clock:

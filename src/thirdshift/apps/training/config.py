@@ -1,12 +1,16 @@
 """What a training daemon can be told, declared beside its meaning; reading files is the configuration's affair."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.validation_report import LEVELS
-from thirdshift.config import less_than, none_of, refuse
+from thirdshift.apps.training.workspace import TrainingWorkspace
+from thirdshift.config import less_than, load_section, none_of, refuse
 
 MODEL_SIZES = ("nano", "tiny", "small")
+Level = Literal["quick", "standard", "deep"]
+LEVELS: tuple[Level, ...] = ("quick", "standard", "deep")
+"""How closely a dropped file is looked at."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,3 +166,8 @@ class DaemonConfig:
             less_than(0.01, poll_interval_s=self.poll_interval_s, error_pause_s=self.error_pause_s),
             less_than(1, max_attempts=self.max_attempts),
         )
+
+
+def config_of(workspace: TrainingWorkspace) -> DaemonConfig:
+    """Return the ``training`` section of the workspace's configuration file; raises ``ConfigurationError``."""
+    return load_section(workspace.root, "training", DaemonConfig)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from thirdshift.apps.training.base_model import demand_base_model, ensure_base_model
+from thirdshift.apps.training.config import config_of
 from thirdshift.apps.training.job import Evaluation, TrainingJob
-from thirdshift.apps.training.tasks import config_of
-from thirdshift.apps.training.train_file import share_processors
+from thirdshift.apps.training.models.base_model import demand_base_model, ensure_base_model
+from thirdshift.apps.training.runs.train_file import share_processors
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.errors import UsageError
 from thirdshift.host.disk import DiskGuard
@@ -69,9 +69,9 @@ def examine(
             "'thirdshift train generate --held-out'."
         )
     share_processors()
-    from thirdshift.apps.training.evaluate import exact_match, examples_from_jsonl  # noqa: PLC0415  # loads torch
-    from thirdshift.apps.training.model import load_model  # noqa: PLC0415
-    from thirdshift.apps.training.precision import device_here  # noqa: PLC0415
+    from thirdshift.apps.training.models.evaluate import exact_match, examples_from_jsonl  # noqa: PLC0415  # loads torch
+    from thirdshift.apps.training.models.model import load_model  # noqa: PLC0415
+    from thirdshift.apps.training.models.precision import device_here  # noqa: PLC0415
 
     loaded, tokenizer = load_model(model or workspace.current_model)
     loaded.to(device_here())

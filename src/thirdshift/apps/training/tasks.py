@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift import Snooze, current_task, task
-from thirdshift.apps.training.base_model import ensure_base_model
-from thirdshift.apps.training.checkpoint_saver import CheckpointNotSaved
-from thirdshift.apps.training.checkpoints import CheckpointGone
-from thirdshift.apps.training.config import DaemonConfig
+from thirdshift.apps.training.config import config_of
 from thirdshift.apps.training.control import ControlFolder
-from thirdshift.apps.training.decision import SKIPPED, Skipped
-from thirdshift.apps.training.generator import DataGenerator
+from thirdshift.apps.training.data.rows import BadLine
+from thirdshift.apps.training.inbox.generator import DataGenerator
 from thirdshift.apps.training.job import Progress, TrainingJob
-from thirdshift.apps.training.rows import BadLine
-from thirdshift.apps.training.snapshots import SnapshotService
-from thirdshift.apps.training.staging import NoRoom
-from thirdshift.apps.training.train_file import train_file
+from thirdshift.apps.training.models.base_model import ensure_base_model
+from thirdshift.apps.training.runs.decision import SKIPPED, Skipped
+from thirdshift.apps.training.runs.train_file import train_file
+from thirdshift.apps.training.saving.checkpoint_saver import CheckpointNotSaved
+from thirdshift.apps.training.saving.checkpoints import CheckpointGone
+from thirdshift.apps.training.saving.snapshots import SnapshotService
+from thirdshift.apps.training.saving.staging import NoRoom
 from thirdshift.apps.training.workspace import TrainingWorkspace
-from thirdshift.config import load_section
 from thirdshift.core.plain import plain
 from thirdshift.host.disk import DiskGuard, says_no_space
 from thirdshift.host.scheduling import idle_priority
@@ -33,11 +32,6 @@ DISK_PAUSE_S = 5.0
 
 TRAINING_QUEUE = "training"
 CHORES_QUEUE = "maintenance"
-
-
-def config_of(workspace: TrainingWorkspace) -> DaemonConfig:
-    """Return the ``training`` section of the workspace's configuration file; raises ``ConfigurationError``."""
-    return load_section(workspace.root, "training", DaemonConfig)
 
 
 @task(queue=TRAINING_QUEUE, pool="process")

@@ -1,0 +1,1 @@
+"""Models as folders: making, loading, measuring, asking and publishing them."""

@@ -1,0 +1,1 @@
+"""The training of one file, from its plan to its publication."""

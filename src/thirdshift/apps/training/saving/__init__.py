@@ -1,0 +1,1 @@
+"""Checkpoints and snapshots: state on disk that is whole or not there."""

@@ -1,0 +1,1 @@
+"""The daemon: one loop, and those whom it asks in turn."""
