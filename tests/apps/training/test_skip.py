@@ -75,7 +75,7 @@ def test_a_skip_after_the_gate_decided_is_told_to_come_too_late(office: Office) 
     decided = decide(office.work, "rows.jsonl", lambda: {"held_back": [], "is_accepted": False})
     office.session.skip()
     assert isinstance(office.told[-1], Remarked)
-    assert office.told[-1].text.startswith("rows.jsonl is not skipped: its training is over;")
+    assert office.told[-1].text.startswith("rows.jsonl is not skipped: how it ends is decided already")
     assert office.session.file is not None
     assert decide(office.work, "rows.jsonl", dict) == decided
 

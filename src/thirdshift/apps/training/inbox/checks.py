@@ -93,7 +93,9 @@ class Checks:
 
     def _submit(self, name: str) -> None:
         is_large = (self._workspace.checking / name).lstat().st_size > _LARGE_BYTES
-        options = self._manager.options(tags=[f"check:{name}"], limit_key="check of a large file" if is_large else None)
+        limit_key = "check of a large file" if is_large else None
+        # Relaxed: every start checks what lies here anew, so a power loss may take the task with it.
+        options = self._manager.options(tags=[f"check:{name}"], limit_key=limit_key, durability="relaxed")
         task_id = options.submit(check_file, str(self._workspace.root), name, self._config.level).id
         self._tasks[name] = task_id
         self._begun_at.setdefault(name, self._clock())

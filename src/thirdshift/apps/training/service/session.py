@@ -122,7 +122,7 @@ class TrainingSession:
         if file is None:
             self._notify(Remarked("no file is in hand that could be skipped; nothing was done"))
         elif not skip(self._workspace.work / _key(file)):
-            self._notify(Remarked(f"{file.name} is not skipped: its training is over; what came of it is told soon"))
+            self._notify(Remarked(f"{file.name} is not skipped: how it ends is decided already, and told then"))
         else:
             self._manager.cancel_task(self._task_id)
             self._refuse(file, {"cause": SKIPPED, "attempts": file.attempts + 1, "task": self._task_id})
