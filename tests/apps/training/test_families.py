@@ -143,11 +143,11 @@ class TestMemory:
         """The caller sees nothing of it but progress, and the result."""
         little_memory(2)  # in this process only
         job = make_job("llama", layout="buckets")
-        phases: list[str] = []
-        result = train_file(job, report=lambda progress: phases.append(progress.phase))
+        reports: list[Progress] = []
+        result = train_file(job, report=reports.append)
         assert (result.finished, result.micro_batch_size) == (True, 2)
-        assert phases[-1] == "publishing"
-        assert phases.count("evaluating after") == 1
+        assert reports[-1].phase == "publishing"
+        assert [report.phase for report in reports if not report.share].count("evaluating after") == 1
 
     def test_one_row_that_does_not_fit_is_an_error(
         self, make_job: MakeJob, little_memory: Callable[[int], None]
