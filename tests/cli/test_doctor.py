@@ -29,7 +29,8 @@ import ctypes, os, pathlib, signal
 def outlive():
     ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # the kernel is not to end us with our guard
     os.kill(os.getppid(), signal.SIGSTOP)  # and our guard is not to see its worker die
-    pathlib.Path("out-of-control").touch()
+    pathlib.Path("guard").write_text(str(os.getppid()))
+    pathlib.Path("guard").rename("out-of-control")
     os.kill(os.getpid(), signal.SIGSTOP)
 """
 STRANGER = """
@@ -199,6 +200,7 @@ def test_a_child_that_has_outlived_its_worker(shell) -> None:
     (orphan,) = found["orphans"]["facts"]["children"]
     assert str(orphan["pid"]) in found["orphans"]["says"]
     os.kill(orphan["pid"], signal.SIGKILL)  # as it says
+    os.kill(int((shell.folder / "out-of-control").read_text()), signal.SIGKILL)  # stopped, it would stay for ever
 
 
 def test_others_may_read_the_file(shell) -> None:
