@@ -128,3 +128,11 @@ def test_a_loop_does_not_wait_for_the_disk(tmp_path: Path) -> None:
         writer.write({"state": "stopped"})
     writer.close()
     assert file.read() == {"state": "stopped"}
+
+
+def test_a_last_status_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    """Nobody gives another one that could tell of it."""
+    writer = StatusWriter(StatusFile(tmp_path / "status" / "training_status.json"))
+    writer.write({"state": "stopped"})
+    with pytest.raises(FileNotFoundError, match="training_status"):
+        writer.close()

@@ -104,7 +104,7 @@ class TrainingDaemon:
             orders = Orders(control, session, chores, say)
             admission = Admission(workspace, session, control, orders, intake, manager, disk, say)
             reporter = Reporter(workspace, queue, disk, session, chores, admission, troubles, sleep)
-            stack.callback(reporter.close)
+            stack.callback(troubles.step(reporter.close))
 
             if reporter.found_a_crash():
                 admission.recovered()

@@ -67,5 +67,5 @@ class Reporter:
         self._writer.write(self.document)
 
     def close(self) -> None:
-        """Write no more; the last status is on disk."""
+        """Write no more; the last status is on disk, or why it is not is raised."""
         self._writer.close()

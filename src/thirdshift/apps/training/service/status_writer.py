@@ -27,13 +27,17 @@ class StatusWriter:
         """Have *document*, which nobody changes any more, written soon; raises the error of one before it."""
         self._newest.append(document)
         self._loop.wake()
-        if self._errors:
-            raise self._errors.pop()
+        self._raise_error()
 
     def close(self) -> None:
-        """Write the last document, and end."""
+        """Write the last document, and end; raises the error of that."""
         self._loop.stop()
         self._write()
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._errors:
+            raise self._errors.pop()
 
     def _write(self) -> float:
         if self._newest:
@@ -41,4 +45,6 @@ class StatusWriter:
                 self._file.write(self._newest.pop())
             except OSError as error:
                 self._errors.append(error)
+            else:
+                self._errors.clear()
         return _IDLE_S
