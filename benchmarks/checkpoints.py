@@ -5,6 +5,7 @@
 The bars: p99 of the stall for 120 MB of state at most 25 ms; from the kill to the next optimizer step at most 12 s.
 """
 
+import importlib
 import os
 import statistics
 import subprocess
@@ -15,9 +16,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from thirdshift.apps.training.runs.train_file import share_processors
-
-share_processors()
+importlib.import_module("thirdshift.apps.training")  # before torch: it says how threads wait for each other
 
 import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
@@ -35,11 +34,11 @@ from thirdshift.host.garbage import loaded_objects_frozen  # noqa: E402
 FACTS = CheckpointFacts(plan_hash="", base_hash="", data_name="", step=1, total_steps=2, numerics={})
 STEPS_A_BLOCK = 8
 CHILD = """
-import json, sys
-from pathlib import Path
-from thirdshift.apps.training.job import TrainingJob
-from thirdshift.apps.training.settings import TrainingSettings
-from thirdshift.apps.training.runs.train_file import train_here
+import json, sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+from thirdshift.apps.training.job import TrainingJob  # noqa: E402
+from thirdshift.apps.training.settings import TrainingSettings  # noqa: E402
+from thirdshift.apps.training.runs.train_file import train_here  # noqa: E402
 root = Path(sys.argv[1])
 settings = TrainingSettings(epochs=200, checkpoint_steps=1, held_out_percent=0)
 job = TrainingJob(data=root / "rows.jsonl", current_model=root / "model", checkpoints=root / "checkpoints",

@@ -14,15 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from thirdshift.apps.training.runs.train_file import share_processors
-
-share_processors()
-
-from thirdshift.apps.training.job import OWN_EXAMINATION, FileResult, TrainingJob  # noqa: E402
-from thirdshift.apps.training.models.model import create_tiny_model  # noqa: E402
-from thirdshift.apps.training.records.history import History  # noqa: E402
-from thirdshift.apps.training.runs.train_file import train_file  # noqa: E402
-from thirdshift.apps.training.settings import TrainingSettings  # noqa: E402
+from thirdshift.apps.training.job import OWN_EXAMINATION, FileResult, TrainingJob
+from thirdshift.apps.training.models.model import create_tiny_model
+from thirdshift.apps.training.records.history import History
+from thirdshift.apps.training.runs.train_file import train_file
+from thirdshift.apps.training.settings import TrainingSettings
 
 LETTERS = "abcdefghijklmnop"
 KINDS = {"same": 0, "next": 1, "third": 3, "fifth": 5, "far": 8}

@@ -5,6 +5,7 @@ machine slows all of them; what counts is the ratio. Needs ``accelerate`` for th
 """
 
 import argparse
+import importlib
 import os
 import statistics
 import sys
@@ -13,20 +14,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the training child
+importlib.import_module("thirdshift.apps.training")  # before torch: it says how threads wait for each other
 
-import torch
+import torch  # noqa: E402
 
-from thirdshift.apps.training import syllo
-from thirdshift.apps.training.data.batches import NOT_TRAINED
-from thirdshift.apps.training.models.model import create_tiny_model, load_model
-from thirdshift.apps.training.plans.layout import micro_batches
-from thirdshift.apps.training.plans.plan import Plan
-from thirdshift.apps.training.plans.planning import build_plan
-from thirdshift.apps.training.runs.trainer import Trainer, train
-from thirdshift.apps.training.saving.checkpoints import CheckpointStore
-from thirdshift.apps.training.saving.state import make_optimizer, prepare_numerics
-from thirdshift.apps.training.settings import TrainingSettings
+from thirdshift.apps.training import syllo  # noqa: E402
+from thirdshift.apps.training.data.batches import NOT_TRAINED  # noqa: E402
+from thirdshift.apps.training.models.model import create_tiny_model, load_model  # noqa: E402
+from thirdshift.apps.training.plans.layout import micro_batches  # noqa: E402
+from thirdshift.apps.training.plans.plan import Plan  # noqa: E402
+from thirdshift.apps.training.plans.planning import build_plan  # noqa: E402
+from thirdshift.apps.training.runs.trainer import Trainer, train  # noqa: E402
+from thirdshift.apps.training.saving.checkpoints import CheckpointStore  # noqa: E402
+from thirdshift.apps.training.saving.state import make_optimizer, prepare_numerics  # noqa: E402
+from thirdshift.apps.training.settings import TrainingSettings  # noqa: E402
 
 BLOCK = 2
 """Steps that a side makes before it is the other's turn."""

@@ -44,7 +44,6 @@ def chat(session: Session, prompt: str | None, puzzle: bool, level: int, seed: i
 
 
 def _talk(session: Session, longest: int) -> "Talk":
-    from thirdshift.apps.training.runs.train_file import share_processors  # noqa: PLC0415
     from thirdshift.apps.training.workspace import TrainingWorkspace  # noqa: PLC0415
 
     model = TrainingWorkspace(session.workspace).current_model
@@ -53,7 +52,6 @@ def _talk(session: Session, longest: int) -> "Talk":
             f"there is no model in {model} yet; the first training makes one: 'thirdshift up', or "
             "'thirdshift train run FILE'"
         )
-    share_processors()
     from thirdshift.apps.training.models.talk import Talk  # noqa: PLC0415  # loads torch
 
     return Talk(model, longest=longest)

@@ -14,11 +14,8 @@ from thirdshift.apps.training.config import DaemonConfig
 from thirdshift.apps.training.files.queue import TrainingQueue
 from thirdshift.apps.training.inbox.intake import Intake
 from thirdshift.apps.training.notices import Notice
-from thirdshift.apps.training.runs.train_file import share_processors
 from thirdshift.apps.training.saving.checkpoints import CheckpointStore, SetAside
 from thirdshift.apps.training.workspace import TrainingWorkspace
-
-share_processors()  # before the first test imports torch: spinning threads make these tests six times slower
 
 WORDS = ("ox", "tree", "river", "cat", "mountain", "sun", "window", "bee")
 

@@ -1,9 +1,12 @@
 """Jobs and results travel between processes as JSON and arrive as they left."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from thirdshift.apps.training.job import Evaluation, FileResult, TrainingJob
 from thirdshift.apps.training.settings import TrainingSettings
@@ -51,3 +54,19 @@ print(sorted({"torch", "transformers", "numpy", "safetensors", "tokenizers"} & s
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("wanted", "policy"), [(None, ["PASSIVE", "1000"]), ("ACTIVE", ["ACTIVE", "None"])])
+def test_waiting_threads_leave_the_processor_to_others(wanted: str | None, policy: list[str]) -> None:
+    """It is set before anything can load torch, unless the user has set it."""
+    script = """
+import os, sys
+import thirdshift.apps.training.tasks
+assert "torch" not in sys.modules
+print(os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT"))
+"""
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= {} if wanted is None else {"OMP_WAIT_POLICY": wanted}
+    printed = subprocess.check_output([sys.executable, "-c", script], text=True, env=environment)
+    assert printed.split() == policy

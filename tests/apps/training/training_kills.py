@@ -22,17 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from thirdshift.apps.training.runs.train_file import share_processors
-
-share_processors()
-
-from thirdshift.apps.training.job import FileResult, Progress, TrainingJob  # noqa: E402
-from thirdshift.apps.training.models.model import create_tiny_model  # noqa: E402
-from thirdshift.apps.training.records.history import PUBLISHED, History  # noqa: E402
-from thirdshift.apps.training.runs import file_training  # noqa: E402
-from thirdshift.apps.training.saving import checkpoint_saver  # noqa: E402
-from thirdshift.apps.training.settings import TrainingSettings  # noqa: E402
-from thirdshift.host.processes import descendants, die_with_parent  # noqa: E402
+from thirdshift.apps.training.job import FileResult, Progress, TrainingJob
+from thirdshift.apps.training.models.model import create_tiny_model
+from thirdshift.apps.training.records.history import PUBLISHED, History
+from thirdshift.apps.training.runs import file_training
+from thirdshift.apps.training.saving import checkpoint_saver
+from thirdshift.apps.training.settings import TrainingSettings
+from thirdshift.host.processes import descendants, die_with_parent
 
 ROWS, EPOCHS = 40, 3
 SETTINGS = TrainingSettings(

@@ -11,7 +11,6 @@ from blake3 import blake3
 from thirdshift.apps.training.config import config_of
 from thirdshift.apps.training.job import Evaluation, TrainingJob
 from thirdshift.apps.training.models.base_model import demand_base_model, ensure_base_model
-from thirdshift.apps.training.runs.train_file import share_processors
 from thirdshift.apps.training.workspace import TrainingWorkspace
 from thirdshift.core.errors import UsageError
 from thirdshift.host.disk import DiskGuard
@@ -33,7 +32,6 @@ def prepared_job(root: Path, data: Path, *, seed: int, epochs: int | None = None
     workspace.create()
     with PIDManager(workspace.pid_file, "the training daemon"):
         DiskGuard(config.disk.min_free_gb, config.disk.warn_free_gb).require(workspace.checkpoints)
-        share_processors()
         ensure_base_model(workspace, config.model)
         what = json.dumps([hash_file(data), asdict(settings), seed])
         yield TrainingJob(
@@ -68,7 +66,6 @@ def examine(
             f"no file was named and {workspace.held_out} holds none. Name one, or make one with "
             "'thirdshift train generate --held-out'."
         )
-    share_processors()
     from thirdshift.apps.training.models.evaluate import exact_match, examples_from_jsonl  # noqa: PLC0415  # loads torch
     from thirdshift.apps.training.models.model import load_model  # noqa: PLC0415
     from thirdshift.apps.training.models.precision import device_here  # noqa: PLC0415

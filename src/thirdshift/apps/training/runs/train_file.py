@@ -1,6 +1,5 @@
 """Training one file, start to end, from any process: torch is loaded when the work begins and not before."""
 
-import os
 from collections.abc import Callable
 
 from thirdshift.apps.training.job import FileResult, OutOfMemory, Progress, TrainingJob
@@ -33,16 +32,6 @@ def train_file(
 
 def train_here(job: TrainingJob, *, report: Callable[[Progress], None], should_stop: Callable[[], bool]) -> FileResult:
     """Do the work of :func:`train_file` in this process; raises ``OutOfMemory`` when a fresh one is to go on."""
-    share_processors()
     from thirdshift.apps.training.runs.file_training import run  # noqa: PLC0415 - torch takes seconds and 400 MB
 
     return run(job, report, should_stop)
-
-
-def share_processors() -> None:
-    """Let torch's threads sleep while they wait for each other, instead of spinning; call it before torch is imported.
-
-    Spinning gains little on an idle machine and ruins a busy one: the spinner takes the processor from the thread that
-    it waits for (a step of the tiny model: 958 ms spinning, 201 ms sleeping, on 2 busy cores; benchmarks/LOG.md).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
