@@ -57,7 +57,10 @@ def main(saves: int, kills: int) -> None:
 
 
 def stalls(root: Path, saves: int) -> None:
-    """Time *saves* staged saves and synchronous ones in turn, then steps with and without a writer at work."""
+    """Time *saves* staged saves, plain copies and synchronous saves in turn, then steps with and without a writer.
+
+    The plain copies are of as many bytes, between two arrays: what they show too is the machine's.
+    """
     config = LlamaConfig(
         hidden_size=320, num_hidden_layers=8, num_attention_heads=8, intermediate_size=864, vocab_size=512
     )
@@ -66,12 +69,13 @@ def stalls(root: Path, saves: int) -> None:
     step(model, optimizer)
     store = CheckpointStore(root / "checkpoints")
     image = StateImage(model=model, optimizer=optimizer, tokenizer_files={}, rows=1000, scratch=root / "scratch")
-    megabytes = sum(size for _, _, size in image.stage(b"")) / 1e6
-    print(f"state: {megabytes:.0f} MB, staged directly: {image.is_direct}")
+    size_bytes = sum(size for _, _, size in image.stage(b""))
+    print(f"state: {size_bytes / 1e6:.0f} MB, staged directly: {image.is_direct}")
+    source, target = torch.ones(size_bytes, dtype=torch.uint8), torch.zeros(size_bytes, dtype=torch.uint8)
     with closing(image), closing(CheckpointSaver(store, image.buffer, keep_last=2)) as saver, loaded_objects_frozen():
         save(saver, image, 0)
         saver.wait()  # from here on at normal priority: beside much else an idle writer takes too long to wait for
-        staged, of_processor, synchronous = [], [], []
+        staged, of_processor, copied, synchronous = [], [], [], []
         for number in range(1, saves + 1):
             before = time.process_time()
             staged.append(save(saver, image, number))
@@ -81,10 +85,12 @@ def stalls(root: Path, saves: int) -> None:
                 time.sleep(0.001)
             if saver.trouble:
                 raise SystemExit(saver.trouble)
+            copied.append(copy(source, target))
             if number % 5 == 0:
                 synchronous.append(save_synchronously(root, model, optimizer, number))
         print(f"stall of a staged save: {figures(staged)}")
         print(f"processor time of a staged save: {figures(of_processor)}")
+        print(f"plain copy of as many bytes: {figures(copied)}")
         print(f"synchronous save, fsynced: {figures(synchronous)}")
         alone, beside = [], []
         with closing(CheckpointSaver(store, image.buffer, keep_last=2)) as idle:
@@ -114,6 +120,16 @@ def save(saver: CheckpointSaver, image: StateImage, number: int) -> float:
     begin = time.perf_counter()
     saver.save(image.stage(b""), replace(FACTS, step=number))
     return (time.perf_counter() - begin) * 1000
+
+
+def copy(source: torch.Tensor, target: torch.Tensor) -> float:
+    """Copy with one thread, as a staged save does, and return the milliseconds."""
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    target.copy_(source)
+    took = (time.perf_counter() - begin) * 1000
+    torch.set_num_threads(2)
+    return took
 
 
 def save_synchronously(root: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, number: int) -> float:
