@@ -15,6 +15,7 @@ from claims import LARGE, MOUNTAIN, QUICK_MOUNTAIN, SMALL
 from deaths import NAME as DEATH
 from imports import HEAVY, MANAGER, NAME
 from limit_keys import AMONG, PAST, SMALL_COUNT
+from monitoring import RATE
 from peers import CELERY, HUEY
 from runs import COMMIT, DRAIN, FSYNC, IDLE_CPU, IDLE_MEMORY, RESULT, START
 from submits import SLOW, name
@@ -82,6 +83,7 @@ BARS = (
         for case in (PAST, AMONG)
     ),
     *(Bar(DEATH.format(pool), "<=", 1000, "50 ms") for pool in ("thread", "process")),
+    Bar(RATE.format("on"), ">=", 1 / 1.05, "", beside=(OURS,), beside_case=RATE.format("off")),
     Bar(NAME, "<=", 150, "60 ms"),
     Bar(MANAGER, "<=", 150, "60 ms"),
     Bar(HEAVY, "<=", 0, ""),

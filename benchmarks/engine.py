@@ -23,6 +23,7 @@ from deaths import death
 from imports import import_time
 from limit_keys import limit_keys
 from losses import losses
+from monitoring import monitoring
 from pools import pools
 from report import document, line_of_machine, machine, markdown, print_figure, print_verdicts
 from runs import drain, idle, latency
@@ -40,6 +41,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "keys": limit_keys,
     "death": death,
     "losses": losses,
+    "monitor": monitoring,
     "import": import_time,
 }
 

@@ -85,7 +85,7 @@ class Thirdshift:
 
     def drain(self, count: int) -> float:
         self.submit_many(count)
-        return count / float(python("import sys, thirdshift_app as app; app.drain(sys.argv[1])", self._database))
+        return count / float(python("import sys, thirdshift_app as app; print(app.drain(sys.argv[1]))", self._database))
 
     def call(self) -> float:
         return self._manager.submit(moment).result(_RESULT_LIMIT_S)

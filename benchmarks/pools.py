@@ -47,7 +47,7 @@ def _drain(kind: str, bench: Bench) -> list[float]:
     database, count = str(bench.room() / "tasks.db"), _less(bench, _COUNT[kind])
     with BackgroundTaskManager(database=database, start=False, durability="relaxed") as manager:
         _submit(manager, kind, count)
-    drain = "import sys, thirdshift_app as app; app.drain(sys.argv[1], int(sys.argv[2]))"
+    drain = "import sys, thirdshift_app as app; print(app.drain(sys.argv[1], int(sys.argv[2])))"
     return [count / float(python(drain, database, str(CHILDREN)))]
 
 

@@ -12,9 +12,9 @@ def serve(database: str, max_workers: int | None = None) -> None:
         sys.stdin.read()
 
 
-def drain(database: str, max_workers: int = 4) -> None:
-    """Run all that is there; prints the seconds from the worker's start to the last row."""
+def drain(database: str, max_workers: int = 4, *, monitor_enabled: bool = True) -> float:
+    """Run all that is there; returns the seconds from the worker's start to the last row."""
     started = time.perf_counter()
-    with BackgroundTaskManager(database=database, max_workers=max_workers) as manager:
+    with BackgroundTaskManager(database=database, max_workers=max_workers, monitor_enabled=monitor_enabled) as manager:
         manager.shutdown(drain=True)
-    print(time.perf_counter() - started)
+    return time.perf_counter() - started
