@@ -141,10 +141,15 @@ class Workload:
         yield "delete a schedule", lambda: schedules.delete(self.schedule("cancelling"))
 
     def put(self, name: str, **rule: Any) -> None:
-        """Store a schedule that fires once a year, so that no later look at the file meets it."""
-        task = new_task()
+        """Store a schedule that fires once a year, so that no later look at the file meets it.
+
+        Its id is the same in every run, for what is stored is compared with what another run has stored.
+        """
+        task, schedule_id = new_task(), name.encode().hex().zfill(32)
         schedule = Schedule(cron="0 3 1 1 *", missed="all", **rule)
-        self.engine.schedules.put(NewSchedule(name=name, schedule=schedule, task=task.spec, arguments=task.arguments))
+        self.engine.schedules.put(
+            NewSchedule(name=name, schedule=schedule, task=task.spec, arguments=task.arguments, id=schedule_id)
+        )
 
     def schedule(self, name: str) -> str:
         found = self.engine.schedules.find(name)
