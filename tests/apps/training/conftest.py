@@ -17,6 +17,8 @@ from thirdshift.apps.training.notices import Notice
 from thirdshift.apps.training.saving.checkpoints import CheckpointStore, SetAside
 from thirdshift.apps.training.workspace import TrainingWorkspace
 
+os.environ["GOMP_SPINCOUNT"] = "0"  # before torch is loaded: four tests share two processors, so threads do not spin
+
 WORDS = ("ox", "tree", "river", "cat", "mountain", "sun", "window", "bee")
 
 
