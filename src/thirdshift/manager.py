@@ -788,6 +788,11 @@ class BackgroundTaskManager:
 
     # Ending
 
+    def hold(self) -> None:
+        """Begin no more tasks here; what runs goes on, and the rest is left to others. :meth:`shutdown` follows."""
+        if self._worker is not None:
+            self._worker.hold()
+
     def shutdown(self, *, drain: bool = False, timeout: float | None = None) -> bool:
         """Finish the work in hand and leave the rest on disk; with *drain*, empty the queue first.
 

@@ -199,7 +199,8 @@ class Desk:
                 before = now
 
     def stop(self, signals: StopSignals, settings: BackgroundTaskConfig) -> None:
-        """Finish the work in hand, for as long as the settings say."""
+        """Begin nothing more, and say for how long the work in hand is waited for."""
+        self._manager.hold()
         limit = f"{settings.shutdown_timeout_seconds:g} s"
         if signals.received is not None:
             if not self._quiet:

@@ -138,11 +138,15 @@ class Worker:
             first_slot += pool.slots + pool.spare_slots
         self.announce(WorkerStarted(registration.id, self.slots))
 
-    def leave(self) -> None:
-        """End a worker that only enlisted; what it claimed and did not run is given back."""
+    def hold(self) -> None:
+        """Begin nothing more; what runs goes on, until :meth:`stop` follows."""
         self._is_draining.set()
         for pool in self._pools.values():
             pool.hold()
+
+    def leave(self) -> None:
+        """End a worker that only enlisted; what it claimed and did not run is given back."""
+        self.hold()
         self._is_finished()
         self._end()
 
@@ -154,9 +158,8 @@ class Worker:
         keeps its tasks until the function returns or the process ends, and nobody else runs them meanwhile. That is
         returned at once when nothing is left but such threads of a stuck pool.
         """
-        self._is_draining.set()
+        self.hold()
         for pool in self._pools.values():
-            pool.hold()
             pool.ask_to_stop(StopReason.SHUTDOWN)
         self._wake.set()
         if not self._waits_in_vain.wait(timeout_s):
