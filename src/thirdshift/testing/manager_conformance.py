@@ -1032,6 +1032,16 @@ class ManagerConformance:
         with self.open() as self.manager:
             assert [self.manager.handle(each.id).result(TIMEOUT_S) for each in waiting] == [1, 2, 3, 4, 5]
 
+    def test_held_it_begins_nothing_more(self) -> None:
+        """What runs comes to its end; free slots, a submit here and time change nothing."""
+        running = self.busy()
+        self.manager.hold()
+        waiting = [self.manager.submit(self.functions.echo, number) for number in range(5)]
+        running.finish()
+        self.manager.shutdown()
+        with self.open(start=False) as reader:
+            assert {reader.get_task_status(each.id) for each in waiting} == {TaskStatus.PENDING}
+
     def test_draining_empties_the_queue_first(self) -> None:
         """Everything that was submitted is done."""
         handles = [self.manager.submit(self.functions.add, n, 1) for n in range(40)]
