@@ -115,9 +115,14 @@ $(VENV)/.mutants: $(VENV)/.dev
 	$(PIP) --editable '.[training,dev,mutants]'
 	@touch $@
 
-# The power-loss tests record system calls; without strace they are skipped and say so.
+# The power-loss tests record system calls, and the doctor's looks at a file that another machine serves. Where these
+# programs cannot be had, the tests that need them are skipped and say so.
+installed = { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq $(1); }
 $(VENV)/.dev: $(VENV)/.run
-	@command -v strace >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq strace; } \
+	@command -v strace >/dev/null || $(call installed,strace) \
 		|| echo "strace is missing and cannot be installed: the power-loss tests will be skipped"
+	@{ command -v sshfs && test -x /usr/lib/openssh/sftp-server; } >/dev/null \
+		|| $(call installed,sshfs openssh-sftp-server) \
+		|| echo "sshfs is missing and cannot be installed: one test of the doctor will be skipped"
 	$(PIP) --editable '.[training,dev]'
 	@touch $@

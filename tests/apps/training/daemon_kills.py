@@ -46,6 +46,8 @@ training:
 ARRIVALS = ("dropped", "checking", "queued")
 MOMENTS = ("start", "planning", "evaluating before", "training", "training", "evaluating after", "archived", "chore")
 VICTIMS = ("daemon", "daemon", "all", "all", "process")
+LOOK_S = 0.002
+"""Between two looks at a daemon's files: nobody tells of them, for it is watched from outside, as it is killed."""
 PATIENCE_S = 60.0
 """How long a moment is waited for; then the kill comes without it."""
 LIMIT_S = 600.0
@@ -115,13 +117,13 @@ class Site:
             self.daemon = self.start()
         until = time.monotonic() + PATIENCE_S
         while not self.status() and time.monotonic() < until:
-            time.sleep(0.002)
+            time.sleep(LOOK_S)
         dropped = self.drop()
         checked = self.workspace.checking / dropped.name
         while time.monotonic() < until:
             if moment == "dropped" or (not dropped.exists() and (moment == "checking" or not checked.exists())):
                 return
-            time.sleep(0.0005)
+            time.sleep(LOOK_S / 4)  # a check takes a few milliseconds
 
     def wait_for(self, moment: str) -> bool:
         """Wait for *moment*; False when the daemon ended before."""
@@ -134,7 +136,7 @@ class Site:
             status = self.status()
             if status and moment in ((status["training"] or {}).get("phase"), self._chore(status)):
                 return True
-            time.sleep(0.002)
+            time.sleep(LOOK_S)
         return True
 
     def _chore(self, status: dict[str, Any]) -> str:
@@ -241,7 +243,9 @@ def main(kills: int, seed: int) -> None:
                     if not site.to_drop:
                         break
                     continue
-                time.sleep(chance.random() ** 2 * (0.05 if arrives else 1))
+                time.sleep(
+                    chance.random() ** 2 * (0.05 if arrives else 1)
+                )  # so the kill falls anywhere, not at a moment's edge
                 if site.hit(victim, chance):
                     tally[f"{victim}, {moment}"] += 1
                     wanted -= 1

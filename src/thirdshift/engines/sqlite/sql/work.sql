@@ -42,7 +42,8 @@ SELECT name FROM queue WHERE paused_at IS NULL ORDER BY name;
 SELECT CAST(json_group_array(json_array(
            priority, due_at, seq, id, attempt, name, function,
            iif(length(arguments) <= 1000, CAST(arguments AS TEXT), NULL),
-           queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us, schedule_name, scheduled_for)) AS BLOB)
+           queue, pool, failures, max_retries, timeout_us, durable, crashes, stall_timeout_us,
+           schedule_name, scheduled_for)) AS BLOB)
 FROM (SELECT * FROM task
       WHERE status = 'pending' AND limit_key IS NULL AND queue = ?1 AND pool = ?2
       ORDER BY priority DESC, due_at, seq
