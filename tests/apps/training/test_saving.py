@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import itertools
 import os
 import resource
 import signal
@@ -99,6 +100,35 @@ class TestWriter:
         os.kill(writer_of(saver), signal.SIGKILL)
         assert saver.wait() is not None
         assert [path.name for path in store.directory.glob("ckpt-*")] == ["ckpt-000001"]
+
+    def test_killed_before_it_could_answer_its_checkpoint_is_not_made_twice(
+        self, saver: CheckpointSaver, store: CheckpointStore
+    ) -> None:
+        """The next writer finds it, reads every byte of it, and answers in its place."""
+        saver.save(FILES, FACTS)
+        while not store.list():
+            assert saver.is_busy
+        os.kill(writer_of(saver), signal.SIGKILL)
+        saved = saver.wait()
+        assert saved is not None
+        assert store.list() == [saved]
+
+    def test_one_that_was_damaged_before_its_writer_could_answer_is_made_again(
+        self, saver: CheckpointSaver, store: CheckpointStore
+    ) -> None:
+        """What does not verify is set aside, and its number is not used twice."""
+        saver.save(FILES, FACTS)
+        while not store.list():
+            assert saver.is_busy
+        saver._end_writer()  # its answer, if there was one, goes with it
+        with (store.directory / "ckpt-000001" / "model.safetensors").open("r+b") as weights:
+            weights.write(b"\xff")
+        saver._send()
+        saved = saver.wait()
+        assert [saved] == store.list()
+        assert saved is not None
+        assert saved.sequence == 2
+        assert [each.path.name for each in store.damaged()] == ["ckpt-000001"]
 
     def test_a_writer_that_always_dies_is_given_up(self, saver: CheckpointSaver) -> None:
         """After three deaths the trainer goes on without, and says why."""
@@ -198,13 +228,19 @@ def test_a_failure_at_any_write_or_fsync_of_a_save_costs_that_checkpoint_only(
 ) -> None:
     """Each call that changes the disk fails in turn: the last good checkpoint loads, and the next save succeeds."""
     faults = Faults(monkeypatch)
-    order = {"files": FILES, "facts": asdict(FACTS), "keep_last": 2, "keep": []}
+    steps = itertools.count(1)
     staged = memoryview(buffer.view)
-    good = checkpoint_writer._save(store, staged, order)["saved"]
+
+    def save() -> dict[str, Any]:
+        facts = asdict(replace(FACTS, step=next(steps)))
+        order = {"files": FILES, "facts": facts, "keep_last": 2, "keep": []}
+        return checkpoint_writer._save(store, staged, order)
+
+    good = save()["saved"]
     deadly, failed = 1, set()
     while True:
         faults.arm(deadly, error)
-        answer = checkpoint_writer._save(store, staged, order)
+        answer = save()
         calls = list(faults.calls)
         faults.arm(0, error)
         newest = store.latest_verified()
@@ -216,7 +252,7 @@ def test_a_failure_at_any_write_or_fsync_of_a_save_costs_that_checkpoint_only(
             break
         assert os.strerror(error) in answer["failed"]
         failed.add(calls[-1])
-        assert checkpoint_writer._save(store, staged, order)["saved"] == good + 1
+        assert save()["saved"] == good + 1
         good += 1
         deadly += 1
     staged.release()

@@ -144,7 +144,14 @@ class CheckpointStore:
         self._on_damaged(damaged)
 
     def save(self, fill: Fill, facts: CheckpointFacts) -> Checkpoint:
-        """Make a checkpoint of what *fill* writes into the folder it is given; it is durable on return."""
+        """Make a checkpoint of what *fill* writes into the folder it is given; it is durable on return.
+
+        If the newest one has these very facts and verifies, its writer died before it could say so: it is the answer.
+        """
+        for newest in self.list()[-1:]:
+            if newest.facts == facts and self._verified(newest.path):
+                sync_directory(self.directory)  # it may have died, or failed, between the rename and this
+                return newest
         sequence = self._next_sequence()
         path = self.directory / f"ckpt-{sequence:06d}"
         publish(path, fill, facts={"sequence": sequence, **asdict(facts)})
