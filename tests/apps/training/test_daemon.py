@@ -178,6 +178,14 @@ class Daemon:
         )
         return next(writers, None)
 
+    @contextlib.contextmanager
+    def training_held_up(self) -> Iterator[None]:
+        """Stop the child that trains for the block, so that it does not reach its end while a command starts up."""
+        child = self.wait_until(self.trainer, "the child that trains")
+        os.kill(child, signal.SIGSTOP)
+        yield
+        os.kill(child, signal.SIGCONT)
+
     def checkpoints(self) -> list[Checkpoint]:
         directory = self.workspace.checkpoints
         return CheckpointStore(directory).list() if directory.is_dir() else []
@@ -398,7 +406,8 @@ def test_a_killed_daemon_goes_on_where_it_was(long: Daemon, undisturbed: Daemon)
     long.wait_for_checkpoint()
     assert long.status["queue"]["processing"] == ["long.jsonl"]
     (long.workspace.control / ".trigger_snapshot").touch()
-    document = json.loads(thirdshift(long.root, "--json", "status").stdout)
+    with long.training_held_up():
+        document = json.loads(thirdshift(long.root, "--json", "status").stdout)
     assert (document["daemon"], document["training"]["file"]) == ("running", "long.jsonl")
     assert document["training"]["step"] > 0, "status answers while a training and a snapshot run"
     long.kill()
@@ -500,7 +509,8 @@ def test_a_pause_lasts_until_it_is_ended(long: Daemon, undisturbed: Daemon) -> N
     """Pause keeps a checkpoint and holds over a restart; resume goes on from there, exactly."""
     long.start()
     long.wait_for_checkpoint()
-    assert thirdshift(long.root, "train", "pause").returncode == 0
+    with long.training_held_up():
+        assert thirdshift(long.root, "train", "pause").returncode == 0
     long.wait_for_state("paused")
     long.wait_until(lambda: long.trainings()[0].status is TaskStatus.PENDING, "the training stops")
     at_pause = long.checkpoints()[-1]

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import io
-import itertools
 import os
 import resource
 import signal
@@ -123,7 +122,7 @@ class TestWriter:
         saver._end_writer()  # its answer, if there was one, goes with it
         with (store.directory / "ckpt-000001" / "model.safetensors").open("r+b") as weights:
             weights.write(b"\xff")
-        saver._send()
+        saver._send(is_taken_over=True)
         saved = saver.wait()
         assert [saved] == store.list()
         assert saved is not None
@@ -228,19 +227,13 @@ def test_a_failure_at_any_write_or_fsync_of_a_save_costs_that_checkpoint_only(
 ) -> None:
     """Each call that changes the disk fails in turn: the last good checkpoint loads, and the next save succeeds."""
     faults = Faults(monkeypatch)
-    steps = itertools.count(1)
+    order = {"files": FILES, "facts": asdict(FACTS), "keep_last": 2, "keep": [], "is_taken_over": False}
     staged = memoryview(buffer.view)
-
-    def save() -> dict[str, Any]:
-        facts = asdict(replace(FACTS, step=next(steps)))
-        order = {"files": FILES, "facts": facts, "keep_last": 2, "keep": []}
-        return checkpoint_writer._save(store, staged, order)
-
-    good = save()["saved"]
+    good = checkpoint_writer._save(store, staged, order)["saved"]
     deadly, failed = 1, set()
     while True:
         faults.arm(deadly, error)
-        answer = save()
+        answer = checkpoint_writer._save(store, staged, order)
         calls = list(faults.calls)
         faults.arm(0, error)
         newest = store.latest_verified()
@@ -252,7 +245,7 @@ def test_a_failure_at_any_write_or_fsync_of_a_save_costs_that_checkpoint_only(
             break
         assert os.strerror(error) in answer["failed"]
         failed.add(calls[-1])
-        assert save()["saved"] == good + 1
+        assert checkpoint_writer._save(store, staged, order)["saved"] == good + 1
         good += 1
         deadly += 1
     staged.release()

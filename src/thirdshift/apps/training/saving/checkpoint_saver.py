@@ -112,20 +112,22 @@ class CheckpointSaver:
         self._priority = checkpoint_writer.NORMAL
         self._end_writer()
         if self._order is not None:
-            self._send()
+            self._send(is_taken_over=True)
 
     def close(self) -> None:
         """End the writer. What is in flight is dropped; call :meth:`wait` before."""
         self._end_writer()
         self._order = None
 
-    def _send(self) -> None:
+    def _send(self, *, is_taken_over: bool = False) -> None:
+        """Give the writer its order; *is_taken_over*: another one had it, and may have carried it out."""
         assert self._order is not None
         order = {
             "files": self._order.files,
             "facts": asdict(self._order.facts),
             "keep_last": self._keep_last,
             "keep": self._keep,
+            "is_taken_over": is_taken_over,
         }
         writer = self._writer or self._start_writer()
         assert writer.stdin is not None
@@ -171,7 +173,7 @@ class CheckpointSaver:
             self.trouble = f"the process that writes checkpoints died {deaths} times in a row"
             return
         self._order = _Order(files=order.files, facts=order.facts, asked_at=order.asked_at, deaths=deaths)
-        self._send()
+        self._send(is_taken_over=True)
 
     def _start_writer(self) -> subprocess.Popen[bytes]:
         arguments = [str(os.getpid()), str(self._store.directory), str(self._buffer.descriptor), self._priority]

@@ -50,9 +50,11 @@ def _save(store: CheckpointStore, staged: memoryview, order: dict[str, Any]) -> 
     """Do one order; returns the checkpoint's number, or why there is none."""
     files = order["files"]
     try:
-        demand_disk(store.directory, sum(size_bytes for _, _, size_bytes in files))
         facts = CheckpointFacts.from_document(order["facts"])
-        saved = store.save(lambda folder: list(write_files(folder, staged, files)), facts)
+        saved = store.saved(facts) if order["is_taken_over"] else None
+        if saved is None:
+            demand_disk(store.directory, sum(size_bytes for _, _, size_bytes in files))
+            saved = store.save(lambda folder: list(write_files(folder, staged, files)), facts)
     except (OSError, NoRoom) as error:
         return {"failed": str(error)}
     try:

@@ -144,18 +144,22 @@ class CheckpointStore:
         self._on_damaged(damaged)
 
     def save(self, fill: Fill, facts: CheckpointFacts) -> Checkpoint:
-        """Make a checkpoint of what *fill* writes into the folder it is given; it is durable on return.
-
-        If the newest one has these very facts and verifies, its writer died before it could say so: it is the answer.
-        """
-        for newest in self.list()[-1:]:
-            if newest.facts == facts and self._verified(newest.path):
-                sync_directory(self.directory)  # it may have died, or failed, between the rename and this
-                return newest
+        """Make a checkpoint of what *fill* writes into the folder it is given; it is durable on return."""
         sequence = self._next_sequence()
         path = self.directory / f"ckpt-{sequence:06d}"
         publish(path, fill, facts={"sequence": sequence, **asdict(facts)})
         return Checkpoint(path=path, sequence=sequence, facts=facts)
+
+    def saved(self, facts: CheckpointFacts) -> Checkpoint | None:
+        """Return the newest checkpoint, durable, if it has these very *facts* and verifies, else None.
+
+        For who takes over from a writer that died and may have made it already.
+        """
+        for newest in self.list()[-1:]:
+            if newest.facts == facts and self._verified(newest.path):
+                sync_directory(self.directory)  # the writer may have died between the rename and this
+                return newest
+        return None
 
     def list(self) -> list[Checkpoint]:
         """Return all checkpoints whose manifest can be read, oldest first; their bytes are not looked at."""
