@@ -129,6 +129,7 @@ class FinishWait:
         self.task_id: Final = task_id
         self.wake: Final = wake
         self.is_over = False
+        self._is_new = True
         self._finishes = finishes
         self._engine = engine
         self._timeout_s = timeout_s
@@ -137,12 +138,15 @@ class FinishWait:
     def look(self) -> BackgroundTask | None:
         """Return the task if it is finished. Raises :class:`WaitTimeout` and :class:`TaskNotFound`."""
         self._finishes.watch(self)  # before the look, so that nothing happens unseen in between
-        status = self._engine.status(self.task_id)
-        found = self._engine.get(self.task_id) if status is not None and status.is_finished else None
-        if found is not None and found.status.is_finished:  # else it was retried or pruned in between
-            return found
-        if status is None:
-            raise TaskNotFound(self.task_id)
+        if self._is_new and (status := self._engine.status(self.task_id)) is not None and not status.is_finished:
+            self._is_new = False  # who looks again was woken: then one question for the whole task is less
+        else:
+            found = self._engine.get(self.task_id)
+            if found is None:
+                raise TaskNotFound(self.task_id)
+            status = found.status
+            if status.is_finished:
+                return found
         if self.left_s() == 0:
             raise WaitTimeout(self.task_id, self._timeout_s or 0.0, status.value)
         return None

@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from thirdshift.core.engine import ClaimRequest, TaskFilter
+from thirdshift.core.engine import Announced, ClaimRequest, TaskFilter
 from thirdshift.core.errors import StoreBusy, StoreError
 from thirdshift.core.status import TaskStatus
-from thirdshift.core.task import PoolKind
+from thirdshift.core.task import PoolKind, TaskId
 from thirdshift.engines.sqlite import SQLiteEngine, checkpoint, writer
 from thirdshift.engines.sqlite import engine as sqlite_engine
 from thirdshift.engines.sqlite.checkpoint import Checkpointer
@@ -242,7 +243,7 @@ from thirdshift.engines.sqlite import SQLiteEngine
 from thirdshift.runtime.clock import SystemClock
 engine = SQLiteEngine.shared(pathlib.Path(sys.argv[1]), clock=SystemClock())
 woken = threading.Event()
-engine.on_work(woken.set)
+engine.on_work(woken.set, lambda announced: woken.set())
 worker = engine.register(slots=1)
 print("ready", flush=True)
 woken.wait()
@@ -303,6 +304,49 @@ def test_a_submit_succeeds_where_nobody_can_be_woken(engine: SQLiteEngine, path:
     worker_id = "f" * 32
     assert len(engine.exchange([], ClaimRequest(owner=worker_id, free={PoolKind.THREAD: 1})).claims) == 1
     path.with_name("moved").rename(path.with_name("tasks.db.run"))
+
+
+def test_a_single_other_process_learns_which_task_is_new(tmp_path: Path) -> None:
+    """With more of them all but one would come too late: each had better look first."""
+    names = "abcd"
+    first, second, speaker, third = (WakeHub(tmp_path, name * 32) for name in names)
+    heard: SimpleQueue[tuple[str, Announced | None]] = SimpleQueue()
+    task = Announced(TaskId("1" * 32), "a queue\nof \N{SNOWMAN} and \udc80", PoolKind.PROCESS)
+
+    def listen(name: str, hub: WakeHub) -> None:
+        hub.listen(WORK, lambda: None, lambda announced: heard.put((name, announced)))
+
+    listen("first", first)
+    speaker.announce_task(task)
+    assert heard.get(timeout=LONG_S) == ("first", task)
+    speaker.announce_task(task._replace(queue="q" * 2_000))  # more than a datagram holds
+    assert heard.get(timeout=LONG_S) == ("first", None)
+    speaker.announce(WORK)
+    assert heard.get(timeout=LONG_S) == ("first", None)
+    listen("second", second)
+    speaker.announce_task(task)
+    assert {heard.get(timeout=LONG_S) for _ in range(2)} == {("first", None), ("second", None)}
+    listen("third", third)
+    for hub in (first, second, third, speaker):
+        hub.close()
+
+
+@pytest.mark.parametrize("message", [b"", b"?", b"!\xff", b"!one line", b"!id\nno such pool\nqueue", b"!" * 2_000])
+def test_a_message_that_nobody_understands_is_an_announcement_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: bytes
+) -> None:
+    """But for an empty one, and a question."""
+    listener = WakeHub(tmp_path, "a" * 32)
+    heard: SimpleQueue[Announced | None] = SimpleQueue()
+    listener.listen(WORK, lambda: None, heard.put)
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as stranger:
+        monkeypatch.chdir(tmp_path)
+        stranger.sendto(message, f"{'a' * 32}.{WORK}")
+        if message not in (b"", b"?"):
+            assert heard.get(timeout=LONG_S) is None
+        stranger.sendto(b"!", f"{'a' * 32}.{WORK}")
+        assert heard.get(timeout=LONG_S) is None
+    listener.close()
 
 
 def test_wake_ups_reach_descriptors_above_1023(tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from thirdshift import BackgroundTaskManager
-from thirdshift.core.engine import ClaimRequest, Exchange
+from thirdshift.core.engine import Announced, ClaimRequest, Exchange
 from thirdshift.core.events import Event, WakesLost
 from thirdshift.core.task import Claim, PoolKind, TaskId
 from thirdshift.runtime import worker as worker_module
 from thirdshift.runtime.wakes import GRACE_S, WakeWatch
+from thirdshift.runtime.worker import Worker
 from thirdshift.testing import functions
 from thirdshift.testing.clock import START, FakeClock
 from thirdshift.testing.signals import TIMEOUT_S, Signal
@@ -171,6 +173,35 @@ def test_a_stranger_need_not_wait_for_the_safety_interval(tmp_path: Path, monkey
         time.sleep(0.5)  # by then nobody looks for anything
         write_as_a_stranger(database, "f" * 32)
         assert manager.handle("f" * 32).result(TIMEOUT_S) == 3
+
+
+@pytest.mark.parametrize("case", ["all", "another queue", "not its queue", "must leave some alone"])
+def test_an_announced_task_is_asked_for_by_who_can_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """By nobody who does not serve its queue, or who has to leave the tasks of some functions alone."""
+    asked: SimpleQueue[tuple[str, str | None]] = SimpleQueue()
+    ask = Worker._request
+
+    def spy(worker: Worker, announced: Announced | None = None) -> ClaimRequest | None:
+        request = ask(worker, announced)
+        if announced is not None and request is not None:
+            asked.put((announced.id, request.first))
+        return request
+
+    options: dict[str, dict[str, list[str]]] = {
+        "another queue": {"queues": ["other"]},
+        "not its queue": {"excluded_queues": ["default"]},
+    }
+    with BackgroundTaskManager(database=tmp_path / "tasks.db", **options.get(case, {})) as manager:  # type: ignore[arg-type]
+        worker = manager._worker
+        assert worker is not None
+        if case == "must leave some alone":
+            worker._unknown.meet("nowhere:nothing")
+        monkeypatch.setattr(Worker, "_request", spy)
+        submit_elsewhere(tmp_path / "tasks.db", 1)
+        (task,) = manager.find_tasks()
+        assert asked.get(timeout=TIMEOUT_S) == (task.id, task.id if case == "all" else None)
 
 
 def test_who_can_run_the_next_task_of_a_limit_key_need_not_wait(

@@ -42,6 +42,7 @@ _encode_json = json.JSONEncoder(
 ).encode
 
 
+_NO_ARGUMENTS = f"[{VERSION},[],{{}}]".encode()
 _REFERENCE = re.compile(rb'\{"\$result":"([^"]*)"\}')
 """Only a :class:`ResultOf` is written so: within a text the quotes have backslashes, and a dict with such a key becomes
 ``$dict``."""
@@ -59,6 +60,8 @@ def encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, limit_by
 
     Raises :class:`NotSerialisable` naming the argument, or :class:`PayloadTooLarge`.
     """
+    if not args and not kwargs:
+        return _NO_ARGUMENTS
     positional = [
         value if type(value) in _PLAIN else _wrap_as(f"argument {number}", value)
         for number, value in enumerate(args, start=1)
@@ -72,6 +75,8 @@ def encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, limit_by
 
 def decode_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return what :func:`encode_arguments` was given; raises :class:`DecodeError`."""
+    if data == _NO_ARGUMENTS:
+        return (), {}
     _, args, kwargs = _decode(data, 3)
     return tuple(map(_unwrap, args)), {name: _unwrap(value) for name, value in kwargs.items()} if kwargs else {}
 

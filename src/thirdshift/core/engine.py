@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from thirdshift.core.alerts import Alert, AlertChange, AlertStep, Trouble
 from thirdshift.core.dependency import Relatives
@@ -173,6 +173,14 @@ class Vacuumed:
     """Size of the file as it lies on the disk now; it follows when the engine next tidies up."""
 
 
+class Announced(NamedTuple):
+    """A task that another process has just submitted, which has told nobody else of it."""
+
+    id: TaskId
+    queue: str
+    pool: PoolKind
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimRequest:
     """How many tasks a worker can take for each pool. ``queues=None`` means every queue that is not ``excluded``."""
@@ -183,6 +191,8 @@ class ClaimRequest:
     excluded: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
     """Functions that the worker cannot find: their tasks are left to others."""
+    first: TaskId | None = None
+    """A task that was just submitted and has room: it alone is claimed, if nothing that runs should come before it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -550,14 +560,15 @@ class WorkerEngine(Engine, Protocol):
     def on_work(
         self,
         callback: Callable[[], None],
-        of_others: Callable[[], None] | None = None,
+        of_others: Callable[[Announced | None], None] | None = None,
         of_strangers: Callable[[], None] | None = None,
     ) -> Callable[[], None]:
         """Call *callback* when there may be something to claim or to cancel; returns what ends it.
 
         It runs on the thread of whoever changed that, and must be quick. For changes of other processes *of_others* is
-        called instead, if there is one, on a thread of the engine that it may keep busy. *of_strangers* is called on it
-        when somebody may have written to the store without a word, also by ourselves, a few times a second at most.
+        called instead, if there is one, on a thread of the engine that it may keep busy; with the task, if one was
+        submitted and nobody else was told of it. *of_strangers* is called on that thread when somebody may have written
+        to the store without a word, also by ourselves, a few times a second at most.
         """
 
     @property

@@ -54,7 +54,8 @@ class WakeWatch:
     def passed(self, request: ClaimRequest | None, exchange: Exchange) -> None:
         """Remember what a pass has left to find: what is due later, and what there was no room for."""
         self._next_due = exchange.next_due
-        if request is None or exchange.is_limited:  # what a limit has left is found when that allows it
+        # what a limit has left is found when that allows it; with a first task, perhaps nothing else was looked for
+        if request is None or exchange.is_limited or request.first is not None:
             self._dry = frozenset()
         elif not exchange.claims:
             self._dry = frozenset(request.free)

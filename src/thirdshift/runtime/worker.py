@@ -9,11 +9,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from thirdshift.core.clock import Clock
-from thirdshift.core.engine import ClaimRequest, Exchange, Registration, Seat, WorkerEngine
+from thirdshift.core.engine import Announced, ClaimRequest, Exchange, Registration, Seat, WorkerEngine
 from thirdshift.core.errors import NotSupported, OutcomeUnknown, StepNotStored, StoreDamaged, StoreError
 from thirdshift.core.events import (
     AttemptLost,
@@ -279,10 +280,10 @@ class Worker:
 
     # Parts of a pass
 
-    def _pass(self, *, is_unannounced: bool = False) -> datetime | None:
+    def _pass(self, *, is_unannounced: bool = False, announced: Announced | None = None) -> datetime | None:
         """Record what ended, claim and hand out; returns when the next claim is due. ``_passing`` is held."""
         self._unrecorded += self._settlements()
-        request = self._request()
+        request = self._request(announced)
         exchange = self._engine.exchange(self._unrecorded, request)
         settled, self._unrecorded = self._unrecorded, []
         if is_unannounced:
@@ -292,7 +293,7 @@ class Worker:
         self._announce_ends(settled, exchange.recorded)
         return None if request is None else exchange.next_due  # without a free slot, its end is what counts
 
-    def _pass_here(self, *, is_unannounced: bool = False) -> None:
+    def _pass_here(self, *, is_unannounced: bool = False, announced: Announced | None = None) -> None:
         """Make a pass on the caller's thread, which need not wait for the worker's thread to wake up.
 
         While another thread makes one, and for all that only the worker's thread does (cancellations, timers, errors
@@ -303,7 +304,7 @@ class Worker:
             return
         try:
             is_wanted = bool(self.busy())
-            is_wanted |= self._pass(is_unannounced=is_unannounced) is not None
+            is_wanted |= self._pass(is_unannounced=is_unannounced, announced=announced) is not None
         except Exception:  # noqa: BLE001  # the worker's own pass meets it too, and knows what to do
             is_wanted = True
         finally:
@@ -333,14 +334,22 @@ class Worker:
         if self._unknown.meet(claim.function):
             self.announce(FunctionUnknown(claim.function, error))
 
-    def _request(self) -> ClaimRequest | None:
+    def _request(self, announced: Announced | None = None) -> ClaimRequest | None:
         if self._is_draining.is_set():
             return None
         free = {kind: room for kind, pool in self._pools.items() if (room := pool.room())}
         if not free:
             return None
-        unknown = self._unknown.left_alone
-        return ClaimRequest(owner=self._owner, free=free, queues=self._queues, excluded=self._excluded, unknown=unknown)
+        request = ClaimRequest(
+            owner=self._owner,
+            free=free,
+            queues=self._queues,
+            excluded=self._excluded,
+            unknown=self._unknown.left_alone,
+        )
+        if announced is None or announced.pool not in free or not self._serves(announced.queue) or request.unknown:
+            return request
+        return replace(request, first=announced.id)
 
     def _hand_out(self, exchange: Exchange) -> None:
         for kind, pool in self._pools.items():
@@ -540,11 +549,11 @@ class Worker:
         self._has_news = True
         self._wake.set()
 
-    def _hear_of_others(self) -> None:
+    def _hear_of_others(self, announced: Announced | None) -> None:
         """Do what another process has work for, without waiting for the worker's thread."""
         self._wakes.hear()
         self._has_news = True
-        self._pass_here()
+        self._pass_here(announced=announced)
 
     def _look_for_strangers(self) -> None:
         """Look for what somebody may have written who tells nobody."""
@@ -557,11 +566,14 @@ class Worker:
     def _reserve(self, queue: str, kind: PoolKind) -> Seat | None:
         """Keep a free slot for a task that is being submitted to *queue*, if this worker works on that queue."""
         pool = self._pools.get(kind)
-        if pool is None or queue in self._excluded or (self._queues is not None and queue not in self._queues):
+        if pool is None or not self._serves(queue):
             return None
         if self._unknown.left_alone:  # the task may be of such a function: let a claim decide
             return None
         return pool.reserve(self._owner)
+
+    def _serves(self, queue: str) -> bool:
+        return queue not in self._excluded and (self._queues is None or queue in self._queues)
 
     @property
     def _owner(self) -> str:

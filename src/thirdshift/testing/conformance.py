@@ -38,6 +38,7 @@ from thirdshift.core.task import (
 from thirdshift.testing.engine_suite import EngineSuite
 from thirdshift.testing.tasks import new_task
 
+ODD = codec.encode_arguments(("half a character: \udc80",), {})
 BOOM = TaskError(type="ValueError", message="boom", traceback="Traceback …")
 NOT_THERE = TaskError(type="ModuleNotFoundError", message="No module named 'shop'")
 LOST = TaskError(type="KeyError", message="'x'", traceback="Traceback …", where=("shop:find", "shop:run"))
@@ -84,11 +85,18 @@ class EngineConformance(EngineSuite):
         return found
 
     def exchange(
-        self, *settlements: Settlement, free: int = 8, pool: PoolKind = PoolKind.THREAD, queues: set[str] | None = None
+        self,
+        *settlements: Settlement,
+        free: int = 8,
+        pool: PoolKind = PoolKind.THREAD,
+        queues: set[str] | None = None,
+        first: NewTask | None = None,
     ) -> Exchange:
         """Settle and claim as the worker of this test."""
         wanted = None if queues is None else frozenset(queues)
-        return self.engine.exchange(settlements, ClaimRequest(owner=self.worker.id, free={pool: free}, queues=wanted))
+        first_id = None if first is None else first.id
+        request = ClaimRequest(owner=self.worker.id, free={pool: free}, queues=wanted, first=first_id)
+        return self.engine.exchange(settlements, request)
 
     def claim(self, free: int = 8, **options: object) -> list[Claim]:
         """Claim at most *free* tasks as the worker of this test."""
@@ -1022,6 +1030,66 @@ class EngineConformance(EngineSuite):
         seats = self.offered_seats()
         task = self.submit(priority=TaskPriority.HIGH)
         assert [claim.id for seat in seats for claim in seat.taken] == [task.id]
+
+    def test_an_announced_task_is_claimed_alone(self) -> None:
+        """With all that a claim says, and when the next one is due: what else waits is announced too."""
+        moment = self.clock.now() + timedelta(hours=1)
+        waits, _ = self.submit(priority=TaskPriority.LOW), self.submit(run_at=moment)
+        task = self.submit(priority=7, max_retries=2, timeout_s=1.5, stall_timeout_s=9.0, arguments=ODD)
+        exchange = self.exchange(first=task)
+        (claim,) = exchange.claims
+        assert exchange.next_due == moment
+        assert self.stored(task).status is TaskStatus.RUNNING
+        assert [other.id for other in self.claim()] == [waits.id]
+        self.engine.give_back([claim])
+        again = self.claim_one()
+        assert (again.attempt, again._replace(attempt=1)) == (2, claim)
+        assert self.complete(again, "done")
+        assert self.stored(task).result == "done"
+
+    @pytest.mark.parametrize(
+        "before",
+        ["paused", "limited", "as urgent", "due", "another key", "its own key", "taken", "cancelled", "unknown"],
+    )
+    def test_an_announced_task_is_claimed_in_its_turn(self, before: str) -> None:
+        """If anything should come first, or the task itself cannot run now, that is a claim like any other."""
+        others: list[NewTask] = []
+        has_turn = False
+        match before:
+            case "paused":
+                self.engine.set_paused("default", True)
+            case "limited":
+                self.engine.limit_queue("default", QueueLimits(concurrency=1))
+                self.submit()
+                self.claim_one()
+            case "as urgent":
+                others = [self.submit()]
+            case "due":
+                others = [self.submit(queue="other", run_at=self.clock.now() + timedelta(seconds=1))]
+                self.clock.advance(1.0)
+            case "another key":
+                others = [self.submit(limit_key="c-7")]
+        task = self.submit(limit_key="c-8" if before == "its own key" else None)
+        match before:
+            case "its own key":
+                has_turn = True
+            case "taken":
+                self.claim_one()
+            case "cancelled":
+                self.engine.cancel(task.id)
+            case "unknown":
+                others, task = [task], new_task()
+        expected = [other.id for other in others] + [task.id] * has_turn
+        assert [claim.id for claim in self.exchange(free=1, first=task).claims] == expected
+
+    def test_what_ended_is_recorded_with_an_announced_task(self) -> None:
+        """Both in one exchange."""
+        ended = self.submit()
+        claim = self.claim_one()
+        task = self.submit()
+        exchange = self.exchange(self.ended(claim, AttemptOutcome.COMPLETED), first=task)
+        assert (list(exchange.recorded), [each.id for each in exchange.claims]) == ([True], [task.id])
+        assert self.stored(ended).status is TaskStatus.COMPLETED
 
     def test_a_task_that_is_stored_already_is_not_taken_again(self) -> None:
         """Submitting the same id again changes nothing, with or without a free slot."""

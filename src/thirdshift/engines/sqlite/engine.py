@@ -28,6 +28,7 @@ from thirdshift.core.clock import Clock
 from thirdshift.core.dependency import Relatives
 from thirdshift.core.engine import (
     SQLITE_JOIN,
+    Announced,
     BulkProgress,
     Capabilities,
     ClaimRequest,
@@ -339,7 +340,7 @@ class SQLiteEngine:
         if seat is None or claim is None:
             if seat is not None:
                 seat.leave()
-            self._hub.announce(wake.WORK)
+            self._hub.announce_task(Announced(task.id, task.spec.queue, task.spec.pool))
         elif not seat.take(claim):
             self.give_back([claim])
 
@@ -613,7 +614,8 @@ class SQLiteEngine:
         told: Callable[[Sequence[TaskId]], None] | None = None,
     ) -> Callable[[], None]:
         """Call one of these after tasks finished. See :class:`thirdshift.core.engine.Engine`."""
-        return self._hub.listen(wake.FINISHED, callback, of_others, told)
+        others = None if of_others is None else lambda _announced: of_others()
+        return self._hub.listen(wake.FINISHED, callback, others, told)
 
     def announce_commit(self, finished: Sequence[TaskId] = ()) -> None:
         """Wake who waits, after a commit of the application."""
@@ -661,6 +663,12 @@ class SQLiteEngine:
     def exchange(self, settlements: Sequence[Settlement], request: ClaimRequest | None) -> Exchange:
         """Record ended attempts, promote what is due and claim new tasks, in one transaction."""
         now = self._clock.now()
+        if request is not None and request.first is not None and not settlements:
+            owner, first = request.owner, request.first
+            found = self._writer.run(lambda connection: work.claim_first(connection, owner, first, now), durable=False)
+            if found is not None:
+                self._hub.announce(wake.ROOM)
+                return found
         if not settlements:  # idle: look before taking the write lock
             ((is_runnable, due_us),) = self._read(QUERY["look"], (to_us(now),))
             if request is None or not is_runnable:
@@ -764,7 +772,7 @@ class SQLiteEngine:
     def on_work(
         self,
         callback: Callable[[], None],
-        of_others: Callable[[], None] | None = None,
+        of_others: Callable[[Announced | None], None] | None = None,
         of_strangers: Callable[[], None] | None = None,
     ) -> Callable[[], None]:
         """Call *callback* when there may be something to claim or to cancel."""

@@ -18,11 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from thirdshift.core.task import TaskId
+from thirdshift.core.engine import Announced
+from thirdshift.core.task import PoolKind, TaskId
 from thirdshift.host.inotify import FolderWatch
 
 Callback = Callable[[], None]
+OfOthers = Callable[[Announced | None], None]
 Told = Callable[[Sequence[TaskId]], None]
 
 WORK = "work"
@@ -35,8 +38,12 @@ SCHEDULES = "schedules"
 """Schedules were made or changed."""
 _TOPICS = (WORK, FINISHED, ROOM, SCHEDULES)
 
+_ANNOUNCEMENT = b"!"
+"""Begins a datagram that announces something; one submitted task may follow: its id, pool and queue, in lines."""
 _QUESTION = b"?"
 """Begins a datagram that wants an answer, and announces nothing; the name of the socket to answer to follows."""
+
+_DATAGRAM_BYTES = 1024
 
 _PATH_LIMIT = 100
 """Longest path that a Unix socket address can hold, with room to spare (the kernel's limit is 107 bytes)."""
@@ -55,9 +62,16 @@ class _Listener:
     """What one listener wants to be called: of here, of other processes, and where the tasks are known."""
 
     callback: Callback
-    of_others: Callback
+    of_others: OfOthers
     told: Told | None
     of_strangers: Callback | None
+
+
+class _Socket(NamedTuple):
+    """The socket of another process: its name in the folder, and what to send to."""
+
+    name: str
+    address: str
 
 
 class WakeHub:
@@ -76,24 +90,25 @@ class WakeHub:
         self._sender.setblocking(False)
         self._folder_descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._seen_mtime_ns = -1
-        self._others: dict[str, list[str]] = {topic: [] for topic in _TOPICS}
+        self._others: dict[str, list[_Socket]] = {topic: [] for topic in _TOPICS}
         self._looking = threading.Lock()
 
     def listen(
         self,
         topic: str,
         callback: Callback,
-        of_others: Callback | None = None,
+        of_others: OfOthers | None = None,
         told: Told | None = None,
         of_strangers: Callback | None = None,
     ) -> Callback:
         """Call *callback* at every announcement of *topic*; returns what ends that. It must be quick.
 
-        Announcements of other processes call *of_others* instead, if there is one, on a thread that it may keep busy;
-        those that say which tasks are meant call *told* instead, if there is one. *of_strangers* is called on that
-        thread too, after commits of anybody that may not have been announced.
+        Announcements of other processes call *of_others* instead, if there is one, on a thread that it may keep busy,
+        with the task that :meth:`announce_task` told of; those that say which tasks are meant call *told* instead, if
+        there is one. *of_strangers* is called on that thread too, after commits of anybody that may not have been
+        announced.
         """
-        listener = _Listener(callback, of_others or callback, told, of_strangers)
+        listener = _Listener(callback, of_others or (lambda _announced: callback()), told, of_strangers)
         with self._mutex:
             self._listeners[topic] = (*self._listeners[topic], listener)
             if topic not in self._receivers and not self._is_closed:
@@ -113,10 +128,24 @@ class WakeHub:
                 listener.callback()
             else:
                 listener.told(tasks)
+        self._announce_to_others(topic, _ANNOUNCEMENT)
+
+    def announce_task(self, task: Announced) -> None:
+        """Announce one new task.
+
+        If a single process is to be told, it learns which, and can claim it at once. Many had better look before they
+        take the write lock: all but one come too late.
+        """
+        for listener in self._listeners[WORK]:
+            listener.callback()
+        self._announce_to_others(WORK, _ANNOUNCEMENT, alone=_in_words(task))
+
+    def _announce_to_others(self, topic: str, message: bytes, *, alone: bytes = _ANNOUNCEMENT) -> None:
         with contextlib.suppress(OSError):
             self._look_for_others()
-            for name in self._others[topic]:
-                self._nudge(name)
+            others = self._others[topic]
+            for other in others:
+                self._nudge(other, alone if len(others) == 1 else message)
 
     def reach(self, timeout_s: float) -> set[int]:
         """Return the ids of the processes whose workers answer a wake-up in time, and this one's.
@@ -162,10 +191,10 @@ class WakeHub:
         self._sender.close()
         os.close(self._folder_descriptor)
 
-    def _call(self, topic: str) -> Callback:
-        def call() -> None:
+    def _call(self, topic: str) -> OfOthers:
+        def call(announced: Announced | None) -> None:
             for listener in self._listeners[topic]:
-                listener.of_others()
+                listener.of_others(announced)
 
         return call
 
@@ -185,17 +214,17 @@ class WakeHub:
         with self._mutex:
             self._listeners[topic] = tuple(other for other in self._listeners[topic] if other is not listener)
 
-    def _nudge(self, name: str) -> None:
+    def _nudge(self, other: _Socket, message: bytes) -> None:
         try:
-            self._sender.sendto(b"!", self._address(name))
+            self._sender.sendto(message, other.address)
         except ConnectionRefusedError:  # bound by a process that died
-            (self._folder / name).unlink(missing_ok=True)
+            (self._folder / other.name).unlink(missing_ok=True)
         except OSError:  # awake already, gone, or not ours to wake
             pass
 
-    def _ask(self, name: str, reply_to: str) -> bool:
+    def _ask(self, other: _Socket, reply_to: str) -> bool:
         try:
-            self._sender.sendto(_QUESTION + reply_to.encode(), self._address(name))
+            self._sender.sendto(_QUESTION + reply_to.encode(), other.address)
         except OSError:  # as in _nudge; who cannot be asked does not answer
             return False
         return True
@@ -214,7 +243,11 @@ class WakeHub:
             names = [path.name for path in self._folder.iterdir()]
             own = self._identity
             self._others = {
-                topic: [name for name in names if name.endswith(f".{topic}") and not name.startswith(own)]
+                topic: [
+                    _Socket(name, self._address(name))  # at every submit a path would take longer than the call
+                    for name in names
+                    if name.endswith(f".{topic}") and not name.startswith(own)
+                ]
                 for topic in self._others
             }
             if time.time_ns() - mtime_ns > _MTIME_TICK_NS:
@@ -273,7 +306,7 @@ class _Receiver:
         self,
         address: str,
         path: Path,
-        callback: Callback,
+        callback: OfOthers,
         answer: Callable[[str], None],
         watch: _LogWatch | None = None,
     ) -> None:
@@ -320,21 +353,35 @@ class _Receiver:
             ready = dict(readable.poll(None if self._watch is None else self._watch.wait_ms()))
             if self._stop_read in ready:
                 return
-            if self._socket.fileno() in ready and self._drain():
-                self._callback()
+            if self._socket.fileno() in ready and (announcements := self._drain()):
+                self._callback(_task_of(announcements[0]) if len(announcements) == 1 else None)
             if self._watch is not None and (watched is None or watched in ready):
                 self._watch.step()
 
-    def _drain(self) -> bool:
-        """Take all that has come, and answer questions; returns whether anything was announced."""
-        is_announced = False
+    def _drain(self) -> list[bytes]:
+        """Take all that has come, and answer questions; returns what was announced."""
+        announcements: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
-            while message := self._socket.recv(64):
+            while message := self._socket.recv(_DATAGRAM_BYTES):
                 if message.startswith(_QUESTION):
                     self._answer(message[len(_QUESTION) :].decode("ascii", "replace"))
                 else:
-                    is_announced = True
-        return is_announced
+                    announcements.append(message)
+        return announcements
+
+
+def _in_words(task: Announced) -> bytes:
+    message = _ANNOUNCEMENT + f"{task.id}\n{task.pool.value}\n{task.queue}".encode("utf-8", "surrogatepass")
+    return message if len(message) < _DATAGRAM_BYTES else _ANNOUNCEMENT
+
+
+def _task_of(announcement: bytes) -> Announced | None:
+    """Return the task that an announcement tells of; ``None`` if it tells of none that can be understood."""
+    try:
+        task_id, pool, queue = announcement[len(_ANNOUNCEMENT) :].decode("utf-8", "surrogatepass").split("\n", 2)
+        return Announced(TaskId(task_id), queue, PoolKind(pool))
+    except ValueError:
+        return None
 
 
 def _watch_instead(readable: select.poll, before: int | None, after: int | None) -> int | None:

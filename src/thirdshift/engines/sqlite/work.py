@@ -263,6 +263,15 @@ def _claim(connection: sqlite3.Connection, request: ClaimRequest, now: datetime,
     return [claim_of_row(row, _arguments(connection, row), request.owner, now) for row in chosen]
 
 
+def claim_first(connection: sqlite3.Connection, owner: str, task_id: TaskId, now: datetime) -> Exchange | None:
+    """Claim that task if nothing should come before it, else ``None``."""
+    parameters = {"owner": owner, "id": task_id, "now": to_us(now)}
+    for due_us, arguments, *row in connection.execute(QUERY["claim_first"], parameters).fetchall():
+        claim = claim_of_row(tuple(row), _filled_in(connection, arguments), owner, now)
+        return Exchange(recorded=(), claims=(claim,), next_due=None if due_us is None else from_us(due_us))
+    return None
+
+
 def _is_open(free: Mapping[str, int], allowances: Allowances, queue: str, pool: str) -> bool:
     return free[pool] > 0 and allowances.allow(queue)
 
@@ -274,4 +283,8 @@ def _arguments(connection: sqlite3.Connection, row: Row) -> bytes:
     else:
         ((long,),) = connection.execute(QUERY["arguments"], (seq,)).fetchall()
         arguments = bytes(long)
+    return _filled_in(connection, arguments)
+
+
+def _filled_in(connection: sqlite3.Connection, arguments: bytes) -> bytes:
     return dependencies.filled_in(connection, arguments) if codec.REFERENCE_MARK in arguments else arguments

@@ -486,7 +486,13 @@ class World:
         ended = [claim for claim in worker.claims.values() if self._rng.random() < 0.4]
         room = _SLOTS - len(worker.claims) + len(ended)
         free = {pool: self._rng.randint(0, max(0, room)) for pool in _POOLS}
-        request = ClaimRequest(owner=worker.registration.id, free=free) if self._rng.random() < 0.8 else None
+        has_room = min(free.values()) > 0
+        first = self._some_id() if has_room and self._rng.random() < 0.3 else None
+        request = None
+        if self._rng.random() < 0.8:
+            request = ClaimRequest(
+                owner=worker.registration.id, free=free, first=None if first is None else TaskId(first)
+            )
         self._exchange_as(process, worker, [self._ending(claim) for claim in ended], request)
 
     def _exchange_as(

@@ -56,6 +56,23 @@ SELECT arguments FROM task WHERE seq = ?;
 UPDATE task SET status = 'running', attempt = attempt + 1, owner = ?, claimed_at = ?
 WHERE status = 'pending' AND seq IN (VALUES (?));
 
+-- name: claim_first
+-- Look, choice and claim in one: for an idle worker that was told of one new task. Not if something in the way should come
+-- first, as in submit_claimed.
+UPDATE task SET status = 'running', attempt = attempt + 1, owner = :owner, claimed_at = :now
+WHERE id = :id AND status = 'pending' AND limit_key IS NULL
+  AND NOT EXISTS (SELECT 1 FROM queue WHERE name = task.queue
+                  AND (paused_at IS NOT NULL OR concurrency IS NOT NULL OR rate IS NOT NULL))
+  AND NOT EXISTS (SELECT 1 FROM task AS other
+                  WHERE other.status = 'pending' AND other.limit_key IS NULL AND other.queue = task.queue
+                  AND other.pool = task.pool AND other.priority >= task.priority AND other.seq <> task.seq)
+  AND NOT EXISTS (SELECT 1 FROM key_room
+                  WHERE queue = task.queue AND pool = task.pool AND priority >= task.priority AND room > 0)
+  AND NOT EXISTS (SELECT 1 FROM task AS due WHERE due.status IN ('scheduled', 'retrying') AND due.due_at <= :now)
+RETURNING (SELECT min(due.due_at) FROM task AS due WHERE due.status IN ('scheduled', 'retrying')), arguments,
+          priority, due_at, seq, id, attempt - 1, name, function, NULL, queue, pool, failures, max_retries, timeout_us,
+          durable, crashes, stall_timeout_us, schedule_name, scheduled_for;
+
 -- name: record_attempts
 -- Fenced: writes nothing when the task is no longer this attempt's, or when the same end was recorded already. The id is
 -- part of the fence, because the number of a deleted task may be given again. Runs before settle, in one transaction.
