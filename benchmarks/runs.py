@@ -1,5 +1,6 @@
 """Running tasks: the drain of a full queue, the latency of an idle worker, and what an idle worker costs."""
 
+import os
 import sys
 import time
 from collections import defaultdict
@@ -7,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bare import BareLoop
-from bench import BARE, OURS, Bench, family, fsync_rate, rate
+from bench import BARE, OURS, Bench, family, rate
 from peers import DURABILITIES, Side, Thirdshift, sides
 
 DRAIN = "drain {}, 4 threads"
-FSYNC = "one fsync"
+FSYNC = "one fsync, after a rest"
 COMMIT = "submit {}, during the latencies"
 START = "submit to start, {}, {} process"
 RESULT = "submit to result, {}, {} process"
@@ -52,7 +53,7 @@ def latency(bench: Bench) -> None:
             for _, side in everybody:
                 side.call()  # so that its worker is up
             for _ in range(bench.rounds):
-                fsyncs.append(1000 / fsync_rate(bench.folder, 0.05))
+                fsyncs += _fsyncs_ms(bench.folder, 20)
                 commits[durability].append(rate(bare.submit, 0.05))
                 for place, side in everybody:
                     for _ in range(10 if bench.quick else 60 if side.who == OURS else 30):
@@ -66,6 +67,21 @@ def latency(bench: Bench) -> None:
                 bench.add(case.format(durability, place), who, "ms", samples)
         bench.add(COMMIT.format(durability), BARE, "tasks/s", commits[durability])
     bench.add(FSYNC, "disk", "ms", fsyncs)
+
+
+def _fsyncs_ms(folder: Path, count: int) -> list[float]:
+    """Return what an append of 4 KiB with an fsync takes when it comes, like a task, after a rest: twice as long."""
+    path = folder / "fsync-probe"
+    found = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(count):
+            time.sleep(_GAP_S)
+            began = time.monotonic()
+            file.write(b"x" * 4096)
+            os.fdatasync(file.fileno())
+            found.append((time.monotonic() - began) * 1000)
+    path.unlink()
+    return found
 
 
 def idle(bench: Bench) -> None:
