@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import child_environment, family, python
+from bench import Skipped, child_environment, family, python
 from peers import redis_server
 
 OURS = "thirdshift"
@@ -55,7 +55,10 @@ class Side:
             self.place = str(self.room / "tasks.db")
         else:
             self.place = self.closing.enter_context(redis_server(self.room, "full"))[0]
-        self.settings = self._ask("print(app.SETTINGS)")
+        try:
+            self.settings = self._ask("print(app.SETTINGS)")
+        except subprocess.CalledProcessError as error:  # it has said why
+            raise Skipped(f"{self.module} cannot be imported") from error
         self.rescue_age_s = float(self._ask("print(app.RESCUE_AGE_S)"))
 
     @property
