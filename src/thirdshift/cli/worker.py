@@ -191,7 +191,7 @@ class Desk:
 
     def sit(self, signals: StopSignals) -> None:
         """Wait for a reason to stop, and say now and then that the worker lives."""
-        before = self._tally.ends()
+        before: Counter[str] = Counter()  # what ended since the start, before anybody sat here, is told too
         while not signals.wait(_LIFE_S) and not self._is_over():
             if not self._quiet:
                 now = self._tally.ends()
