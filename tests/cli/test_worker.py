@@ -58,13 +58,22 @@ class Worker:
         assert process.stderr is not None
         self.stderr: IO[str] = process.stderr
         self.said = ""
+        self._passed_over: list[str] = []
 
     def wait_for(self, words: str) -> str:
-        """Return the first line that has *words* in it."""
+        """Return the first line that has *words* in it and was not returned before.
+
+        Its threads say things in any order, so lines that an earlier wait has passed over count too.
+        """
+        for line in self._passed_over:
+            if words in line:
+                self._passed_over.remove(line)
+                return line
         for line in self.stderr:
             self.said += line
             if words in line:
                 return line
+            self._passed_over.append(line)
         raise AssertionError(f"it ended without saying {words!r}: {self.said}")
 
     def end(self) -> int:
