@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +131,13 @@ def _calls(call: Callable[[int], object], until: float) -> int:
 
 def fsync_rate(folder: Path, seconds: float = 0.3) -> float:
     """Return how many fsyncs of 4 KiB appends a second the disk of *folder* takes now."""
+    with appending(folder) as append:
+        return rate(append, seconds)
+
+
+@contextlib.contextmanager
+def appending(folder: Path) -> Iterator[Callable[[int], None]]:
+    """Give what appends 4 KiB with an fsync to a file in *folder*, which goes after the block."""
     path = folder / "fsync-probe"
     with path.open("wb", buffering=0) as file:
 
@@ -138,9 +145,8 @@ def fsync_rate(folder: Path, seconds: float = 0.3) -> float:
             file.write(b"x" * 4096)
             os.fdatasync(file.fileno())
 
-        found = rate(append, seconds)
+        yield append
     path.unlink()
-    return found
 
 
 def family(root: int) -> list[int]:

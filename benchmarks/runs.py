@@ -1,6 +1,5 @@
 """Running tasks: the drain of a full queue, the latency of an idle worker, and what an idle worker costs."""
 
-import os
 import sys
 import time
 from collections import defaultdict
@@ -8,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bare import BareLoop
-from bench import BARE, OURS, Bench, family, rate
+from bench import BARE, OURS, Bench, appending, family, rate
 from peers import DURABILITIES, Side, Thirdshift, sides
 
 DRAIN = "drain {}, 4 threads"
@@ -71,16 +70,13 @@ def latency(bench: Bench) -> None:
 
 def _fsyncs_ms(folder: Path, count: int) -> list[float]:
     """Return what an append of 4 KiB with an fsync takes when it comes, like a task, after a rest: twice as long."""
-    path = folder / "fsync-probe"
     found = []
-    with path.open("wb", buffering=0) as file:
-        for _ in range(count):
+    with appending(folder) as append:
+        for number in range(count):
             time.sleep(_GAP_S)
             began = time.monotonic()
-            file.write(b"x" * 4096)
-            os.fdatasync(file.fileno())
+            append(number)
             found.append((time.monotonic() - began) * 1000)
-    path.unlink()
     return found
 
 

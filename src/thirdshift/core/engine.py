@@ -192,7 +192,7 @@ class ClaimRequest:
     unknown: frozenset[str] = frozenset()
     """Functions that the worker cannot find: their tasks are left to others."""
     first: TaskId | None = None
-    """A task that was just submitted and has room: it alone is claimed, if nothing that runs should come before it."""
+    """A task that was just submitted, and has room here: if nothing should come before it, it alone is claimed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

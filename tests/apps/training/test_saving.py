@@ -51,6 +51,14 @@ def writer_of(saver: CheckpointSaver) -> int:
     return saver._writer.pid
 
 
+def save_without_an_answer(saver: CheckpointSaver, store: CheckpointStore) -> None:
+    """Save, and wait until the checkpoint lies there; whether its writer has said so is not looked at."""
+    saver.save(FILES, FACTS)
+    while not store.list():
+        assert saver._writer is not None
+        assert saver._writer.poll() is None, "the writer has ended without a checkpoint"
+
+
 def finish(saver: CheckpointSaver) -> Any:
     """Look until nothing is in flight, as a trainer does between two steps."""
     while saver.is_busy:
@@ -104,9 +112,7 @@ class TestWriter:
         self, saver: CheckpointSaver, store: CheckpointStore
     ) -> None:
         """The next writer finds it, reads every byte of it, and answers in its place."""
-        saver.save(FILES, FACTS)
-        while not store.list():
-            assert saver.is_busy
+        save_without_an_answer(saver, store)
         os.kill(writer_of(saver), signal.SIGKILL)
         saved = saver.wait()
         assert saved is not None
@@ -116,9 +122,7 @@ class TestWriter:
         self, saver: CheckpointSaver, store: CheckpointStore
     ) -> None:
         """What does not verify is set aside, and its number is not used twice."""
-        saver.save(FILES, FACTS)
-        while not store.list():
-            assert saver.is_busy
+        save_without_an_answer(saver, store)
         saver._end_writer()  # its answer, if there was one, goes with it
         with (store.directory / "ckpt-000001" / "model.safetensors").open("r+b") as weights:
             weights.write(b"\xff")

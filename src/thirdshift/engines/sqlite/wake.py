@@ -128,7 +128,7 @@ class WakeHub:
                 listener.callback()
             else:
                 listener.told(tasks)
-        self._announce_to_others(topic, _ANNOUNCEMENT)
+        self._announce_to_others(topic)
 
     def announce_task(self, task: Announced) -> None:
         """Announce one new task.
@@ -138,14 +138,14 @@ class WakeHub:
         """
         for listener in self._listeners[WORK]:
             listener.callback()
-        self._announce_to_others(WORK, _ANNOUNCEMENT, alone=_in_words(task))
+        self._announce_to_others(WORK, alone=_in_words(task))
 
-    def _announce_to_others(self, topic: str, message: bytes, *, alone: bytes = _ANNOUNCEMENT) -> None:
+    def _announce_to_others(self, topic: str, *, alone: bytes = _ANNOUNCEMENT) -> None:
         with contextlib.suppress(OSError):
             self._look_for_others()
             others = self._others[topic]
             for other in others:
-                self._nudge(other, alone if len(others) == 1 else message)
+                self._nudge(other, alone if len(others) == 1 else _ANNOUNCEMENT)
 
     def reach(self, timeout_s: float) -> set[int]:
         """Return the ids of the processes whose workers answer a wake-up in time, and this one's.

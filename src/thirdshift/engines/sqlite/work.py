@@ -27,6 +27,7 @@ from thirdshift.engines.sqlite.rows import (
     facts_of_progress,
     fence,
     from_us,
+    optional_moment,
     row_of_amendment,
     row_of_trace,
     rows_of_ending,
@@ -268,7 +269,7 @@ def claim_first(connection: sqlite3.Connection, owner: str, task_id: TaskId, now
     parameters = {"owner": owner, "id": task_id, "now": to_us(now)}
     for due_us, arguments, *row in connection.execute(QUERY["claim_first"], parameters).fetchall():
         claim = claim_of_row(tuple(row), _filled_in(connection, arguments), owner, now)
-        return Exchange(recorded=(), claims=(claim,), next_due=None if due_us is None else from_us(due_us))
+        return Exchange(recorded=(), claims=(claim,), next_due=optional_moment(due_us))
     return None
 
 
